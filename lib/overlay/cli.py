@@ -1,0 +1,97 @@
+"""Every command's way in and out: the error boundary, and the only place that prints."""
+
+import os
+import sys
+
+from overlay.errors import INTERNAL, INTERRUPTED, OverlayError
+
+# Command -> module of overlay.commands; only the one that was called is imported.
+COMMANDS = {
+    "create-overlay": "create",
+    "mount-overlay": "session",
+    "run-overlay": "session",
+}
+
+
+class Output:
+    """What a command says: results to standard output, all else to standard error."""
+
+    def __init__(self, program, quiet=False, verbose=False):
+        self.program = program
+        self.quiet = quiet
+        self.verbose = verbose
+
+    def result(self, text):
+        """Print a result."""
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+
+    def notice(self, text, level="notice"):
+        """Print a line for the user, unless he asked for less."""
+        if level == "warning" or (not self.quiet and (level != "detail" or self.verbose)):
+            self._line(f"{self.program}: {text}")
+
+    def error(self, error):
+        """Print an OverlayError and its hint."""
+        self._line(f"{self.program}: error: {error.what}")
+        if error.hint:
+            self._line(f"{self.program}: hint: {error.hint}")
+
+    def _line(self, text):
+        # One write a line: the lines of sixteen tasks must not run into each other.
+        text = text.encode(errors="backslashreplace" if text.isascii() else "surrogateescape")
+        try:
+            os.write(2, text + b"\n")
+        except OSError:
+            pass  # nobody listens; the exit status still tells
+
+
+def main(program, arguments, environ, root):
+    """Run a command and return its exit status.
+
+    program    its name, such as "run-overlay"
+    arguments  its command line without the name
+    environ    the caller's environment, a dictionary
+    root       the tree that holds etc/overlay.ini
+    """
+    output = Output(program)
+    try:
+        from importlib import import_module
+
+        from overlay import options
+
+        module = import_module(f"overlay.commands.{COMMANDS[program]}")
+        chosen = options.parse(program, arguments)
+        output.quiet = chosen.quiet
+        output.verbose = getattr(chosen, "verbose", False)
+        return module.main(chosen, environ, root, output)
+    except OverlayError as error:
+        output.error(error)
+        return error.status
+    except KeyboardInterrupt:
+        output.notice("interrupted", "warning")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has gone; that is how `| head` ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    except Exception as error:
+        if environ.get("OVERLAY_DEBUG"):
+            raise
+        return _bug(output, error)
+
+
+def _bug(output, error):
+    """Say where a bug of ours is, in a line that can be sent to those who mend it."""
+    frame = error.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}"
+    output.error(
+        OverlayError(
+            f"this is a bug: {type(error).__name__} at {place}: {error}",
+            status=INTERNAL,
+            hint="send this line, and the command that you typed, to your site's support",
+        )
+    )
+    return INTERNAL

@@ -1,0 +1,1 @@
+"""One module a command: its options, its plan and what it prints."""

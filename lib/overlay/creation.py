@@ -1,0 +1,446 @@
+"""A new overlay: what create-overlay asks for, and the plan for it.
+
+The image is made under another name beside its place, checked, and then given its name,
+so that nothing incomplete ever carries it. What a killed run leaves behind is called
+.overlay-partial.HOST.PID and is removed by the next run in the same directory.
+"""
+
+import errno
+import os
+import shutil
+import socket
+import stat
+import time
+
+from overlay import extfs, lock, process, session, size
+from overlay import image as images
+from overlay.errors import (
+    CANNOT_CREATE,
+    DAMAGED,
+    IN_USE,
+    USAGE,
+    OverlayError,
+    quote,
+    reason,
+)
+from overlay.plan import Plan, Step
+
+SUFFIXES = (".ext3", ".img")
+_PARTIAL = ".overlay-partial."
+_STAGING = "overlay-create."
+_DAY = 86400  # seconds
+
+
+class Creation:
+    """What the user asked for.
+
+    size    bytes, a multiple of the block size
+    files   how many files it must be possible to make in it
+    path    where; None for overlay-<size>M-<files>K.ext3 in the current directory
+    sparse  whether its blocks are taken only as they are written
+    force   whether it may take the place of an overlay that is there
+    """
+
+    def __init__(self, size, files, *, path=None, sparse=False, force=False):
+        self.size = size
+        self.files = files
+        self.path = path
+        self.sparse = sparse
+        self.force = force
+
+
+class Facts:
+    """What gather() found."""
+
+    def __init__(self, *, path, existing=None, tools, scratch, host, pid):
+        self.path = path  # of the new overlay, links followed
+        self.existing = existing  # the Image in its place, or None
+        self.tools = tools  # name -> absolute path, of mke2fs and fallocate
+        self.scratch = scratch  # a node-local directory for temporary files
+        self.host = host
+        self.pid = pid
+
+
+class Created:
+    """What came of it: path, size in bytes, superblock, whether the blocks are reserved."""
+
+    def __init__(self, path, size, superblock, allocated):
+        self.path = path
+        self.size = size
+        self.superblock = superblock
+        self.allocated = allocated  # bytes of the file system that it takes now
+
+    def as_dictionary(self):
+        """Return it for --json."""
+        return {
+            "path": self.path,
+            "size": self.size,
+            "data_available": self.superblock.available_bytes,
+            "files_available": self.superblock.free_inodes_count,
+            "allocated": self.allocated,
+        }
+
+
+def file_name(creation):
+    """Return the name of a new overlay as it was given or follows from size and files."""
+    if creation.path is None:
+        return (
+            f"overlay-{size.mebibytes(creation.size)}M-{size.thousands(creation.files)}K.ext3"
+        )
+    if creation.path.endswith("/") or os.path.basename(creation.path) in ("", ".", ".."):
+        raise OverlayError(
+            f"{quote(creation.path)} names a directory, not a file",
+            status=USAGE,
+            hint=f"-o {quote(os.path.join(creation.path, 'NAME'))}",
+        )
+    path = creation.path if creation.path.endswith(SUFFIXES) else creation.path + ".ext3"
+    if ":" in path or not path.isprintable():
+        raise OverlayError(
+            f"{quote(path)}: colons and control characters in the name of an overlay would be"
+            " misread by the engine",
+            status=USAGE,
+            hint="choose another name",
+        )
+    return path
+
+
+def check_request(creation, plain_count=False):
+    """Refuse what no image can be. Raises OverlayError (USAGE) naming the smallest size.
+
+    plain_count  whether the number of files was given without a unit
+    """
+    if extfs.fits(creation.size, creation.files):
+        return
+    smallest = extfs.smallest_size(creation.files)
+    count = size.format_files(creation.files)
+    if creation.size > extfs.LARGEST:
+        raise OverlayError(
+            f"{size.format_size(creation.size)} is more than an ext3 image can be"
+            f" ({size.format_size(extfs.LARGEST)})",
+            status=USAGE,
+            hint="make several overlays, each for a part of the data",
+        )
+    if smallest is None:
+        what = f"{count} are more than an ext3 image can hold"
+        hint = f"the most for {size.format_size(creation.size)}: -n {extfs.most_files(creation.size) // 1000}K"
+    else:
+        what = f"{count} do not fit into {size.format_size(creation.size)}"
+        hint = f"the smallest size for so many files: -s {size.mebibytes(smallest)}"
+    if plain_count and creation.files >= 100_000_000:
+        hint = (
+            "-n counts thousands of files; for"
+            f" {size.format_files(creation.files // 1000)}: -n {size.thousands(creation.files // 1000)}"
+        )
+    raise OverlayError(what, status=USAGE, hint=hint)
+
+
+def gather(creation, config, environ):
+    """Return the Facts for a Creation. Raises OverlayError for what cannot work."""
+    path = os.path.realpath(file_name(creation))
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        raise OverlayError(
+            f"there is no directory {quote(parent)}",
+            status=CANNOT_CREATE,
+            hint=f"mkdir -p {quote(parent)}",
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OverlayError(
+            f"you may not create files in {quote(parent)}",
+            status=CANNOT_CREATE,
+            hint="change to a directory of your own first, or name one with -o",
+        )
+    if len(os.fsencode(os.path.basename(path))) > 255:
+        raise OverlayError(f"the name {quote(path)} is too long", status=CANNOT_CREATE)
+    existing = None
+    if os.path.lexists(path):
+        if not creation.force:
+            raise OverlayError(
+                f"{quote(path)} exists already",
+                status=CANNOT_CREATE,
+                hint="choose another name with -o; --force replaces it, and all that is in it",
+            )
+        existing = _replaceable(path)
+    tools = {"mke2fs": process.need("mke2fs", "e2fsprogs", environ)}
+    if not creation.sparse:
+        tools["fallocate"] = process.need("fallocate", "util-linux", environ)
+    return Facts(
+        path=path,
+        existing=existing,
+        tools=tools,
+        scratch=session.scratch_directory(config),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+
+
+def _replaceable(path):
+    """Return the overlay at a path that --force is to replace, its lock held."""
+    try:
+        existing = images.look(path, write=True)
+    except OverlayError as error:
+        if error.status == DAMAGED:
+            error.what += "; --force replaces overlays only"
+            error.hint = f"if it is not needed: rm {quote(path)}"
+        raise
+    if existing.kind == "directory" or not existing.writable and existing.kind == "ext3":
+        raise OverlayError(
+            f"{quote(path)} cannot be replaced: "
+            + ("it is a directory" if existing.kind == "directory" else "you may not write it"),
+            status=CANNOT_CREATE,
+        )
+    busy = lock.holder(existing.descriptor, write=existing.writable)
+    if busy:
+        raise OverlayError(
+            f"{quote(path)} is in use and cannot be replaced",
+            status=IN_USE,
+            hint="end the sessions that use it, then try again",
+        )
+    return existing
+
+
+def plan(creation, config, facts):
+    """Return the Plan for a Creation; running its steps makes the overlay. Pure."""
+    partial = os.path.join(os.path.dirname(facts.path), f"{_PARTIAL}{facts.host}.{facts.pid}")
+    staging = os.path.join(facts.scratch, f"{_STAGING}{facts.pid}")
+    inside = [os.path.join(staging, "upper"), os.path.join(staging, "work")]
+    for directory in config["create.directories"]:
+        inside.append(os.path.normpath(os.path.join(staging, "upper", directory.lstrip("/"))))
+    inodes = creation.files + extfs.SPARE_INODES + len(inside)
+    steps = [
+        Step(
+            ["mkdir", "-p", *inside],
+            action=lambda: _make_staging(staging, inside),
+            why="what belongs to you inside from the start",
+        ),
+        Step(
+            ["truncate", "-s", str(creation.size), partial],
+            action=lambda: _make_partial(partial, creation.size),
+        ),
+        Step(
+            _mke2fs(facts, creation.size, inodes, staging, partial),
+            variables={"MKE2FS_CONFIG": "/dev/null"},
+        ),
+    ]
+    if not creation.sparse:
+        steps.append(
+            Step(
+                [facts.tools["fallocate"], "-l", str(creation.size), partial],
+                why="the blocks become its own without being written",
+            )
+        )
+    finish = "-f" if creation.force else "-n"
+    steps.append(Step(["mv", finish, "-T", partial, facts.path]))
+    after = [
+        Step(["rm", "-rf", staging], action=lambda: shutil.rmtree(staging, ignore_errors=True))
+    ]
+    return Plan(before=steps, after=after)
+
+
+def _mke2fs(facts, bytes_, inodes, staging, partial):
+    options = extfs.mke2fs_options(bytes_, inodes)
+    return [facts.tools["mke2fs"], *options, "-d", staging, partial]
+
+
+def run(creation, config, facts, environ, notice):
+    """Make the overlay and return what was Created.
+
+    notice  called with a line for the user when the blocks could not be reserved
+    Raises OverlayError (CANNOT_CREATE, INTERNAL); then, and at any exception, what was
+    begun is removed.
+    """
+    remove_stale(os.path.dirname(facts.path), facts)
+    made = plan(creation, config, facts)
+    staging, truncate, mke2fs, *rest = made.before
+    partial = truncate.arguments[-1]
+    descriptor = None
+    try:
+        staging.action()
+        descriptor = truncate.action()
+        superblock = _make_filesystem(creation, mke2fs, descriptor, environ)
+        if not creation.sparse:
+            _reserve(creation, rest[0], environ, notice)
+        os.fsync(descriptor)
+        _put_in_place(partial, descriptor, facts, creation.force)
+        allocated = os.fstat(descriptor).st_blocks * 512
+        return Created(facts.path, creation.size, superblock, allocated)
+    except OSError as error:
+        raise _cannot(facts.path, reason(error)) from None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+            try:
+                os.unlink(partial)
+            except FileNotFoundError:
+                pass
+        for step in made.after:
+            step.action()
+
+
+def _cannot(path, why, hint=None):
+    return OverlayError(
+        f"cannot create {quote(path)}: {why}; nothing was changed",
+        status=CANNOT_CREATE,
+        hint=hint,
+    )
+
+
+def _make_staging(staging, inside):
+    """Make the directories that mke2fs copies into the new image."""
+    shutil.rmtree(staging, ignore_errors=True)  # of a killed run with our process number
+    os.mkdir(staging, 0o700)
+    for path in inside:
+        os.makedirs(path, exist_ok=True)
+    for directory, _names, _files in os.walk(staging):
+        os.chmod(directory, 0o755)
+
+
+def _make_partial(partial, bytes_):
+    """Make the empty file, locked as ours, and return its descriptor."""
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        lock.take(descriptor, write=True)
+        os.truncate(descriptor, bytes_)
+    except BaseException as error:
+        os.close(descriptor)
+        os.unlink(partial)
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise OverlayError(
+                f"the file system here takes no file of {size.format_size(bytes_)}",
+                status=CANNOT_CREATE,
+                hint="choose a smaller size, or another place with -o",
+            ) from None
+        raise
+    return descriptor
+
+
+def _make_filesystem(creation, step, descriptor, environ):
+    """Run mke2fs until the image holds what was promised; return its Superblock.
+
+    mke2fs rounds the number of inodes, either way; it is read back, and asked again for
+    more in the rare case that it is short.
+    """
+    arguments = list(step.arguments)
+    place = arguments.index("-N") + 1
+    for _attempt in range(4):
+        result = process.run(arguments, environ, variables=step.variables)
+        if result.status:
+            words = result.errors.strip().splitlines() or [f"mke2fs ended with {result.status}"]
+            raise _cannot(arguments[-1], words[-1])
+        superblock = extfs.read_superblock(descriptor)
+        missing = creation.files + 2 - superblock.free_inodes_count
+        if missing <= 0:
+            return superblock
+        arguments[place] = str(int(arguments[place]) + missing + 16)
+    raise _cannot(
+        arguments[-1],
+        f"mke2fs makes {superblock.free_inodes_count} of {creation.files} files",
+        "choose a larger size",
+    )
+
+
+def _reserve(creation, step, environ, notice):
+    """Allocate all blocks of the image, or say that they stay holes."""
+    result = process.run(step.arguments, environ)
+    if not result.status:
+        return
+    words = result.errors.strip().rpartition(": ")[2]
+    if "not supported" in words:
+        notice(
+            "this file system cannot reserve blocks: the overlay is sparse, and can run into a"
+            " full disk or quota while it is written"
+        )
+        return
+    room = os.statvfs(os.path.dirname(step.arguments[-1]))
+    raise _cannot(
+        step.arguments[-1],
+        f"{words} ({size.format_size(creation.size)} are needed,"
+        f" {size.format_size(room.f_bavail * room.f_frsize)} are free)",
+        "choose a smaller size, make room, or add --sparse to take blocks only as they are written",
+    )
+
+
+def _put_in_place(partial, descriptor, facts, force):
+    """Give the finished image its name, without ever overwriting what appeared meanwhile."""
+    lock.release(descriptor)
+    if force and facts.existing is not None:
+        keep_attributes(facts.existing.descriptor, descriptor)
+        os.replace(partial, facts.path)
+        return
+    try:
+        os.link(partial, facts.path)
+    except FileExistsError:
+        raise _cannot(facts.path, "it exists already", "choose another name with -o") from None
+    except OSError as error:
+        # Some file systems have no hard links: look, then rename.
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        if os.path.lexists(facts.path):
+            raise _cannot(facts.path, "it exists already") from None
+        os.rename(partial, facts.path)
+
+
+def keep_attributes(old, new):
+    """Give a new file the owner, mode, ACL and extended attributes of the one it replaces.
+
+    old, new  open descriptors. What the caller may not set is left as it is.
+    """
+    status = os.fstat(old)
+    for names in ((status.st_uid, status.st_gid), (-1, status.st_gid)):
+        try:
+            os.fchown(new, *names)
+            break
+        except PermissionError:
+            continue
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
+    try:
+        names = os.listxattr(old)
+    except OSError:
+        return
+    for name in names:
+        if name.startswith("user.overlay."):
+            continue  # what we noted about the old content
+        try:
+            os.setxattr(new, name, os.getxattr(old, name))
+        except OSError:
+            continue
+
+
+def remove_stale(directory, facts):
+    """Remove what killed runs of create-overlay left in a directory and in scratch.
+
+    A partial image is stale when nobody holds its lock, and its process was one of this
+    host or it is older than a day: locks alone may not reach from node to node.
+    """
+    for name in _names(directory, _PARTIAL):
+        path = os.path.join(directory, name)
+        host, _dot, pid = name[len(_PARTIAL) :].rpartition(".")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            age = time.time() - os.fstat(descriptor).st_mtime
+            if (host == facts.host and not _alive(pid)) or age > _DAY:
+                lock.take(descriptor, write=True)
+                os.unlink(path)
+        except (OSError, lock.Busy):
+            continue
+        finally:
+            os.close(descriptor)
+    for name in _names(facts.scratch, _STAGING):
+        path = os.path.join(facts.scratch, name)
+        if not _alive(name[len(_STAGING) :]) and os.stat(path).st_uid == os.getuid():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _names(directory, prefix):
+    try:
+        return [name for name in os.listdir(directory) if name.startswith(prefix)]
+    except OSError:
+        return []
+
+
+def _alive(pid):
+    """Return whether a process with this number, a string, exists on this host."""
+    return os.path.exists(f"/proc/{pid}") if pid.isdecimal() else True

@@ -1,0 +1,60 @@
+"""The one exception that the library raises on purpose, and every exit status.
+
+The numbers are those of sysexits.h(3head) where it has a fitting one; 2 is what
+argparse and most tools use for a usage error, and 130 is a shell's for Ctrl-C.
+"""
+
+USAGE = 2  # the command line does not make sense
+DAMAGED = 65  # not an overlay, or a damaged one
+MISSING = 66  # an input is not there or cannot be read
+UNAVAILABLE = 69  # no container engine, or a tool is missing
+INTERNAL = 70  # a bug of ours
+CANNOT_CREATE = 73  # no room, no permission, or it exists already
+DATA_LOST = 74  # the commands ended well, but what they wrote may be lost
+IN_USE = 75  # somebody else has it open: try again later
+NOT_ALLOWED = 77  # not writable for the caller, or against the site's rules
+CONFIGURATION = 78  # overlay.ini is wrong
+INTERRUPTED = 130  # Ctrl-C
+
+
+class OverlayError(Exception):
+    """What went wrong, in words for the person at the terminal.
+
+    what    one sentence that names the file or option concerned
+    status  the exit status, one of the constants above
+    hint    what to do now, best a command to type; None when there is nothing to say
+    """
+
+    def __init__(self, what, *, status, hint=None):
+        super().__init__(what)
+        self.what = what
+        self.status = status
+        self.hint = hint
+
+
+def reason(error):
+    """Return the words of an OSError without its number and file name."""
+    return error.strerror or str(error)
+
+
+def quote(text):
+    """Return a path or word as it may stand in a message: one line, and safe to paste.
+
+    Plain words stay as they are, others get the quotes of a POSIX shell; control
+    characters and undecodable bytes become $'…' escapes of bash(1), so that no file
+    name can forge a second message.
+    """
+    text = str(text)
+    if text and all(char.isalnum() or char in "@%+=:,./-_" for char in text):
+        return text
+    if text.isprintable():
+        return "'" + text.replace("'", "'\\''") + "'"
+    escaped = []
+    for char in text:
+        if char in "'\\":
+            escaped.append("\\" + char)
+        elif char.isprintable():
+            escaped.append(char)
+        else:
+            escaped.extend(f"\\x{byte:02x}" for byte in char.encode(errors="surrogateescape"))
+    return "$'" + "".join(escaped) + "'"

@@ -1,0 +1,371 @@
+"""The ext2/ext3 on-disk format: read what an image says of itself, and plan a new one.
+
+Layouts and names are those of the kernel's Documentation/filesystems/ext4 (super.rst,
+group_descr.rst, inodes.rst, directory.rst); only what an ext3 overlay can hold is read.
+Everything here treats the image as untrusted: a field that makes no sense raises
+FormatError, and no field decides how much is read.
+"""
+
+import os
+import struct
+
+BLOCK_SIZE = 4096  # of the overlays that we make
+LARGEST = ((1 << 32) - 1) * BLOCK_SIZE // (1 << 20) * (1 << 20)  # 32-bit block numbers
+INODE_SIZE = 256
+SUPERBLOCK_OFFSET = 1024
+SUPERBLOCK_SIZE = 1024
+
+STATE_CLEAN = 0x1
+STATE_ERROR = 0x2
+
+HAS_JOURNAL = 0x4  # compatible features
+RECOVER = 0x4  # incompatible features
+FILETYPE = 0x2
+META_BG = 0x10
+SPARSE_SUPER = 0x1  # read-only compatible features
+LARGE_FILE = 0x2
+BTREE_DIR = 0x4
+
+ROOT_INODE = 2
+DIRECTORY, CHARACTER_DEVICE = 2, 3  # file types in a directory entry
+
+# An inode that an empty file system, upper/, work/ and the engine's work/work take, and
+# the markers of the first directories: what is asked of mke2fs beyond the user's files.
+SPARE_INODES = 16
+
+
+class FormatError(Exception):
+    """The image is not, or no longer, what it claims to be."""
+
+
+class Superblock:
+    """The fields of a superblock that anybody asks for, under the kernel's names.
+
+    data  the 1024 bytes at offset 1024 of the image
+    Raises FormatError when they are not an ext2-family superblock or contradict themselves.
+    """
+
+    def __init__(self, data):
+        if len(data) < SUPERBLOCK_SIZE or data[56:58] != b"\x53\xef":
+            raise FormatError("it has no ext3 superblock")
+        (
+            self.inodes_count,
+            self.blocks_count,
+            self.reserved_blocks_count,
+            self.free_blocks_count,
+            self.free_inodes_count,
+            self.first_data_block,
+            log_block_size,
+            _log_cluster_size,
+            self.blocks_per_group,
+            _clusters_per_group,
+            self.inodes_per_group,
+            self.mount_time,
+            self.write_time,
+            self.mount_count,
+            _max_mount_count,
+            _magic,
+            self.state,
+        ) = struct.unpack_from("<13IHHHH", data)
+        (self.revision,) = struct.unpack_from("<I", data, 0x4C)
+        self.inode_size = struct.unpack_from("<H", data, 0x58)[0] if self.revision else 128
+        self.compatible, self.incompatible, self.read_only_compatible = struct.unpack_from(
+            "<III", data, 0x5C
+        )
+        self.uuid = data[0x68:0x78]
+        (self.make_time,) = struct.unpack_from("<I", data, 0x108)
+        if log_block_size > 6:
+            raise FormatError("its superblock gives an impossible block size")
+        self.block_size = 1024 << log_block_size
+        if not (
+            8 <= self.blocks_per_group <= 8 * self.block_size
+            and 8 <= self.inodes_per_group <= 8 * self.block_size
+            and self.first_data_block <= 1
+            and self.first_data_block < self.blocks_count
+            and self.free_blocks_count <= self.blocks_count
+            and self.free_inodes_count <= self.inodes_count
+            and self.inode_size in (128, 256, 512, 1024, 2048, 4096)
+            and self.inode_size <= self.block_size
+            and 0 < self.inodes_count <= self.inodes_per_group * self.groups_count
+        ):
+            raise FormatError("its superblock contradicts itself")
+
+    @property
+    def groups_count(self):
+        """The number of block groups."""
+        return -(-(self.blocks_count - self.first_data_block) // self.blocks_per_group)
+
+    @property
+    def size(self):
+        """The bytes that the file system spans; the file should be no shorter."""
+        return self.blocks_count * self.block_size
+
+    @property
+    def is_ext3(self):
+        """Whether the engines take it as an overlay (the rule of their ext3 header check)."""
+        return (
+            self.compatible & HAS_JOURNAL
+            and not self.incompatible & ~(FILETYPE | RECOVER | META_BG)
+            and not self.read_only_compatible & ~(SPARSE_SUPER | LARGE_FILE | BTREE_DIR)
+        )
+
+    @property
+    def is_clean(self):
+        """Whether the last session unmounted it and nobody found an error since."""
+        return (
+            self.state & STATE_CLEAN
+            and not self.state & STATE_ERROR
+            and not self.incompatible & RECOVER
+        )
+
+    @property
+    def available_bytes(self):
+        """The room for data that an ordinary user has inside, as df(1) shows it there.
+
+        fuse2fs holds back the reserved blocks, and a tenth of all when none are reserved.
+        """
+        reserved = self.reserved_blocks_count or self.blocks_count // 10
+        return max(0, self.free_blocks_count - reserved) * self.block_size
+
+    @property
+    def used_bytes(self):
+        """The room that files and directories take, tables left out."""
+        return (self.blocks_count - self.free_blocks_count) * self.block_size
+
+
+def read_superblock(descriptor):
+    """Return the Superblock of an open image. Raises FormatError, OSError."""
+    return Superblock(os.pread(descriptor, SUPERBLOCK_SIZE, SUPERBLOCK_OFFSET))
+
+
+class Inode:
+    """Owner, type and first blocks of a file in an image."""
+
+    __slots__ = ("blocks", "change_time", "group", "mode", "owner", "size")
+
+    def __init__(self, data):
+        self.mode, owner, self.size, _access, self.change_time = struct.unpack_from("<HHIII", data)
+        (group,) = struct.unpack_from("<H", data, 24)
+        self.blocks = struct.unpack_from("<15I", data, 40)
+        owner_high, group_high = struct.unpack_from("<HH", data, 120)
+        self.owner = owner | owner_high << 16
+        self.group = group | group_high << 16
+
+    @property
+    def is_directory(self):
+        """Whether it is a directory."""
+        return self.mode & 0xF000 == 0x4000
+
+
+class Reader:
+    """Read-only access to the files of an image that nobody has mounted writable.
+
+    descriptor  an open image
+    superblock  its Superblock
+    Every method raises FormatError when the image is damaged where it looks, and OSError
+    when reading fails.
+    """
+
+    def __init__(self, descriptor, superblock):
+        self.descriptor = descriptor
+        self.superblock = superblock
+        if superblock.incompatible & META_BG:
+            raise FormatError("its group descriptors are scattered (meta_bg)")
+        start = (superblock.first_data_block + 1) * superblock.block_size
+        length = 32 * superblock.groups_count
+        self._descriptors = os.pread(descriptor, length, start)
+        if len(self._descriptors) < length:
+            raise FormatError("it is cut off in its group descriptors")
+
+    def inode(self, number):
+        """Return the Inode with this number."""
+        superblock = self.superblock
+        if not 0 < number <= superblock.inodes_count:
+            raise FormatError(f"inode {number} does not exist")
+        group, index = divmod(number - 1, superblock.inodes_per_group)
+        (table,) = struct.unpack_from("<I", self._descriptors, 32 * group + 8)
+        offset = table * superblock.block_size + index * superblock.inode_size
+        data = os.pread(self.descriptor, 128, offset)
+        if len(data) < 128:
+            raise FormatError(f"inode {number} lies beyond the end")
+        return Inode(data)
+
+    def block(self, number):
+        """Return the bytes of one block."""
+        size = self.superblock.block_size
+        if not 0 < number < self.superblock.blocks_count:
+            raise FormatError(f"block {number} does not exist")
+        data = os.pread(self.descriptor, size, number * size)
+        if len(data) < size:
+            raise FormatError(f"block {number} lies beyond the end")
+        return data
+
+    def data_blocks(self, inode):
+        """Yield the bytes of the blocks of a file in order, holes left out.
+
+        At most as many as its size has room for, whatever its indirect blocks claim.
+        """
+        left = -(-inode.size // self.superblock.block_size)
+        for number in inode.blocks[:12]:
+            if left <= 0:
+                return
+            left -= 1
+            if number:
+                yield self.block(number)
+        for depth, number in enumerate(inode.blocks[12:], 1):
+            for pointer in self._pointers(number, depth, left):
+                left -= 1
+                if pointer:
+                    yield self.block(pointer)
+
+    def _pointers(self, number, depth, limit):
+        """Yield at most limit block numbers below an indirect block; 0 stands for a hole."""
+        per_block = self.superblock.block_size // 4
+        span = per_block ** (depth - 1)
+        if limit <= 0:
+            return
+        if not number:
+            for _hole in range(min(limit, span * per_block)):
+                yield 0
+            return
+        for pointer in struct.unpack(f"<{per_block}I", self.block(number)):
+            if limit <= 0:
+                return
+            if depth == 1:
+                yield pointer
+            else:
+                yield from self._pointers(pointer, depth - 1, limit)
+            limit -= span
+
+    def entries(self, inode):
+        """Yield (name, inode number, file type) of a directory, "." and ".." too.
+
+        Hashed directories read the same way: their index blocks hold one empty entry.
+        """
+        for data in self.data_blocks(inode):
+            yield from parse_entries(data)
+
+    def lookup(self, path, start=ROOT_INODE):
+        """Return the (number, Inode) that a path of bytes such as b"upper/opt" leads to, or None.
+
+        Links inside the image are not followed.
+        """
+        number, inode = start, self.inode(start)
+        for name in path.split(b"/"):
+            if not inode.is_directory:
+                return None
+            for entry_name, entry_number, _kind in self.entries(inode):
+                if entry_name == name:
+                    number, inode = entry_number, self.inode(entry_number)
+                    break
+            else:
+                return None
+        return number, inode
+
+
+def parse_entries(data):
+    """Yield (name, inode number, file type) of the entries in one block of a directory."""
+    offset, end = 0, len(data)
+    while offset + 8 <= end:
+        number, length, name_length, kind = struct.unpack_from("<IHBB", data, offset)
+        if length < 8 or length & 3 or offset + length > end or 8 + name_length > length:
+            raise FormatError("a directory in it is damaged")
+        if number:
+            yield data[offset + 8 : offset + 8 + name_length], number, kind
+        offset += length
+
+
+def journal_size(size):
+    """Return the bytes of the journal of a new overlay of this size.
+
+    The engines ask for a journal and then write without it, so it is as small as the
+    kernel mounts well, not the gigabyte that mke2fs(8) would take of a large image.
+    """
+    return (4 if size < 256 << 20 else 16) << 20
+
+
+def largest_growth(size):
+    """Return the blocks up to which group descriptors are reserved, so that growing is quick."""
+    return max(1 << 40, 16 * size) // BLOCK_SIZE if size < 1 << 44 else size // BLOCK_SIZE
+
+
+def _tables(size, files):
+    """Return the blocks that tables, journal, reserve and directories take at most.
+
+    An upper bound of what mke2fs(8) lays out: every group has two bitmaps and loses less
+    than one block to rounding, copies of the superblock and of the (reserved) group
+    descriptors stand in group 0, 1 and the powers of 3, 5 and 7.
+    """
+    blocks = size // BLOCK_SIZE
+    inodes = files + SPARE_INODES + 16
+    groups = max(-(-blocks // (8 * BLOCK_SIZE)), -(-inodes // 30000)) + 1
+    copies = 2 + sum(
+        1 for base in (3, 5, 7) for power in range(1, 32) if base**power < groups
+    )
+    per_group = max(blocks // groups, 256)
+    descriptors = min(1024, largest_growth(size) // per_group * 32 // BLOCK_SIZE + 2)
+    descriptors += groups * 32 // BLOCK_SIZE + 1
+    names = files * 32 // BLOCK_SIZE  # of empty files with names of 20 letters
+    return (
+        -(-inodes * INODE_SIZE // BLOCK_SIZE)
+        + 3 * groups
+        + copies * (1 + descriptors)
+        + journal_size(size) // BLOCK_SIZE
+        + blocks // 100
+        + names
+        + 256  # lost+found, the first directories, and a megabyte to start with
+    )
+
+
+def fits(size, files):
+    """Return whether an overlay of size bytes can promise that many files."""
+    return files < 1 << 31 and _tables(size, files) <= size // BLOCK_SIZE < 1 << 32
+
+
+def smallest_size(files):
+    """Return the smallest size in bytes, a whole number of MiB, that fits() so many files.
+
+    Returns None when no size does.
+    """
+    low, high = 0, 1 << 24  # MiB: ext3 ends at 16 TiB
+    if not fits((high - 1) << 20, files):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle << 20, files):
+            high = middle
+        else:
+            low = middle
+    return high << 20
+
+
+def most_files(size):
+    """Return the largest number of files that an overlay of size bytes can promise."""
+    low, high = 0, 1 << 31
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(size, middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def mke2fs_options(size, inodes):
+    """Return the arguments of mke2fs(8) that fix all it would take from mke2fs.conf.
+
+    size    bytes of the image
+    inodes  what to ask for with -N; mke2fs rounds, so read back what came of it
+    """
+    features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file"
+    return [
+        "-q",
+        "-F",
+        *("-O", features),
+        *("-b", str(BLOCK_SIZE)),
+        *("-I", str(INODE_SIZE)),
+        *("-m", "1"),  # fuse2fs takes 0 for a tenth
+        *("-J", f"size={journal_size(size) >> 20}"),
+        *("-N", str(inodes)),
+        *("-E", f"resize={largest_growth(size)}"),
+    ]

@@ -1,0 +1,169 @@
+"""What a path is: an ext3 image, a squashfs file, a directory, or no overlay at all."""
+
+import errno
+import os
+import stat
+
+from overlay import extfs
+from overlay.errors import DAMAGED, MISSING, OverlayError, quote, reason
+
+_HEAD = extfs.SUPERBLOCK_OFFSET + extfs.SUPERBLOCK_SIZE
+
+
+class Image:
+    """An overlay as it was found, kept open.
+
+    path        as the user named it
+    kind        "ext3", "squashfs" or "directory"
+    status      its os.stat_result
+    descriptor  an open file descriptor, closed on exec; read-write where that was allowed
+    writable    whether the caller may write the file, or into the directory
+    superblock  the Superblock of an ext3 image, else None
+    upper       the owner's uid of upper/ in an ext3 image; None when there is no upper/
+    """
+
+    __slots__ = ("descriptor", "kind", "path", "root", "status", "superblock", "upper", "writable")
+
+    def __init__(self, path, kind, status, descriptor, writable, superblock=None):
+        self.path = path
+        self.kind = kind
+        self.status = status
+        self.descriptor = descriptor
+        self.writable = writable
+        self.superblock = superblock
+        self.upper = None
+        self.root = None
+
+    @property
+    def identity(self):
+        """What tells it from every other file on this host, whatever its name."""
+        return self.status.st_dev, self.status.st_ino
+
+    def close(self):
+        """Close the descriptor."""
+        os.close(self.descriptor)
+
+
+def look(path, *, write=False):
+    """Return the Image at a path.
+
+    write  open an ext3 image or directory for writing where the caller may
+    Raises OverlayError: MISSING when it is not there or cannot be read, DAMAGED when it is
+    not an overlay; the words say what it is instead.
+    """
+    descriptor, writable = _open(path, write)
+    try:
+        return _identify(path, descriptor, writable)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _open(path, write):
+    """Return (descriptor, writable) of a path."""
+    # Not blocking: a FIFO in the place of an overlay would wait for a writer for ever.
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    if write:
+        try:
+            return os.open(path, os.O_RDWR | flags), True
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
+                raise _unreadable(path, error) from None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | flags)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return descriptor, write and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
+
+
+def _unreadable(path, error):
+    if isinstance(error, ValueError):  # a NUL byte in the name
+        return OverlayError(f"{quote(path)} is no file name", status=MISSING)
+    if error.errno == errno.ENOENT:
+        hint = "list the overlays here: ls -l *.ext3 *.img *.sqsh"
+        if os.path.islink(path):
+            return OverlayError(
+                f"{quote(path)} is a link to {quote(os.readlink(path))}, which does not exist",
+                status=MISSING,
+            )
+        if os.path.exists(path + ".ext3"):
+            hint = f"did you mean {quote(path + '.ext3')}?"
+        return OverlayError(f"there is no overlay {quote(path)}", status=MISSING, hint=hint)
+    hint = None
+    if error.errno == errno.EACCES:
+        hint = f"ask its owner for read permission; see: ls -l {quote(path)}"
+    return OverlayError(f"cannot open {quote(path)}: {reason(error)}", status=MISSING, hint=hint)
+
+
+def _identify(path, descriptor, writable):
+    """Return the Image behind an open descriptor."""
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        if os.path.exists(os.path.join(path, ".singularity.d")):
+            raise _not_an_overlay(
+                path,
+                "is an unpacked container image, not an overlay",
+                f"to use it as the base image: -c {quote(path)}",
+            )
+        return Image(path, "directory", status, descriptor, writable)
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_an_overlay(path, "is neither a file nor a directory")
+    try:
+        head = os.pread(descriptor, _HEAD, 0)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if head[:4] == b"hsqs":
+        return Image(path, "squashfs", status, descriptor, False)
+    if head[extfs.SUPERBLOCK_OFFSET + 56 :][:2] == b"\x53\xef":
+        return _ext3(path, status, descriptor, writable, head)
+    raise _not_an_overlay(path, *_describe(path, head, status.st_size))
+
+
+def _ext3(path, status, descriptor, writable, head):
+    """Return the Image of a file with an ext2-family superblock."""
+    try:
+        superblock = extfs.Superblock(head[extfs.SUPERBLOCK_OFFSET :])
+        if not superblock.is_ext3:
+            kind = "ext2" if not superblock.compatible & extfs.HAS_JOURNAL else "ext4"
+            raise _not_an_overlay(
+                path,
+                f"is an {kind} image, and the engines take ext3 only",
+                "make an ext3 one: create-overlay -s SIZE -n FILES",
+            )
+        if superblock.size > status.st_size:
+            raise extfs.FormatError(
+                f"it is cut off: {status.st_size} bytes of {superblock.size} are there"
+            )
+        image = Image(path, "ext3", status, descriptor, writable, superblock)
+        reader = extfs.Reader(descriptor, superblock)
+        image.root = reader.inode(extfs.ROOT_INODE).owner
+        found = reader.lookup(b"upper")
+    except (extfs.FormatError, OSError) as error:
+        raise OverlayError(
+            f"{quote(path)} is damaged: {error}",
+            status=DAMAGED,
+            hint=f"look at it without changing it: e2fsck -fn {quote(path)}",
+        ) from None
+    if found and found[1].is_directory:
+        image.upper = found[1].owner
+    return image
+
+
+def _not_an_overlay(path, what, hint=None):
+    return OverlayError(f"{quote(path)} {what}", status=DAMAGED, hint=hint)
+
+
+def _describe(path, head, size):
+    """Return what a file that is no overlay is, and a hint."""
+    if size == 0:
+        return "is empty, not an overlay", "make one: create-overlay -s SIZE -n FILES"
+    if head[32:41] == b"SIF_MAGIC":
+        return (
+            "is a container image (SIF), not an overlay",
+            f"to use it as the base image: -c {quote(path)}",
+        )
+    if head[:2] == b"\x1f\x8b":
+        return "is compressed with gzip", f"unpack it first: gunzip {quote(path)}"
+    if head.strip(b"\0") == b"":
+        return "holds no file system", "make an overlay: create-overlay -s SIZE -n FILES"
+    return "is not an overlay", "overlays are ext3 images, squashfs files and directories"

@@ -1,0 +1,82 @@
+"""Who uses an image: the engine's own lock, probed, and a lock of ours beside it.
+
+Apptainer from 1.3 locks an image over its length with an open file description lock
+(fcntl(2), F_OFD_SETLK), older ones and Singularity with F_SETLK; both show to F_OFD_GETLK
+here. Ours lies on one byte far beyond every image, so that it meets only itself: it is
+taken before the engine is started and, its descriptor inherited, held until the session
+ends. That leaves no gap between asking and launching.
+"""
+
+import errno
+import fcntl
+import struct
+
+OURS = 1 << 62  # the byte that sessions of ours lock
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+
+class Busy(Exception):
+    """The lock that was asked for is held. writer tells whether a writer holds it."""
+
+    def __init__(self, writer):
+        super().__init__("writer" if writer else "readers")
+        self.writer = writer
+
+
+def _flock(kind, start, length):
+    return struct.pack(_FLOCK, kind, 0, start, length, 0)
+
+
+def _probe(descriptor, kind, start, length):
+    """Return the type of a lock that would be in the way, None when none is.
+
+    Returns None too where the file system has no locks: there is nobody to ask.
+    """
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(kind, start, length))
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return None
+        raise
+    found = struct.unpack(_FLOCK, answer)[0]
+    return None if found == fcntl.F_UNLCK else found
+
+
+def _set(descriptor, kind, start, length, wait=False):
+    """Take or drop an open file description lock. Raises OSError, BlockingIOError when held."""
+    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
+    fcntl.fcntl(descriptor, command, _flock(kind, start, length))
+
+
+def holder(descriptor, *, write):
+    """Return how an image is in use: "writer", "reader", or None when it is free for us.
+
+    descriptor  the open image
+    write       whether it is to be written; readers are in the way of that only
+    """
+    kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
+    # Length 0 of struct flock reaches to the end whatever that is, our byte included.
+    found = _probe(descriptor, kind, 0, 0)
+    return found if found is None else "writer" if found == fcntl.F_WRLCK else "reader"
+
+
+def take(descriptor, *, write):
+    """Take our lock on an image. Raises Busy when another session of ours holds it.
+
+    Returns False where the file system has no locks, else True.
+    """
+    kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
+    try:
+        _set(descriptor, kind, OURS, 1)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise Busy(_probe(descriptor, fcntl.F_RDLCK, OURS, 1) == fcntl.F_WRLCK) from None
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return False
+        raise
+    return True
+
+
+def release(descriptor):
+    """Drop our lock."""
+    _set(descriptor, fcntl.F_UNLCK, OURS, 1)

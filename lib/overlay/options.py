@@ -1,0 +1,193 @@
+"""The command lines: one parser a command, from shared groups of options."""
+
+import argparse
+
+from overlay import __version__
+from overlay.errors import USAGE, OverlayError
+
+SUMMARIES = {
+    "create-overlay": "Create an overlay: one file that holds as many as you need.",
+    "mount-overlay": "Open a shell in which overlays are laid over the site's base image.",
+    "run-overlay": "Run a file of commands, or one command, in overlays.",
+}
+
+EXAMPLES = {
+    "create-overlay": "create-overlay -s 500 -n 700\ncreate-overlay -s 20G -n 2M -o env",
+    "mount-overlay": "mount-overlay -o env.ext3\nmount-overlay -o work.ext3 -o env.ext3:ro",
+    "run-overlay": "run-overlay -o env.ext3 -f commands.txt\n"
+    "run-overlay -o env.ext3:ro -- python3 script.py --option",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises OverlayError (USAGE) instead of printing and ending."""
+
+    def __init__(self, program):
+        super().__init__(
+            prog=program,
+            description=SUMMARIES[program],
+            epilog="examples:\n"
+            + "".join(f"  {line}\n" for line in EXAMPLES[program].splitlines())
+            + f"\nsee also: man {program}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+
+    def error(self, message):
+        """Raise what argparse found wrong, as ours."""
+        raise OverlayError(message, status=USAGE, hint=f"{self.prog} --help")
+
+
+def parser(program):
+    """Return the Parser of a command."""
+    made = Parser(program)
+    _BUILDERS[program](made)
+    group = made.add_argument_group("general")
+    group.add_argument("-h", "--help", action="help", help="show this help and exit")
+    group.add_argument(
+        "-V",
+        "--version",
+        action="version",
+        version=f"{program} {__version__}",
+        help="show the version and exit",
+    )
+    return made
+
+
+def parse(program, arguments):
+    """Return the parsed options of a command line, as an argparse.Namespace.
+
+    What stands behind the first "--" of run-overlay is its command, options included.
+    Raises OverlayError (USAGE).
+    """
+    command = None
+    if program == "run-overlay" and "--" in arguments:
+        place = arguments.index("--")
+        arguments, command = arguments[:place], arguments[place + 1 :]
+    options = parser(program).parse_args(arguments)
+    if program == "run-overlay":
+        options.command = command
+    return options
+
+
+def _verbosity(group, verbose=True):
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="print errors and warnings only"
+    )
+    if verbose:
+        group.add_argument("-v", "--verbose", action="store_true", help="say more")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be done, as lines for a shell, and do nothing",
+    )
+
+
+def _create(parser):
+    group = parser.add_argument_group("the overlay")
+    group.add_argument(
+        "-s",
+        "--size",
+        metavar="SIZE",
+        help="its size: MiB, or with a unit as in 500M, 20G, 1.5T",
+    )
+    group.add_argument(
+        "-n",
+        "--files",
+        metavar="FILES",
+        help="how many files it can hold: thousands, or with a unit as in 700K, 2M",
+    )
+    group.add_argument(
+        "-o",
+        "--overlay",
+        metavar="NAME",
+        help="its name; .ext3 is added unless it ends in .ext3 or .img"
+        " (default: overlay-<size>M-<files>K.ext3)",
+    )
+    allocation = group.add_mutually_exclusive_group()
+    allocation.add_argument(
+        "--sparse",
+        action="store_true",
+        default=None,
+        help="take disk blocks only as they are written",
+    )
+    allocation.add_argument(
+        "--reserve",
+        dest="sparse",
+        action="store_false",
+        help="take all disk blocks at once, without writing them",
+    )
+    group.add_argument(
+        "--force", action="store_true", help="replace an overlay of that name and all in it"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    _verbosity(group, verbose=False)
+
+
+def _session(parser):
+    group = parser.add_argument_group("overlays and base image")
+    group.add_argument(
+        "-o",
+        "--overlay",
+        metavar="NAME[:ro|:rw]",
+        action="append",
+        dest="overlays",
+        default=[],
+        help="an overlay; may be given several times, top layer first: the first is writable,"
+        " the others are read-only",
+    )
+    group.add_argument(
+        "-c",
+        "--container",
+        metavar="NAME-or-PATH",
+        help="the base image: one of the site's names, or the path of a .sif file or directory",
+    )
+    group = parser.add_argument_group("inside")
+    group.add_argument(
+        "-b",
+        "--bind",
+        metavar="SPEC",
+        action="append",
+        dest="binds",
+        default=[],
+        help="bind a path of the host: PATH, or PATH:INSIDE[:ro]; may be given several times",
+    )
+    group.add_argument("--nv", action="store_true", help="make NVIDIA GPUs usable")
+    group.add_argument("--rocm", action="store_true", help="make AMD GPUs usable")
+    group.add_argument("--fakeroot", action="store_true", help="be root inside")
+    group.add_argument(
+        "--engine-option",
+        metavar="OPT",
+        action="append",
+        dest="engine_options",
+        default=[],
+        help="hand a word to the engine as it is, for example --engine-option=--no-home; may be"
+        " given several times",
+    )
+
+
+def _mount(parser):
+    _session(parser)
+    _verbosity(parser.add_argument_group("output"))
+
+
+def _run(parser):
+    group = parser.add_argument_group("commands")
+    group.add_argument(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="run the commands of FILE with bash; - reads them from standard input",
+    )
+    # What stands behind -- is taken off before argparse sees it; this is for --help.
+    parser.usage = (
+        "run-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...] -f FILE\n"
+        "       run-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...] -- COMMAND [ARG ...]"
+    )
+    _session(parser)
+    _verbosity(parser.add_argument_group("output"))
+
+
+_BUILDERS = {"create-overlay": _create, "mount-overlay": _mount, "run-overlay": _run}

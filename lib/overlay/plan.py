@@ -1,0 +1,72 @@
+"""What is going to be done, as data: a Plan of Steps that can run or be printed.
+
+A plan is made by one pure function per command and says everything: `--dry-run` prints it
+as lines for a shell, process.py runs it.
+"""
+
+import shlex
+
+
+class Step:
+    """One thing to do.
+
+    arguments  the program and its arguments
+    action     what does the same from here; None: the program is started
+    unset      variables that the program does not get, a tuple of names
+    variables  variables that the program gets, a dictionary
+    output     the file that standard output goes to, None for ours
+    why        one line for the reader of --dry-run, or None
+    """
+
+    __slots__ = ("action", "arguments", "output", "unset", "variables", "why")
+
+    def __init__(self, arguments, *, action=None, unset=(), variables=None, output=None, why=None):
+        self.arguments = list(arguments)
+        self.action = action
+        self.unset = tuple(unset)
+        self.variables = dict(variables or {})
+        self.output = output
+        self.why = why
+
+    def environment(self, environ):
+        """Return the environment of the program, from the caller's."""
+        kept = {name: value for name, value in environ.items() if name not in self.unset}
+        kept.update(self.variables)
+        return kept
+
+    def shell(self):
+        """Return the line that does the same in a POSIX shell."""
+        words = []
+        if self.unset or self.variables:
+            words.append("env")
+            for name in self.unset:
+                words += ["-u", name]
+            words += [f"{name}={value}" for name, value in sorted(self.variables.items())]
+        line = shlex.join(words + self.arguments)
+        return f"{line} > {shlex.quote(self.output)}" if self.output else line
+
+
+class Plan:
+    """Everything that a command is going to do.
+
+    notices  lines for the user before anything happens: (level, text), the level one of
+             "notice", "detail" (with -v only) and "message" (the site's own)
+    before   Steps, in order; the first that fails ends it
+    final    the Step whose end is the command's end; None when before is all
+    after    Steps that are done however final ended
+    """
+
+    def __init__(self, final=None, *, notices=(), before=(), after=()):
+        self.final = final
+        self.notices = list(notices)
+        self.before = list(before)
+        self.after = list(after)
+
+    def shell(self):
+        """Return the plan as lines for a POSIX shell that do the same when pasted."""
+        lines = []
+        for step in (*self.before, *([self.final] if self.final else ()), *self.after):
+            if step.why:
+                lines.append(f"# {step.why}")
+            lines.append(step.shell())
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,471 @@
+"""A session in overlays: what mount-overlay and run-overlay ask for, and the plan for it.
+
+gather() asks all the read-only questions, plan() decides, and decides from what it is
+handed alone.
+"""
+
+import fnmatch
+import os
+import stat
+
+from overlay import engine as engines
+from overlay import image as images
+from overlay import process, size
+from overlay.errors import (
+    CONFIGURATION,
+    DAMAGED,
+    MISSING,
+    NOT_ALLOWED,
+    USAGE,
+    OverlayError,
+    quote,
+    reason,
+)
+from overlay.plan import Plan, Step
+
+# Where the host's files show inside whatever the site binds.
+_ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
+
+# Directories of the image and of overlays: the engine would lay the host's current
+# directory over them.
+_INSIDE_ONLY = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/sbin", "/usr", "/var")
+
+_GPUS = {"nv": "/dev/nvidiactl", "rocm": "/dev/kfd"}
+
+# Run by a shell inside, so that a missing command is 127 and one that is no program 126.
+_EXEC = 'exec "$@"'
+
+
+class Session:
+    """What the user asked for.
+
+    overlays    (path, mode) in the order of the layers, top first; mode "rw", "ro" or None
+    container   name or path of the base image, None for the site's default
+    binds       bind specifications of the user's own, as the engine takes them
+    gpus        "nv", "rocm": GPU support asked for by name
+    fakeroot    whether to be root inside
+    options     further options of the engine, word by word
+    commands    a file of commands, "-" for standard input; None when there is none
+    command     one command and its arguments, a list; None when there is none
+    program     the name of the calling program, for the messages of the shell inside
+
+    With neither commands nor command it is an interactive shell.
+    """
+
+    def __init__(
+        self,
+        overlays,
+        *,
+        container=None,
+        binds=(),
+        gpus=(),
+        fakeroot=False,
+        options=(),
+        commands=None,
+        command=None,
+        program="run-overlay",
+    ):
+        self.overlays = list(overlays)
+        self.container = container
+        self.binds = list(binds)
+        self.gpus = list(gpus)
+        self.fakeroot = fakeroot
+        self.options = list(options)
+        self.commands = commands
+        self.command = command
+        self.program = program
+
+
+class Facts:
+    """What gather() found; see there."""
+
+    def __init__(
+        self,
+        *,
+        images,
+        engine,
+        base,
+        cwd,
+        environ,
+        uid,
+        binds=(),
+        gpus=(),
+        commands=None,
+        scratch="/tmp",
+    ):
+        self.images = images  # an Image for each overlay, in order
+        self.engine = engine  # an Engine
+        self.base = base  # path of the base image
+        self.cwd = cwd
+        self.environ = environ
+        self.uid = uid
+        self.binds = binds  # those of the site's binds whose source exists
+        self.gpus = gpus  # "nv", "rocm": those that this machine has
+        self.commands = commands  # a CommandFile, or None
+        self.scratch = scratch  # a node-local directory for temporary files
+
+
+class CommandFile:
+    """A file of commands.
+
+    path     as the user named it
+    regular  whether it can be bound: not a pipe or a descriptor of the caller's
+    text     its bytes without carriage returns and byte order mark, when it had such
+    """
+
+    def __init__(self, path, regular=True, text=None):
+        self.path = path
+        self.regular = regular
+        self.text = text
+
+
+def parse_overlay(text):
+    """Return (path, mode) of NAME[:ro|:rw]. Raises OverlayError (USAGE) for another form."""
+    path, colon, mode = text.rpartition(":")
+    if not colon:
+        path, mode = text, None
+    elif mode not in ("ro", "rw"):
+        raise OverlayError(
+            f"{quote(text)}: a colon in the name of an overlay would be misread by the engine",
+            status=USAGE,
+            hint="overlays are named NAME, NAME:ro or NAME:rw; rename the file, or make a link"
+            f" to it: ln -s {quote(text)} NAME",
+        )
+    if not path:
+        raise OverlayError("the name of an overlay is empty", status=USAGE)
+    if ":" in path or not path.isprintable():
+        raise OverlayError(
+            f"{quote(path)}: colons and control characters in the name of an overlay would be"
+            " misread by the engine",
+            status=USAGE,
+            hint=f"rename the file, or make a link to it: ln -s {quote(path)} NAME",
+        )
+    return path, mode
+
+
+def find_container(spec, config):
+    """Return the path of a base image, given by name, by path, or None for the default.
+
+    Raises OverlayError (MISSING, or DAMAGED for something that is no container image).
+    """
+    known = config.images()
+    origin = None
+    if spec is None:
+        spec = config["images.default"]
+        origin = config.origin("images.default")
+        if not spec:
+            raise OverlayError(
+                f"{origin}: [images] default is empty, and there is no -c",
+                status=CONFIGURATION,
+                hint="name a base image: -c PATH",
+            )
+    path = known.get(spec, spec)
+    where = f" ({origin}: [images] default)" if origin else ""
+    if spec not in known and "/" not in spec and not os.path.exists(spec):
+        if "://" in spec:
+            hint = f"fetch it first: apptainer pull image.sif {quote(spec)}"
+        else:
+            hint = "known names: " + ", ".join(map(quote, sorted(known))) if known else "give a path"
+        raise OverlayError(
+            f"there is no base image named {quote(spec)}{where}", status=MISSING, hint=hint
+        )
+    if "://" in spec:
+        raise OverlayError(
+            f"{quote(spec)} is no file of this machine",
+            status=MISSING,
+            hint=f"fetch it first: apptainer pull image.sif {quote(spec)}",
+        )
+    try:
+        with_content = os.stat(path)
+    except OSError as error:
+        others = ", ".join(map(quote, sorted(known)))
+        raise OverlayError(
+            f"the base image {quote(path)}{where} cannot be used: {reason(error)}",
+            status=MISSING,
+            hint=f"choose another with -c NAME-or-PATH; known names: {others}"
+            if known
+            else "choose another with -c PATH",
+        ) from None
+    if not os.access(path, os.R_OK):
+        raise OverlayError(
+            f"the base image {quote(path)}{where} is not readable for you", status=MISSING
+        )
+    if stat.S_ISREG(with_content.st_mode) and with_content.st_size == 0:
+        raise OverlayError(f"the base image {quote(path)} is empty", status=DAMAGED)
+    return path
+
+
+def read_commands(path):
+    """Return the CommandFile at a path; None for "-", which the shell reads itself.
+
+    Raises OverlayError (MISSING) when it is not there, not readable, or a directory.
+    """
+    if path == "-" or path == "/dev/stdin":
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        words = reason(error) if isinstance(error, OSError) else "it is no file name"
+        raise OverlayError(
+            f"cannot read the command file {quote(path)}: {words}",
+            status=MISSING,
+            hint="to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
+        ) from None
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise OverlayError(
+                f"the command file {quote(path)} is a directory", status=MISSING
+            )
+        if not stat.S_ISREG(mode):
+            return CommandFile(path, regular=False)
+        text = file.read()
+    plain = text.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
+    return CommandFile(path, text=plain if plain != text else None)
+
+
+def gather(session, config, environ):
+    """Return the Facts for a session: every question to the machine, none of them a change.
+
+    Raises OverlayError for what cannot work whatever is decided.
+    """
+    if not session.overlays:
+        raise OverlayError(
+            "no overlay is named", status=USAGE, hint=f"{session.program} -o OVERLAY"
+        )
+    for _path, mode in session.overlays[1:]:
+        if mode == "rw":
+            raise OverlayError(
+                "only the first overlay can be writable",
+                status=USAGE,
+                hint="name the one to write in first, and the others without :rw",
+            )
+    found = []
+    for number, (path, mode) in enumerate(session.overlays):
+        found.append(images.look(path, write=number == 0 and mode != "ro"))
+    commands = read_commands(session.commands) if session.commands is not None else None
+    base = find_container(session.container, config)
+    engine = engines.find(config["engine.commands"], environ)
+    try:
+        cwd = os.getcwd()
+    except OSError as error:
+        raise OverlayError(
+            f"the current directory is gone: {reason(error)}", status=MISSING, hint="cd"
+        ) from None
+    binds = []
+    for bind in config["binds.paths"]:
+        source, _colon, rest = bind.partition(":")
+        if os.path.exists(source):
+            binds.append(bind)
+    detect = config["launch.gpu"] == "auto"
+    return Facts(
+        images=found,
+        engine=engine,
+        base=base,
+        cwd=cwd,
+        environ=environ,
+        uid=os.getuid(),
+        binds=binds,
+        gpus=[name for name, device in _GPUS.items() if detect and os.path.exists(device)],
+        commands=commands,
+        scratch=scratch_directory(config),
+    )
+
+
+def scratch_directory(config):
+    """Return the first usable directory of [scratch] local; /tmp when none is."""
+    for path in config["scratch.local"]:
+        if os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
+            return path
+    return "/tmp"
+
+
+def plan(session, config, facts):
+    """Return the Plan of a session. Pure: all it knows of the machine is in facts.
+
+    Raises OverlayError: USAGE for the same overlay twice, NOT_ALLOWED for :rw on one that
+    cannot be written, DAMAGED for an image that was not made as an overlay.
+    """
+    notices = []
+    _check_twice(session, facts.images)
+    writable = _first_writable(session, facts, notices)
+    layers = []
+    for number, found in enumerate(facts.images):
+        if found.kind == "ext3" and found.upper is None and (
+            number or not writable or found.root != facts.uid
+        ):
+            raise OverlayError(
+                f"{quote(found.path)} holds no upper directory: it was not made as an overlay",
+                status=DAMAGED,
+                hint="make one with: create-overlay -s SIZE -n FILES",
+            )
+        layers.append((found.path, writable and number == 0))
+    inside_only = _below(facts.cwd, _INSIDE_ONLY)
+    flags = [f"--{gpu}" for gpu in _GPUS if gpu in session.gpus or gpu in facts.gpus]
+    if session.fakeroot:
+        flags.append("--fakeroot")
+    if inside_only:
+        flags += ["--no-mount", "cwd"]
+        notices.append(
+            ("notice", f"the host's {quote(facts.cwd)} is not seen inside: it is a directory of"
+             " the container")
+        )
+    flags += session.options
+    binds = [*facts.binds, *session.binds, *_temporary_binds(facts)]
+    before, after = [], []
+    command = _command(session, facts, binds, before, after, notices, inside_only)
+    launch = engines.Launch(facts.base, layers, binds=binds, flags=flags, command=command)
+    unset = _cleared(config, facts.environ, notices)
+    variables = {}
+    if command is None:
+        variables = _prompt(facts.engine, facts.images[0].path)
+        notices.append(("notice", describe(layers, facts)))
+        if config["site.message"]:
+            notices.append(("message", config["site.message"]))
+    final = Step(launch.arguments(facts.engine), unset=unset, variables=variables)
+    return Plan(final, notices=notices, before=before, after=after)
+
+
+def needed_features(session, final):
+    """Return the features in the planned final Step that not every version of an engine has."""
+    features = {"--fakeroot with an overlay": session.fakeroot, "--mount": "--mount" in final.arguments}
+    return [feature for feature, needed in features.items() if needed]
+
+
+def _check_twice(session, found):
+    """Refuse one overlay under two names."""
+    seen = {}
+    for image in found:
+        other = seen.setdefault(image.identity, image.path)
+        if other is not image.path:
+            raise OverlayError(
+                f"{quote(image.path)} is named twice"
+                + ("" if other == image.path else f", as {quote(other)} too"),
+                status=USAGE,
+                hint="name every overlay once",
+            )
+
+
+def _first_writable(session, facts, notices):
+    """Return whether the first overlay is to be written; a notice says why it is not."""
+    (path, mode), first = session.overlays[0], facts.images[0]
+    if mode == "ro":
+        return False
+    hint = None
+    if first.kind == "squashfs":
+        why = "a squashfs file cannot be written"
+    elif not first.writable:
+        why = "you may not write it" if first.status.st_uid == facts.uid else "it is not yours"
+        hint = f"to look into it: -o {quote(path)}:ro; to change it, work on a copy of your own"
+    elif (
+        first.kind == "ext3"
+        and first.upper not in (None, facts.uid)
+        and facts.uid != 0
+        and not session.fakeroot
+    ):
+        why = f"what is inside belongs to another user (uid {first.upper})"
+        hint = f"to look into it: -o {quote(path)}:ro"
+    else:
+        return True
+    if mode == "rw":
+        raise OverlayError(
+            f"{quote(path)} cannot be mounted writable: {why}", status=NOT_ALLOWED, hint=hint
+        )
+    notices.append(("notice", f"{quote(path)} is mounted read-only: {why}"))
+    return False
+
+
+def _temporary_binds(facts):
+    """Return the binds for the host's temporary directories that would not be seen inside."""
+    visible = [*_ALWAYS_VISIBLE, facts.environ.get("HOME") or "/", facts.cwd]
+    visible += [bind.partition(":")[0] for bind in facts.binds]
+    binds = []
+    for name in ("TMPDIR", "SLURM_TMPDIR"):
+        path = facts.environ.get(name, "")
+        if path.startswith("/") and os.path.isdir(path) and not _below(path, visible):
+            binds.append((path, path, False))
+            visible.append(path)
+    return binds
+
+
+def _below(path, directories):
+    """Return whether a path is one of the directories or lies in one."""
+    return any(
+        path == directory or path.startswith(directory.rstrip("/") + "/")
+        for directory in directories
+        if directory != "/"
+    )
+
+
+def _command(session, facts, binds, before, after, notices, inside_only):
+    """Return what runs inside, None for a shell; add the binds and steps that it needs."""
+    if session.command is not None:
+        return ["/bin/sh", "-c", _EXEC, session.program, *session.command]
+    if session.commands is None:
+        return None
+    commands = facts.commands
+    if commands is None:
+        return ["bash", "-s"]
+    if not commands.regular:
+        # A pipe such as <(…) has no name to bind; its descriptor is inherited.
+        return ["bash", "--", commands.path]
+    path = os.path.join(facts.cwd, commands.path)
+    source = path
+    if commands.text is not None:
+        notices.append(
+            ("notice", f"{quote(commands.path)} has Windows line ends; they are left out")
+        )
+        source = os.path.join(facts.scratch, f"overlay-commands.{os.getpid()}")
+        text = commands.text
+
+        def write():
+            with open(source, "xb") as file:
+                file.write(text)
+
+        before.append(
+            Step(
+                ["sed", r"1s/^\xef\xbb\xbf//; s/\r$//", path],
+                output=source,
+                action=write,
+                why="the commands without the carriage returns of Windows",
+            )
+        )
+        after.append(Step(["rm", "-f", source], action=lambda: os.unlink(source)))
+    binds.append((source, path, True))
+    return ["bash", "--", path if inside_only else commands.path]
+
+
+def _cleared(config, environ, notices):
+    """Return the names of the caller's variables that the session does not get."""
+    patterns = config["launch.clear"]
+    cleared = [
+        name
+        for name in sorted(environ)
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    if cleared:
+        notices.append(("detail", "not passed on from the host: " + " ".join(cleared)))
+    # These would add overlays that nobody named on this command line.
+    return cleared + [name for name in engines.FOREIGN if name in environ]
+
+
+def _prompt(engine, path):
+    """Return the variables that make the shell's prompt name the overlay."""
+    name = os.path.basename(path.rstrip("/"))
+    plain = "".join(char if char.isalnum() or char in "-_.+@%=" else "?" for char in name)
+    return {engine.variable("PS1"): f"[{plain}] \\w> "}
+
+
+def describe(layers, facts):
+    """Return the line that says what is mounted how, and what room is left."""
+    words = []
+    for (path, writable), found in zip(layers, facts.images):
+        state = "writable" if writable else "read-only"
+        if writable and found.superblock:
+            state += (
+                f", {size.format_size(found.superblock.available_bytes)} and"
+                f" {size.format_files(found.superblock.free_inodes_count)} free"
+            )
+        words.append(f"{quote(path)} ({state})")
+    words.append(quote(os.path.basename(facts.base.rstrip("/"))))
+    return " over ".join(words)
