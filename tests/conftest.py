@@ -1,0 +1,115 @@
+"""What all tests share: the tree under test, its programs, and a place to work in."""
+
+import collections
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "lib"))
+sys.dont_write_bytecode = True
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+Result = collections.namedtuple("Result", "status stdout stderr")
+
+
+def _no_skip(report):
+    """In CI a check that was not made is a check that failed."""
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Turn the skip of a test into a failure."""
+    return _no_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    """Turn the skip of a file into a failure."""
+    return _no_skip((yield))
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """Return a fresh directory whose name has a space."""
+    path = tmp_path / "my files"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Return an empty home directory."""
+    path = tmp_path / "home"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def site(tmp_path, site_text):
+    """Return the path of the site's overlay.ini for the programs under test."""
+    path = tmp_path / "site" / "overlay.ini"
+    path.parent.mkdir()
+    path.write_text(site_text)
+    return path
+
+
+@pytest.fixture
+def environ(home, site):
+    """Return the environment that the programs under test get; a test may change it."""
+    return {"HOME": str(home), "PATH": PATH, "OVERLAY_CONFIG": str(site), "LC_ALL": "C.UTF-8"}
+
+
+@pytest.fixture
+def words():
+    """Return a function from the name of a program to the words that start it."""
+    return lambda name: [str(ROOT / "bin" / name)]
+
+
+@pytest.fixture
+def run(words, environ, scratch):
+    """Return a function that runs a program of the tree under test and returns its Result."""
+
+    def run(name, *arguments, stdin=None, cwd=scratch, variables=()):
+        return execute(
+            [*words(name), *map(str, arguments)],
+            environ={**environ, **dict(variables)},
+            cwd=cwd,
+            stdin=stdin,
+        )
+
+    return run
+
+
+def execute(arguments, *, environ, cwd, stdin=None):
+    """Run a program to its end and return its Result; what is no UTF-8 is kept escaped."""
+    done = subprocess.run(
+        arguments,
+        env=environ,
+        cwd=cwd,
+        input=os.fsencode(stdin or ""),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    return Result(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
+
+
+@pytest.fixture
+def ok(run):
+    """Return run() for commands that must end well; returns standard output."""
+
+    def ok(*arguments, **options):
+        result = run(*arguments, **options)
+        assert result.status == 0, result
+        return result.stdout
+
+    return ok
