@@ -1,0 +1,378 @@
+"""The settings: layers, locks, types, and what is said of a wrong file."""
+
+import os
+
+import pytest
+
+from overlay import config
+from overlay.errors import CONFIGURATION, MISSING, OverlayError
+
+SECTIONS = "known: " + ", ".join(f"[{name}]" for name in config.SECTIONS)
+
+# Content of an overlay.ini, the line that is wrong, the sentence, the hint.
+WRONG = [
+    ("x = 1\n", 1, "a key stands before the first [section]", None),
+    ("\n\n# c\nx = 1\n[site]\n", 4, "a key stands before the first [section]", None),
+    ("[]\n", 1, "a key stands before the first [section]", None),
+    ("[site]\n[site]\n", 2, "[site] stands here a second time", None),
+    ("[site]\nlock =\n\n[site]\n", 4, "[site] stands here a second time", None),
+    ("[create]\nsize = 1\nsize = 2\n", 3, "size stands in [create] a second time", None),
+    ("[create]\nsize\n", 2, "it is not `key = value`", None),
+    ("[create]\nsize: 5\n", 2, "it is not `key = value`", None),
+    ("[create\nsize = 5\n", 1, "a key stands before the first [section]", None),
+    ("[create]\n= 5\n", 2, "it is not `key = value`", None),
+    ("[creat]\nsize = 5\n", 1, "unknown section [creat]", "did you mean [create]?"),
+    ("[site]\n[binds]\n[Images]\n", 3, "unknown section [Images]", "did you mean [images]?"),
+    ("[DEFAULT]\nsize = 5\n", 1, "unknown section [DEFAULT]", SECTIONS),
+    ("[xyzzy]\n", 1, "unknown section [xyzzy]", SECTIONS),
+    ("[create]\nsise = 5\n", 2, "unknown key sise in [create]", "did you mean size?"),
+    ("[create]\nSize = 5\n", 2, "unknown key Size in [create]", "did you mean size?"),
+    (
+        "[site]\n[create]\n\n# c\nqqq = 5\n",
+        5,
+        "unknown key qqq in [create]",
+        "known: size, files, directories, allocation",
+    ),
+    (
+        "[create]\nsize = 5\n[launch]\nsize = 5\n",
+        4,
+        "unknown key size in [launch]",
+        "known: gpu, clear",
+    ),
+    ("[engine]\ncommand = a\n", 2, "unknown key command in [engine]", "did you mean commands?"),
+    ("[binds]\npath = /a\n", 2, "unknown key path in [binds]", "did you mean paths?"),
+    (
+        "[create]\nsize = big\n",
+        2,
+        "[create] size: 'big' is not a size; it looks like 500, 500M, 20G or 1.5T",
+        None,
+    ),
+    (
+        "[create]\nsize = 0\n",
+        2,
+        "[create] size: '0' is zero; a size looks like 500, 500M, 20G or 1.5T",
+        None,
+    ),
+    (
+        "[create]\nsize = 5X\n",
+        2,
+        "[create] size: '5X' has an unknown unit; sizes look like 500M, 20G or 1.5T",
+        None,
+    ),
+    (
+        "[create]\n  files = -1\n",
+        2,
+        "[create] files: '-1' is not a number of files; it looks like 700, 700K or 2M",
+        None,
+    ),
+    (
+        "[create]\nsize = 5 ; five\n",
+        2,
+        "[create] size: '5 ; five' is not a size; it looks like 500, 500M, 20G or 1.5T",
+        None,
+    ),
+    (
+        "[create]\nallocation = holes\n",
+        2,
+        "[create] allocation: 'holes' is not one of reserve, sparse",
+        None,
+    ),
+    ("[create]\nallocation =\n", 2, "[create] allocation: '' is not one of reserve, sparse", None),
+    ("[launch]\ngpu = yes\n", 2, "[launch] gpu: 'yes' is not one of auto, none", None),
+    (
+        "[binds]\npaths = '/a\n",
+        2,
+        "[binds] paths: quotes do not match (No closing quotation)",
+        None,
+    ),
+    (
+        "[binds]\npaths = /a\n  /b\n  'c\n",
+        2,
+        "[binds] paths: quotes do not match (No closing quotation)",
+        None,
+    ),
+    (
+        "[images]\na = /i/{name}.sif\n",
+        2,
+        "[images] a: {name} is not known; {user} and {home} are",
+        None,
+    ),
+    (
+        "[scratch]\nlocal = /a {x}/b\n",
+        2,
+        "[scratch] local: {x} is not known; {user} and {home} are",
+        None,
+    ),
+    (
+        "[site]\nmessage = hello {you}\n",
+        2,
+        "[site] message: {you} is not known; {user} and {home} are",
+        None,
+    ),
+    ("[site]\nmessage = a\nb\n", 3, "it is not `key = value`", None),
+]
+
+
+def caught(environ, root="/nowhere"):
+    """Return the OverlayError that load() raises."""
+    with pytest.raises(OverlayError) as error:
+        config.load(environ, root)
+    return error.value
+
+
+def write(path, text):
+    """Write a file, and the directories that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("text", "line", "sentence", "hint"), WRONG)
+def test_wrong(environ, site, text, line, sentence, hint):
+    """A wrong file is refused with file, line, what is wrong and what is near it."""
+    site.write_text(text)
+    error = caught(environ)
+    assert (error.what, error.hint) == (f"{site}, line {line}: {sentence}", hint)
+    assert error.status == CONFIGURATION
+
+
+@pytest.mark.parametrize("place", ["overlay.d", "home", "quoted"])
+def test_wrong_elsewhere(environ, site, home, place):
+    """The message names the very file that is wrong, as it can be pasted."""
+    path = {
+        "overlay.d": site.parent / "overlay.d" / "50-gpu.ini",
+        "home": home / ".config" / "overlay" / "overlay.ini",
+        "quoted": site.parent / "overlay.d" / "it's.ini",
+    }[place]
+    write(path, "[launch]\ngpus = auto\n")
+    named = str(path) if place != "quoted" else f"'{site.parent}/overlay.d/it'\\''s.ini'"
+    error = caught(environ)
+    assert error.what == f"{named}, line 2: unknown key gpus in [launch]"
+    assert error.hint == "did you mean gpu?"
+
+
+def test_not_text(environ, site):
+    """A file that is no UTF-8 text is refused with the line of the first such byte."""
+    site.write_bytes(b"[site]\n# gr\xfc\xdfe\n")
+    assert caught(environ).what == f"{site}, line 2: it is not UTF-8 text"
+
+
+def test_byte_order_mark(environ, site):
+    """A file that a Windows editor has saved reads as the same text."""
+    site.write_bytes(b"\xef\xbb\xbf[create]\r\nsize = 5\r\n")
+    assert config.load(environ, "/nowhere")["create.size"] == 5 << 20
+
+
+def test_missing(environ):
+    """OVERLAY_CONFIG that leads nowhere is an error, not the default."""
+    error = caught({**environ, "OVERLAY_CONFIG": "/no such.ini"})
+    assert error.what == "the configuration '/no such.ini' is missing"
+    assert (error.hint, error.status) == ("unset OVERLAY_CONFIG", MISSING)
+
+
+def test_directory_of_files_unreadable(environ, site):
+    """overlay.d that is no directory is an error that names it."""
+    write(site.parent / "overlay.d", "x")
+    error = caught(environ)
+    assert error.what == f"cannot read {site.parent}/overlay.d: Not a directory"
+    assert error.status == CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("layers", "value", "origin"),
+    [
+        ([], None, "default"),
+        (["site"], 1, "{site}, line 2"),
+        (["site", "b"], 3, "{d}/b.ini, line 2"),
+        (["site", "b", "a"], 3, "{d}/b.ini, line 2"),
+        (["a"], 2, "{d}/a.ini, line 2"),
+        (["site", "b", "user"], 4, "{user}, line 2"),
+        (["site", "user", "environment"], 5, "$OVERLAY_CREATE_SIZE"),
+        (["environment"], 5, "$OVERLAY_CREATE_SIZE"),
+        (["hidden", "other"], None, "default"),
+    ],
+)
+def test_layers(environ, site, home, layers, value, origin):
+    """Default, site, overlay.d by name, user, environment: the later is the stronger."""
+    directory, user = site.parent / "overlay.d", home / ".config" / "overlay" / "overlay.ini"
+    places = {
+        "site": (site, 1),
+        "a": (directory / "a.ini", 2),
+        "b": (directory / "b.ini", 3),
+        "user": (user, 4),
+        "hidden": (directory / ".h.ini", 6),
+        "other": (directory / "o.ini~", 7),
+    }
+    site.write_text("")
+    for layer in layers:
+        if layer == "environment":
+            environ["OVERLAY_CREATE_SIZE"] = "5"
+        else:
+            path, number = places[layer]
+            write(path, f"[create]\nsize = {number}\n")
+    found = config.load(environ, "/nowhere")
+    assert found["create.size"] == (None if value is None else value << 20)
+    assert str(found.origin("create.size")) == origin.format(site=site, d=directory, user=user)
+
+
+def test_user_file_place(environ, home, tmp_path):
+    """XDG_CONFIG_HOME moves the user's file; without a home there is none."""
+    assert config.user_file(environ) == f"{home}/.config/overlay/overlay.ini"
+    moved = {**environ, "XDG_CONFIG_HOME": str(tmp_path)}
+    assert config.user_file(moved) == f"{tmp_path}/overlay/overlay.ini"
+    assert config.user_file({}) is None
+
+
+def test_lock(environ, site, home):
+    """A locked key is the site's, whatever user and environment say; others stay free."""
+    site.write_text("[site]\nlock = create.size\n[create]\nsize = 1\nfiles = 1\n")
+    write(home / ".config/overlay/overlay.ini", "[create]\nsize = 2\nfiles = 2\n")
+    environ["OVERLAY_CREATE_SIZE"] = "3"
+    found = config.load(environ, "/nowhere")
+    assert (found["create.size"], found["create.files"]) == (1 << 20, 2000)
+
+
+def test_lock_of_an_image(environ, site, home):
+    """An image of the site's list can be locked too."""
+    site.write_text("[site]\nlock = images.a\n[images]\na = /site.sif\n")
+    write(home / ".config/overlay/overlay.ini", "[images]\na = /mine.sif\nb = /b.sif\n")
+    assert config.load(environ, "/nowhere").images() == {"a": "/site.sif", "b": "/b.sif"}
+
+
+@pytest.mark.parametrize("name", ["site.lock", "site.message"])
+def test_always_locked(environ, site, home, name):
+    """The lock itself and the site's message are nobody else's."""
+    key = name.partition(".")[2]
+    write(home / ".config/overlay/overlay.ini", f"[site]\n{key} = create.size\n")
+    environ[config.variable(name)] = "create.size"
+    found = config.load(environ, "/nowhere")
+    assert not found[name]
+
+
+def test_lock_in_overlay_d(environ, site):
+    """A lock in overlay.d holds as one in the site's file does."""
+    site.write_text("[create]\nsize = 1\n")
+    write(site.parent / "overlay.d" / "a.ini", "[site]\nlock = create.size\n")
+    environ["OVERLAY_CREATE_SIZE"] = "3"
+    assert config.load(environ, "/nowhere")["create.size"] == 1 << 20
+
+
+def test_lock_unknown(environ, site):
+    """A lock on a key that does not exist is refused, with the line."""
+    site.write_text("[site]\nlock = create.sise\n")
+    error = caught(environ)
+    assert error.what == f"{site}, line 2: [site] lock: there is no create.sise to lock"
+    assert (error.hint, error.status) == ("did you mean create.size?", CONFIGURATION)
+
+
+def test_user_wrong_value_of_a_locked_key(environ, site, home):
+    """What a user's file says of a locked key is passed over, not checked."""
+    site.write_text("[site]\nlock = create.size\n")
+    write(home / ".config/overlay/overlay.ini", "[create]\nsize = big\n")
+    assert config.load(environ, "/nowhere")["create.size"] is None
+
+
+def test_wrong_environment(environ):
+    """A wrong value of the environment is told with the variable's name."""
+    environ["OVERLAY_CREATE_ALLOCATION"] = "holes"
+    found = config.load(environ, "/nowhere")
+    with pytest.raises(OverlayError) as error:
+        found["create.allocation"]
+    assert error.value.what == (
+        "$OVERLAY_CREATE_ALLOCATION: [create] allocation:"
+        " 'holes' is not one of reserve, sparse"
+    )
+    assert error.value.status == CONFIGURATION
+
+
+def test_image_with_unset_variable(environ, site):
+    """An image whose path needs a variable that is not set says so, with the line."""
+    site.write_text("[images]\nx = $NO_SUCH_PLACE/x.sif\n")
+    found = config.load(environ, "/nowhere")
+    with pytest.raises(OverlayError) as error:
+        found.images()["x"]
+    assert error.value.what == f"{site}, line 2: [images] x: $NO_SUCH_PLACE is not set"
+    assert error.value.status == CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("engine.commands", "", ()),
+        ("engine.commands", " a\n 'b c'  d ", ("a", "b c", "d")),
+        ("binds.paths", "/a $HOME/b {home}/c ~/d", ("/a", "/h/b", "/h/c", "/h/d")),
+        ("binds.paths", "/a $NOT_SET/b ${NOT_SET} /c", ("/a", "/c")),
+        ("binds.paths", "'/with space/{user}'", ("/with space/me",)),
+        ("create.size", "", None),
+        ("create.size", "1.5G", 1536 << 20),
+        ("create.files", "2M", 2000000),
+        ("create.allocation", "sparse", "sparse"),
+        ("images.default", "", None),
+        ("images.default", "${HOME}/x-$USER.sif", "/h/x-me.sif"),
+        ("site.message", "100 % of %(x)s", "100 % of %(x)s"),
+    ],
+)
+def test_values(name, text, value):
+    """Every kind of value has its type; places stand for the caller's own."""
+    found = config.Config({"HOME": "/h", "USER": "me"})
+    found.put(name, text, config.Origin("test"))
+    assert found[name] == value
+
+
+def test_boolean():
+    """Yes and no are read in all usual words."""
+    setting = config.Setting("a", "b", "boolean", "no", "help")
+    read = [config.convert(setting, text, {}) for text in ("yes", "On", "1", "no", "FALSE", "0")]
+    assert read == [True, True, True, False, False, False]
+    with pytest.raises(ValueError, match="^'maybe' is not yes or no$"):
+        config.convert(setting, "maybe", {})
+
+
+def test_defaults_convert():
+    """Every default and every example is a value that its own setting takes."""
+    environ = {"HOME": "/h", "USER": "me", "TMPDIR": "/t"}
+    for setting in config.SETTINGS:
+        for text in (setting.default, setting.example):
+            if text is not None:
+                config.convert(setting, text, environ)
+
+
+def test_examples_load(environ, site):
+    """overlay.ini with every commented example made real is accepted."""
+    from overlay import reference
+
+    lines = reference.site_ini().splitlines()
+    examples = {
+        f"# {setting.key} = {setting.example}": setting
+        for setting in config.SETTINGS
+        if setting.example and setting.kind != "names"
+    }
+    for line, setting in examples.items():
+        place = lines.index(line)
+        assert lines[place + 1].startswith(f"{setting.key} =")
+        lines[place : place + 2] = [line[2:]]
+    site.write_text("\n".join(lines))
+    config.load(environ, "/nowhere")
+
+
+def test_site_file(tmp_path):
+    """An installed version takes the file that outlives it; a clone its own."""
+    root = tmp_path / "1.0"
+    own, kept = write(root / "etc/overlay.ini", ""), write(tmp_path / "etc/overlay.ini", "")
+    assert config.site_file(str(root)) == str(own)
+    (root / ".installed").touch()
+    assert config.site_file(str(root)) == str(kept)
+    kept.unlink()
+    assert config.site_file(str(root)) == str(own)
+    own.unlink()
+    package = os.path.dirname(config.__file__)
+    assert config.site_file(str(root)) == os.path.join(package, "overlay.ini")
+
+
+def test_names(environ):
+    """All names, images included, come in the order of the sections."""
+    names = config.load(environ, "/nowhere").names()
+    order = list(config.SECTIONS)
+    places = [order.index(name.partition(".")[0]) for name in names]
+    assert places == sorted(places)
+    assert "images.base" in names and "create.size" in names

@@ -1,0 +1,36 @@
+"""Texts that follow from the tables of the program."""
+
+import os
+
+import pytest
+
+from conftest import ROOT
+from overlay import config, reference
+
+
+def test_site_ini():
+    """etc/overlay.ini is what the table of settings gives."""
+    with open(os.path.join(ROOT, "etc", "overlay.ini"), encoding="utf-8") as file:
+        assert file.read() == reference.site_ini()
+
+
+@pytest.mark.parametrize("setting", config.SETTINGS, ids=lambda setting: setting.name)
+def test_site_ini_is_complete(setting):
+    """Every key stands in etc/overlay.ini, in its section, at its default."""
+    section = reference.site_ini().partition(f"[{setting.section}]\n")[2].partition("\n[")[0]
+    if setting.kind == "names":
+        assert f"\ncentos-8.2.2004 = {setting.example}\n" in section
+    else:
+        assert f"\n{setting.key} = {setting.default}".rstrip() + "\n" in section
+
+
+def test_site_ini_loads(environ, site):
+    """etc/overlay.ini loads, and changes no default but the list of images."""
+    site.write_text(reference.site_ini())
+    found = config.load({"OVERLAY_CONFIG": str(site)}, "/nowhere")
+    plain = config.Config({})
+    for setting in config.SETTINGS:
+        if setting.kind != "names":
+            assert found[setting.name] == plain[setting.name]
+    path = "/share/apps/admin/singularity-images/centos-8.2.2004.sif"
+    assert found.images() == {"centos-8.2.2004": path}
