@@ -1,0 +1,67 @@
+# `make` shows what there is to make.
+
+OVERLAY_WORK ?= /opt/overlay-work
+PREFIX ?= /opt/overlay
+PYTHON ?= /usr/bin/python3
+DESTDIR ?=
+
+TOOLS := $(OVERLAY_WORK)/venv/bin
+# Not by `command -v`: some versions of make look for such a program and not for a shell.
+RUFF := $(or $(wildcard $(TOOLS)/ruff),ruff)
+PYTEST := $(if $(wildcard $(TOOLS)/pytest),$(TOOLS)/pytest,python3 -m pytest)
+
+# A value from outside (PYTHONPATH, PYTHONHOME) must not change what is installed, and
+# the order of sets in compiled files follows the seed of the hashes.
+CLEAN_PYTHON = env -i PATH="$$PATH" LC_ALL=C.UTF-8 PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1 \
+	$(PYTHON) -S
+
+export OVERLAY_WORK
+
+.PHONY: help demo test check lint unit soak reference install uninstall clean
+
+help:
+	@echo 'make demo       set the machine up, then show the commands at work, as an ordinary user'
+	@echo 'make test       set the machine up, then run all tests'
+	@echo 'make check      the quick part: unit tests under this Python, and lint'
+	@echo 'make lint       ruff and shellcheck'
+	@echo 'make soak       the long rounds'
+	@echo 'make reference  write etc/overlay.ini from the table of settings'
+	@echo 'make install    PREFIX=/share/apps/overlay [PYTHON=/usr/bin/python3] [DESTDIR=]'
+	@echo 'make uninstall  remove this version from PREFIX; the settings of the site stay'
+	@echo 'make clean      remove what building and testing left'
+
+demo:
+	tools/demo
+
+test:
+	tools/test
+
+soak:
+	tools/test soak
+
+check: unit lint
+
+unit:
+	PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -q -p no:cacheprovider tests/unit
+
+lint:
+	$(RUFF) check --no-cache --target-version py39 --line-length 110 --config 'src = ["lib", "tests"]' \
+		--select E,F,W,I,B,UP --ignore UP022 lib tests setup.py tools/install
+	# The launchers must be read by a Python that is too old, to say so.
+	$(RUFF) check --no-cache --select E,F,W,I,B --ignore E402 bin/*
+	shellcheck .ci/run $(filter-out tools/install tools/%.txt,$(wildcard tools/*))
+
+reference:
+	LC_ALL=C.UTF-8 PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 python3 -c \
+		'from overlay.reference import site_ini; print(site_ini(), end="")' >etc/overlay.ini.new
+	mv etc/overlay.ini.new etc/overlay.ini
+
+install:
+	@$(CLEAN_PYTHON) tools/install "$(PREFIX)" "$(DESTDIR)"
+
+uninstall:
+	@$(CLEAN_PYTHON) tools/install --uninstall "$(PREFIX)" "$(DESTDIR)"
+
+clean:
+	rm -rf build dist .tox .pytest_cache .ruff_cache lib/*.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
