@@ -1,0 +1,144 @@
+"""Who uses an image: the engines' locks are seen, ours meets only itself."""
+
+import fcntl
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from overlay import lock
+
+MIB = 1 << 20
+
+# Takes the lock of an older engine, which belongs to a process, and holds it until told.
+CLASSIC = """
+import fcntl, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+kind = fcntl.LOCK_EX if sys.argv[2] == "writer" else fcntl.LOCK_SH
+fcntl.lockf(descriptor, kind | fcntl.LOCK_NB, os.fstat(descriptor).st_size)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def opened(scratch):
+    """Return a function that opens one image anew."""
+    path = scratch / "image.ext3"
+    path.write_bytes(bytes(MIB))
+    descriptors = []
+
+    def opened():
+        descriptors.append(os.open(path, os.O_RDWR))
+        return descriptors[-1]
+
+    opened.path = path
+    yield opened
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def engine_lock(descriptor, kind):
+    """Lock as Apptainer does: an open file description lock over the file's length."""
+    number = fcntl.F_WRLCK if kind == "writer" else fcntl.F_RDLCK
+    fcntl.fcntl(
+        descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", number, 0, 0, MIB, 0)
+    )
+
+
+TABLE = [(None, False, None), (None, True, None), ("reader", False, None),
+         ("reader", True, "reader"), ("writer", False, "writer"), ("writer", True, "writer")]
+
+
+@pytest.mark.parametrize(("held", "write", "expected"), TABLE)
+def test_engine(opened, held, write, expected):
+    """An engine's lock is in the way as it is in the engine's own."""
+    if held:
+        engine_lock(opened(), held)
+    assert lock.holder(opened(), write=write) == expected
+
+
+@pytest.mark.parametrize(("held", "write", "expected"), TABLE)
+def test_classic(opened, held, write, expected):
+    """The lock of an older engine, held by another process, is seen in the same way."""
+    if not held:
+        assert lock.holder(opened(), write=write) is None
+        return
+    holder = subprocess.Popen(
+        [sys.executable, "-c", CLASSIC, opened.path, held],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout.readline() == "locked\n"
+        assert lock.holder(opened(), write=write) == expected
+        holder.stdin.close()
+    assert lock.holder(opened(), write=write) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "busy"),
+    [(True, True, True), (True, False, True), (False, True, False), (False, False, None)],
+)
+def test_ours(opened, first, second, busy):
+    """Our lock is one writer's or several readers'; Busy tells whether a writer has it."""
+    assert lock.take(opened(), write=first) is True
+    late = opened()
+    if busy is None:
+        assert lock.take(late, write=second) is True
+        return
+    with pytest.raises(lock.Busy) as error:
+        lock.take(late, write=second)
+    assert error.value.writer == busy
+
+
+@pytest.mark.parametrize(("held", "write", "expected"), TABLE)
+def test_ours_is_seen(opened, held, write, expected):
+    """holder() sees our lock too."""
+    if held:
+        lock.take(opened(), write=held == "writer")
+    assert lock.holder(opened(), write=write) == expected
+
+
+def test_ours_leaves_the_engine_alone(opened):
+    """Our lock is not in the way of the engine's, nor the engine's of ours."""
+    lock.take(opened(), write=True)
+    engine_lock(opened(), "writer")
+    other = opened()
+    with pytest.raises(BlockingIOError):
+        engine_lock(other, "reader")
+
+
+def test_release(opened):
+    """A released lock, and one whose descriptor is closed, is free."""
+    one, two = opened(), opened()
+    lock.take(one, write=True)
+    lock.release(one)
+    lock.take(two, write=True)
+    lock.release(two)
+    third = os.open(opened.path, os.O_RDWR)
+    lock.take(third, write=True)
+    os.close(third)
+    assert lock.take(one, write=True) is True
+
+
+def test_probe_changes_nothing(opened):
+    """Asking does not take the lock."""
+    lock.holder(opened(), write=True)
+    engine_lock(opened(), "writer")
+
+
+def test_survives_exec(opened):
+    """A descriptor that a child inherits keeps the lock after we have closed ours."""
+    mine = os.open(opened.path, os.O_RDWR)
+    lock.take(mine, write=True)
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[mine])
+    os.close(mine)
+    other = opened()
+    with pytest.raises(lock.Busy):
+        lock.take(other, write=True)
+    child.communicate()
+    assert lock.take(other, write=True) is True
