@@ -22,7 +22,7 @@ from overlay.errors import CONFIGURATION, MISSING, OverlayError, quote, reason
 class Setting:
     """One key of overlay.ini.
 
-    kind     text, path, list, paths, size, count, choice, boolean or names (a section
+    kind     text, path, list, paths, size, count, choice, boolean, percent or names (a section
              in which the site chooses the keys, each a path)
     default  as it would stand in the file
     help     what it does, in sentences for overlay.ini and its manual page
@@ -54,6 +54,7 @@ SECTIONS = {
     "binds": "Directories of the host that are seen inside.",
     "create": "New overlays.",
     "launch": "What a session takes over from the host.",
+    "safety": "What protects data.",
     "quota": "What create-overlay checks before it writes.",
     "scratch": "Where overlays and temporary files belong.",
 }
@@ -67,7 +68,7 @@ SETTINGS = (
         "Keys that stand as the site's files set them: neither the environment nor the user's"
         " own overlay.ini changes them. Policy, not security: who can run the engine by hand"
         " can do as he likes.",
-        example="create.max_size images.default",
+        example="create.allocation images.default",
     ),
     Setting("site", "message", "text", "", "A line that mount-overlay shows at every start."),
     Setting(
@@ -164,6 +165,23 @@ SETTINGS = (
         " are not there or that do not fit. A * stands for anything. All others pass.",
     ),
     Setting(
+        "safety",
+        "trust_locks",
+        "boolean",
+        "no",
+        "Whether file locks on the site's shared file systems hold between nodes. Only then is an"
+        " overlay that a killed session left unclean repaired by a session on another node;"
+        " `overlay-admin doctor` tests a file system.",
+    ),
+    Setting(
+        "safety",
+        "low",
+        "percent",
+        "5%",
+        "A writable session that has less than this left of its overlay's room for data, or of"
+        " its number of files, starts with a warning. 0%: never.",
+    ),
+    Setting(
         "scratch",
         "local",
         "paths",
@@ -220,12 +238,12 @@ class Config:
         (CONFIGURATION) naming where the value was set and what is allowed.
         """
         text, origin = self._texts[name]
-        setting = _BY_NAME[name]
+        setting = _BY_NAME.get(name) or _BY_NAME[name.partition(".")[0] + ".*"]
         try:
             return convert(setting, text, self.environ)
         except ValueError as error:
             raise OverlayError(
-                f"{origin}: [{setting.section}] {setting.key}: {error}", status=CONFIGURATION
+                f"{origin}: [{setting.section}] {name.partition('.')[2]}: {error}", status=CONFIGURATION
             ) from None
 
     def names(self):
@@ -234,9 +252,13 @@ class Config:
         return sorted(self._texts, key=lambda name: order[name.partition(".")[0]])
 
     def images(self):
-        """Return the site's images as a dictionary from name to path."""
+        """Return the site's images as a dictionary from name to path.
+
+        The path is None where a variable in it is not set: only who asks for that image
+        needs to know.
+        """
         return {
-            name.partition(".")[2]: expand(text, self.environ)
+            name.partition(".")[2]: expand(text, self.environ, strict=False)
             for name, (text, _origin) in self._texts.items()
             if name.startswith("images.") and name != "images.default"
         }
@@ -266,6 +288,11 @@ def convert(setting, text, environ):
         return states[text.lower()]
     if not text:
         return None
+    if kind == "percent":
+        number = text[:-1] if text.endswith("%") else text
+        if not (number.isascii() and number.isdecimal() and int(number) <= 100):
+            raise ValueError(f"{text!r} is not a percentage from 0% to 100%")
+        return int(number)
     if kind == "size":
         return size.parse_size(text)
     if kind == "count":
@@ -390,7 +417,7 @@ def read_file(config, path, locked=()):
     )
     parser.optionxform = str
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
         parser.read_file(lines, path)
     except OSError as error:

@@ -22,6 +22,10 @@ ENGINES = {
     },
 }
 
+# Where the launchers in helpers/ look for the real programs; the same list stands there,
+# because the engine starts its helpers with an empty PATH.
+HELPER_PLACES = ("/usr/local/bin", "/usr/bin", "/bin")
+
 # Settings of both engines that would add overlays behind the user's back.
 FOREIGN = tuple(
     f"{row['prefix']}_{word}" for row in ENGINES.values() for word in ("OVERLAY", "OVERLAYIMAGE")
@@ -57,6 +61,20 @@ class Engine:
         """
         result = process.run([self.path, "--version"], environ)
         return parse_version(self.path, result.output)
+
+    def takes_helpers(self, environ):
+        """Return whether it finds fuse-overlayfs along PATH, where ours can stand before.
+
+        An engine with helpers of its own in libexec looks there first; our launcher in turn
+        knows the standard places only.
+        """
+        real = os.path.realpath(self.path)
+        prefix = os.path.dirname(os.path.dirname(real))
+        for directory in ("libexec", "lib"):
+            if os.path.exists(f"{prefix}/{directory}/{self.name}/bin/fuse-overlayfs"):
+                return False
+        found = process.which("fuse-overlayfs", environ)
+        return found is not None and os.path.dirname(found) in HELPER_PLACES
 
     def check(self, feature, environ):
         """Raise OverlayError (UNAVAILABLE) when the engine is too old for a feature."""

@@ -8,6 +8,7 @@ FormatError, and no field decides how much is read.
 
 import os
 import struct
+from array import array
 
 BLOCK_SIZE = 4096  # of the overlays that we make
 LARGEST = ((1 << 32) - 1) * BLOCK_SIZE // (1 << 20) * (1 << 20)  # 32-bit block numbers
@@ -27,7 +28,7 @@ LARGE_FILE = 0x2
 BTREE_DIR = 0x4
 
 ROOT_INODE = 2
-DIRECTORY, CHARACTER_DEVICE = 2, 3  # file types in a directory entry
+DIRECTORY = 2  # file type in a directory entry
 
 # An inode that an empty file system, upper/, work/ and the engine's work/work take, and
 # the markers of the first directories: what is asked of mke2fs beyond the user's files.
@@ -73,6 +74,7 @@ class Superblock:
             "<III", data, 0x5C
         )
         self.uuid = data[0x68:0x78]
+        (self.first_meta_group,) = struct.unpack_from("<I", data, 0x104)
         (self.make_time,) = struct.unpack_from("<I", data, 0x108)
         if log_block_size > 6:
             raise FormatError("its superblock gives an impossible block size")
@@ -99,6 +101,18 @@ class Superblock:
     def size(self):
         """The bytes that the file system spans; the file should be no shorter."""
         return self.blocks_count * self.block_size
+
+    def has_copy(self, group):
+        """Return whether a group begins with a copy of the superblock."""
+        if group <= 1 or not self.read_only_compatible & SPARSE_SUPER:
+            return True
+        for base in (3, 5, 7):
+            power = base
+            while power < group:
+                power *= base
+            if power == group:
+                return True
+        return False
 
     @property
     def is_ext3(self):
@@ -154,7 +168,12 @@ class Inode:
     @property
     def is_directory(self):
         """Whether it is a directory."""
-        return self.mode & 0xF000 == 0x4000
+        return self.mode >> 12 == 4
+
+    @property
+    def is_whiteout(self):
+        """Whether it is the character device 0/0, overlayfs's own mark of a deletion."""
+        return self.mode >> 12 == 2 and not any(self.blocks[:2])
 
 
 class Reader:
@@ -169,13 +188,25 @@ class Reader:
     def __init__(self, descriptor, superblock):
         self.descriptor = descriptor
         self.superblock = superblock
-        if superblock.incompatible & META_BG:
-            raise FormatError("its group descriptors are scattered (meta_bg)")
-        start = (superblock.first_data_block + 1) * superblock.block_size
-        length = 32 * superblock.groups_count
-        self._descriptors = os.pread(descriptor, length, start)
-        if len(self._descriptors) < length:
+
+    def _group(self, group):
+        """Return the blocks of a group's block bitmap, inode bitmap and inode table, and
+        its numbers of free blocks and free inodes.
+        """
+        superblock = self.superblock
+        per_block = superblock.block_size // 32
+        number, index = divmod(group, per_block)
+        block = superblock.first_data_block + 1 + number
+        if superblock.incompatible & META_BG and number >= superblock.first_meta_group:
+            # Each block of descriptors lies in the first of the groups that it describes.
+            first = number * per_block
+            block = superblock.first_data_block + first * superblock.blocks_per_group
+            block += superblock.has_copy(first)
+        offset = block * superblock.block_size + 32 * index
+        data = os.pread(self.descriptor, 32, offset)
+        if len(data) < 32:
             raise FormatError("it is cut off in its group descriptors")
+        return struct.unpack_from("<IIIHH", data)
 
     def inode(self, number):
         """Return the Inode with this number."""
@@ -183,7 +214,7 @@ class Reader:
         if not 0 < number <= superblock.inodes_count:
             raise FormatError(f"inode {number} does not exist")
         group, index = divmod(number - 1, superblock.inodes_per_group)
-        (table,) = struct.unpack_from("<I", self._descriptors, 32 * group + 8)
+        table = self._group(group)[2]
         offset = table * superblock.block_size + index * superblock.inode_size
         data = os.pread(self.descriptor, 128, offset)
         if len(data) < 128:
@@ -203,20 +234,31 @@ class Reader:
     def data_blocks(self, inode):
         """Yield the bytes of the blocks of a file in order, holes left out.
 
-        At most as many as its size has room for, whatever its indirect blocks claim.
+        At most as many as its size has room for, and none twice, whatever its indirect
+        blocks claim.
         """
+        seen = set()
+        for number in self._block_numbers(inode):
+            if number in seen:
+                raise FormatError("a file in it holds a block twice")
+            if number:
+                seen.add(number)
+                yield self.block(number)
+
+    def _block_numbers(self, inode):
+        """Yield the numbers of the blocks of a file in order; 0 stands for a hole."""
         left = -(-inode.size // self.superblock.block_size)
+        if left > self.superblock.blocks_count:
+            raise FormatError("a file in it is larger than the image")
         for number in inode.blocks[:12]:
             if left <= 0:
                 return
             left -= 1
-            if number:
-                yield self.block(number)
+            yield number
         for depth, number in enumerate(inode.blocks[12:], 1):
             for pointer in self._pointers(number, depth, left):
                 left -= 1
-                if pointer:
-                    yield self.block(pointer)
+                yield pointer
 
     def _pointers(self, number, depth, limit):
         """Yield at most limit block numbers below an indirect block; 0 stands for a hole."""
@@ -261,6 +303,33 @@ class Reader:
             else:
                 return None
         return number, inode
+
+
+    def inodes(self, *kinds):
+        """Yield (number, Inode) of every file of some kinds, in the order of the inode tables.
+
+        kinds  file types as the upper four bits of a mode: 2 character device, 4 directory
+        Reads only the part of the tables that is in use; one pass over them is many times
+        faster than walking the tree.
+        """
+        superblock = self.superblock
+        words = superblock.inode_size // 2
+        for group in range(superblock.groups_count):
+            _blocks, bitmap, table, _free, free = self._group(group)
+            if free >= superblock.inodes_per_group:
+                continue
+            bits = self.block(bitmap)[: superblock.inodes_per_group // 8]
+            count = 8 * len(bits.rstrip(b"\0"))
+            offset = table * superblock.block_size
+            data = os.pread(self.descriptor, count * superblock.inode_size, offset)
+            if len(data) < count * superblock.inode_size:
+                raise FormatError("it is cut off in its inode tables")
+            modes = array("H", data)[::words]
+            for index in [index for index, mode in enumerate(modes) if mode >> 12 in kinds]:
+                if bits[index >> 3] >> (index & 7) & 1:
+                    place = index * superblock.inode_size
+                    number = group * superblock.inodes_per_group + index + 1
+                    yield number, Inode(data[place : place + 128])
 
 
 def parse_entries(data):

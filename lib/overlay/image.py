@@ -39,9 +39,21 @@ class Image:
         """What tells it from every other file on this host, whatever its name."""
         return self.status.st_dev, self.status.st_ino
 
+    def reopen(self, write):
+        """Look at the path again, because another file has taken its place.
+
+        Raises OverlayError as look() does.
+        """
+        self.close()
+        self.descriptor = -1
+        new = look(self.path, write=write)
+        for name in self.__slots__:
+            setattr(self, name, getattr(new, name))
+
     def close(self):
         """Close the descriptor."""
-        os.close(self.descriptor)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
 
 
 def look(path, *, write=False):
@@ -66,6 +78,8 @@ def _open(path, write):
     if write:
         try:
             return os.open(path, os.O_RDWR | flags), True
+        except ValueError as error:
+            raise _unreadable(path, error) from None
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
                 raise _unreadable(path, error) from None

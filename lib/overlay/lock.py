@@ -12,15 +12,25 @@ import fcntl
 import struct
 
 OURS = 1 << 62  # the byte that sessions of ours lock
+_REPAIR = OURS + 1  # the byte that a repair locks beside it
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 
+# How a file system says that it has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
 class Busy(Exception):
-    """The lock that was asked for is held. writer tells whether a writer holds it."""
+    """The lock that was asked for is held.
+
+    writer  whether a writer holds it
+    image   the Image concerned, where the raiser knows
+    """
 
     def __init__(self, writer):
         super().__init__("writer" if writer else "readers")
         self.writer = writer
+        self.image = None
 
 
 def _flock(kind, start, length):
@@ -35,7 +45,7 @@ def _probe(descriptor, kind, start, length):
     try:
         answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(kind, start, length))
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        if error.errno in _NO_LOCKS:
             return None
         raise
     found = struct.unpack(_FLOCK, answer)[0]
@@ -55,9 +65,44 @@ def holder(descriptor, *, write):
     write       whether it is to be written; readers are in the way of that only
     """
     kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
-    # Length 0 of struct flock reaches to the end whatever that is, our byte included.
-    found = _probe(descriptor, kind, 0, 0)
+    found = _probe(descriptor, kind, 0, OURS + 1)
     return found if found is None else "writer" if found == fcntl.F_WRLCK else "reader"
+
+
+def engine_holds(descriptor):
+    """Return whether the engine, or a server that it left, holds its lock on an image."""
+    return _probe(descriptor, fcntl.F_WRLCK, 0, OURS) is not None
+
+
+def take_engine(descriptor):
+    """Take the engine's lock too, for writing: over all the image, to its end.
+
+    Raises Busy when a session, also of the plain engine, holds it.
+    """
+    try:
+        _set(descriptor, fcntl.F_WRLCK, 0, OURS)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise Busy(holder(descriptor, write=False) == "writer") from None
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def take_repair(descriptor):
+    """Announce a repair. Returns False when another process repairs already."""
+    try:
+        _set(descriptor, fcntl.F_WRLCK, _REPAIR, 1)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def repairing(descriptor):
+    """Return whether somebody repairs the image."""
+    return _probe(descriptor, fcntl.F_RDLCK, _REPAIR, 1) is not None
 
 
 def take(descriptor, *, write):
@@ -71,12 +116,12 @@ def take(descriptor, *, write):
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise Busy(_probe(descriptor, fcntl.F_RDLCK, OURS, 1) == fcntl.F_WRLCK) from None
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        if error.errno in _NO_LOCKS:
             return False
         raise
     return True
 
 
 def release(descriptor):
-    """Drop our lock."""
-    _set(descriptor, fcntl.F_UNLCK, OURS, 1)
+    """Drop all locks that this open file description holds."""
+    _set(descriptor, fcntl.F_UNLCK, 0, 0)

@@ -144,6 +144,14 @@ def _session(parser):
         metavar="NAME-or-PATH",
         help="the base image: one of the site's names, or the path of a .sif file or directory",
     )
+    group.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        nargs="?",
+        type=_seconds,
+        const=float("inf"),
+        help="wait until overlays that are in use are free; without SECONDS for ever",
+    )
     group = parser.add_argument_group("inside")
     group.add_argument(
         "-b",
@@ -166,6 +174,13 @@ def _session(parser):
         help="hand a word to the engine as it is, for example --engine-option=--no-home; may be"
         " given several times",
     )
+
+
+def _seconds(text):
+    """Return a number of seconds from the command line."""
+    if not text.isascii() or not text.replace(".", "", 1).isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return float(text)
 
 
 def _mount(parser):

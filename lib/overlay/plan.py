@@ -14,13 +14,25 @@ class Step:
     action     what does the same from here; None: the program is started
     unset      variables that the program does not get, a tuple of names
     variables  variables that the program gets, a dictionary
+    path_first a directory put before the others of PATH, or None
     output     the file that standard output goes to, None for ours
     why        one line for the reader of --dry-run, or None
     """
 
-    __slots__ = ("action", "arguments", "output", "unset", "variables", "why")
+    __slots__ = ("action", "arguments", "output", "path_first", "unset", "variables", "why")
 
-    def __init__(self, arguments, *, action=None, unset=(), variables=None, output=None, why=None):
+    def __init__(
+        self,
+        arguments,
+        *,
+        action=None,
+        unset=(),
+        variables=None,
+        path_first=None,
+        output=None,
+        why=None,
+    ):
+        self.path_first = path_first
         self.arguments = list(arguments)
         self.action = action
         self.unset = tuple(unset)
@@ -32,17 +44,21 @@ class Step:
         """Return the environment of the program, from the caller's."""
         kept = {name: value for name, value in environ.items() if name not in self.unset}
         kept.update(self.variables)
+        if self.path_first:
+            kept["PATH"] = f"{self.path_first}:{environ.get('PATH', '')}"
         return kept
 
     def shell(self):
         """Return the line that does the same in a POSIX shell."""
         words = []
-        if self.unset or self.variables:
-            words.append("env")
-            for name in self.unset:
-                words += ["-u", name]
-            words += [f"{name}={value}" for name, value in sorted(self.variables.items())]
-        line = shlex.join(words + self.arguments)
+        for name in self.unset:
+            words += ["-u", name]
+        words += [f"{name}={value}" for name, value in sorted(self.variables.items())]
+        line = shlex.join(self.arguments)
+        if self.path_first:
+            line = f'PATH={shlex.quote(self.path_first)}:"$PATH" {line}'
+        if words or self.path_first:
+            line = " ".join(["env", *([shlex.join(words)] if words else []), line])
         return f"{line} > {shlex.quote(self.output)}" if self.output else line
 
 
@@ -54,9 +70,11 @@ class Plan:
     before   Steps, in order; the first that fails ends it
     final    the Step whose end is the command's end; None when before is all
     after    Steps that are done however final ended
+    writable whether final writes an overlay
     """
 
-    def __init__(self, final=None, *, notices=(), before=(), after=()):
+    def __init__(self, final=None, *, notices=(), before=(), after=(), writable=False):
+        self.writable = writable
         self.final = final
         self.notices = list(notices)
         self.before = list(before)

@@ -52,10 +52,11 @@ class Result:
         self.errors = errors
 
 
-def run(arguments, environ, *, variables=None):
+def run(arguments, environ, *, variables=None, text=""):
     """Run a program to its end and return its Result; text, undecodable bytes escaped.
 
-    The program sees the C locale, because its words are read by us, and no standard input.
+    The program sees the C locale, because its words are read by us, and text as its
+    standard input.
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
     """
     import subprocess
@@ -65,7 +66,7 @@ def run(arguments, environ, *, variables=None):
         done = subprocess.run(
             arguments,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
@@ -77,12 +78,15 @@ def run(arguments, environ, *, variables=None):
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def become(step, environ):
+def become(step, environ, keep=()):
     """Replace this process by the program of a Step. Does not return.
 
     Terminal, signals and exit status are from here on the program's own.
+    keep  descriptors that stay open in it
     """
     _restore_signals()
+    for descriptor in keep:
+        os.set_inheritable(descriptor, True)
     try:
         os.execve(step.arguments[0], step.arguments, step.environment(environ))
     except OSError as error:
@@ -99,44 +103,95 @@ def _not_started(program, error):
     return OverlayError(f"cannot start {quote(program)}: {reason(error)}", status=UNAVAILABLE)
 
 
-def launch(plan, environ):
-    """Do all of a Plan and return the exit status of its final Step.
-
-    With nothing to do afterwards the engine takes our place, and this does not return.
-    """
-    for step in plan.before:
-        step.action()
-    if not plan.after:
-        become(plan.final, environ)
-    try:
-        return stay(plan.final, environ)
-    finally:
-        for step in plan.after:
-            step.action()
-
-
 def stay(step, environ):
-    """Run a Step as a child in our process group and return its exit status as a shell's.
+    """Run a Step as a child in our process group; return its status, negative for a signal.
 
-    What the terminal sends reaches the child by itself; TERM and HUP are handed on.
+    What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
+    what is sent to this process alone, by kill(1) or a batch system, is handed on.
     """
     program = step.arguments[0]
-    ours = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
-    defaults = [*ours, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP]
-    defaults = [number for number in defaults if signal.getsignal(number) is not signal.SIG_IGN or number in (signal.SIGPIPE, signal.SIGXFSZ)]
+    ignored = {number for number in _RELAYED if signal.getsignal(number) is signal.SIG_IGN}
+    defaults = [*_TERMINAL, *_RELAYED - ignored, signal.SIGPIPE, signal.SIGXFSZ]
+    # Blocked until the child's number is known, so that no early signal is lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
     try:
         child = os.posix_spawn(
-            program, step.arguments, step.environment(environ), setsigdef=defaults
+            program,
+            step.arguments,
+            step.environment(environ),
+            setsigmask=(),
+            setsigdef=defaults,
         )
     except OSError as error:
         raise _not_started(program, error) from None
-    for number in ours:
+    for number in _TERMINAL:
         signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: os.kill(child, received))
+    for number in _RELAYED - ignored:
+        signal.signal(number, lambda received, _frame: _relay(child, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
     _pid, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+    return os.waitstatus_to_exitcode(status)
+
+
+# Left to the terminal, which sends them to all of the process group.
+_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+
+_RELAYED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+
+
+def _relay(child, number):
+    """Hand a signal on to the engine, and where that keeps it for itself, to what runs inside.
+
+    In the foreground of a terminal Apptainer leaves signals to the terminal and passes none
+    on; the commands would never hear of a `kill`.
+    """
+    try:
+        os.kill(child, number)
+        if _in_foreground():
+            for pid in _children(child):
+                os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # it has just ended
+
+
+def _in_foreground():
+    """Return whether our process group is the foreground one of a terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def _children(pid):
+    """Return the children of the engine that belong to our process group: the commands.
+
+    The engine gives each of its servers a group of its own.
+    """
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(word) for word in file.read().split() if os.getpgid(int(word)) == os.getpgrp()]
+
+
+def end_like(status):
+    """Return an exit status, or end by the signal that a negative one stands for.
+
+    A shell and a batch system then see of us what they would have seen of the engine.
+    """
+    if status >= 0:
+        return status
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core would be of this process
+    if -status not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(-status, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
+    os.kill(os.getpid(), -status)
+    return 128 - status
 
 
 class cleaning_up:

@@ -30,6 +30,9 @@ _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 # directory over them.
 _INSIDE_ONLY = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/sbin", "/usr", "/var")
 
+# Launchers that the engine finds before its helpers; each says what it is for.
+HELPERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helpers")
+
 _GPUS = {"nv": "/dev/nvidiactl", "rocm": "/dev/kfd"}
 
 # Run by a shell inside, so that a missing command is 127 and one that is no program 126.
@@ -92,6 +95,9 @@ class Facts:
         gpus=(),
         commands=None,
         scratch="/tmp",
+        room=None,
+        helpers=False,
+        markers=False,
     ):
         self.images = images  # an Image for each overlay, in order
         self.engine = engine  # an Engine
@@ -103,6 +109,9 @@ class Facts:
         self.gpus = gpus  # "nv", "rocm": those that this machine has
         self.commands = commands  # a CommandFile, or None
         self.scratch = scratch  # a node-local directory for temporary files
+        self.room = room  # bytes left on the file system of the first overlay, or None
+        self.helpers = helpers  # whether the engine takes our launchers for its helpers
+        self.markers = markers  # whether a layer of a read-only session has deletion markers
 
 
 class CommandFile:
@@ -160,6 +169,8 @@ def find_container(spec, config):
                 hint="name a base image: -c PATH",
             )
     path = known.get(spec, spec)
+    if path is None:
+        return config[f"images.{spec}"]  # raises: a variable in it is not set
     where = f" ({origin}: [images] default)" if origin else ""
     if spec not in known and "/" not in spec and not os.path.exists(spec):
         if "://" in spec:
@@ -269,7 +280,18 @@ def gather(session, config, environ):
         gpus=[name for name, device in _GPUS.items() if detect and os.path.exists(device)],
         commands=commands,
         scratch=scratch_directory(config),
+        room=_room(found[0]),
+        helpers=engine.takes_helpers(environ),
     )
+
+
+def _room(image):
+    """Return the bytes that an ordinary user has left on the file system of an image."""
+    try:
+        status = os.statvfs(image.descriptor)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
 
 
 def scratch_directory(config):
@@ -287,8 +309,10 @@ def plan(session, config, facts):
     cannot be written, DAMAGED for an image that was not made as an overlay.
     """
     notices = []
-    _check_twice(session, facts.images)
-    writable = _first_writable(session, facts, notices)
+    check_twice(session, facts.images)
+    writable, why = decide_writable(session, facts)
+    if why:
+        notices.append(("notice", f"{quote(facts.images[0].path)} is mounted read-only: {why}"))
     layers = []
     for number, found in enumerate(facts.images):
         if found.kind == "ext3" and found.upper is None and (
@@ -310,6 +334,16 @@ def plan(session, config, facts):
             ("notice", f"the host's {quote(facts.cwd)} is not seen inside: it is a directory of"
              " the container")
         )
+    helpers = "writable"
+    if not writable and facts.markers:
+        # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
+        # stack: an empty layer on top, which our launcher then makes read-only.
+        flags.append("--writable-tmpfs")
+        helpers = "read-only"
+        if not facts.helpers:
+            notices.append(
+                ("warning", "what is written inside is thrown away at the end of the session")
+            )
     flags += session.options
     binds = [*facts.binds, *session.binds, *_temporary_binds(facts)]
     before, after = [], []
@@ -322,8 +356,16 @@ def plan(session, config, facts):
         notices.append(("notice", describe(layers, facts)))
         if config["site.message"]:
             notices.append(("message", config["site.message"]))
-    final = Step(launch.arguments(facts.engine), unset=unset, variables=variables)
-    return Plan(final, notices=notices, before=before, after=after)
+    if writable and facts.images[0].superblock:
+        _warn_of_room(facts.images[0], config, facts, notices)
+    takes_helper = facts.helpers and (writable or facts.markers)
+    final = Step(
+        launch.arguments(facts.engine),
+        unset=unset,
+        variables=variables,
+        path_first=os.path.join(HELPERS, helpers) if takes_helper else None,
+    )
+    return Plan(final, notices=notices, before=before, after=after, writable=writable)
 
 
 def needed_features(session, final):
@@ -332,7 +374,7 @@ def needed_features(session, final):
     return [feature for feature, needed in features.items() if needed]
 
 
-def _check_twice(session, found):
+def check_twice(session, found):
     """Refuse one overlay under two names."""
     seen = {}
     for image in found:
@@ -346,17 +388,19 @@ def _check_twice(session, found):
             )
 
 
-def _first_writable(session, facts, notices):
-    """Return whether the first overlay is to be written; a notice says why it is not."""
+def decide_writable(session, facts):
+    """Return (whether the first overlay is to be written, why it is not or None).
+
+    Raises OverlayError (NOT_ALLOWED) when the user insists with :rw on what cannot be.
+    """
     (path, mode), first = session.overlays[0], facts.images[0]
     if mode == "ro":
-        return False
-    hint = None
+        return False, None
+    hint = f"to look into it: -o {quote(path)}:ro; to change it, work on a copy of your own"
     if first.kind == "squashfs":
-        why = "a squashfs file cannot be written"
+        why, hint = "a squashfs file cannot be written", None
     elif not first.writable:
         why = "you may not write it" if first.status.st_uid == facts.uid else "it is not yours"
-        hint = f"to look into it: -o {quote(path)}:ro; to change it, work on a copy of your own"
     elif (
         first.kind == "ext3"
         and first.upper not in (None, facts.uid)
@@ -366,13 +410,37 @@ def _first_writable(session, facts, notices):
         why = f"what is inside belongs to another user (uid {first.upper})"
         hint = f"to look into it: -o {quote(path)}:ro"
     else:
-        return True
+        return True, None
     if mode == "rw":
         raise OverlayError(
             f"{quote(path)} cannot be mounted writable: {why}", status=NOT_ALLOWED, hint=hint
         )
-    notices.append(("notice", f"{quote(path)} is mounted read-only: {why}"))
-    return False
+    return False, why
+
+
+def _warn_of_room(image, config, facts, notices):
+    """Warn when a writable image, or a sparse one's file system, is nearly full."""
+    low = config["safety.low"]
+    superblock = image.superblock
+    data, files = superblock.available_bytes, superblock.free_inodes_count
+    whole = superblock.size
+    if data * 100 < whole * low or files * 100 < superblock.inodes_count * low:
+        notices.append(
+            (
+                "warning",
+                f"{quote(image.path)} is nearly full: {size.format_size(data)} and"
+                f" {size.format_files(files)} left",
+            )
+        )
+    growth = min(image.status.st_size - image.status.st_blocks * 512, data)
+    if facts.room is not None and growth > facts.room:
+        notices.append(
+            (
+                "warning",
+                f"{quote(image.path)} is sparse and may still grow by {size.format_size(growth)},"
+                f" but its file system has {size.format_size(facts.room)} left",
+            )
+        )
 
 
 def _temporary_binds(facts):

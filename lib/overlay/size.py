@@ -14,7 +14,8 @@ def parse_size(text):
     MiB, rounded up. Raises ValueError with a sentence when text is not such a size.
     """
     number, unit = _split(text, "a size", "500, 500M, 20G or 1.5T")
-    unit = unit[:-2] if unit.endswith("IB") else unit[:-1] if unit.endswith("B") else unit
+    letter = unit[:-2] if unit.endswith("IB") else unit[:-1] if unit.endswith("B") else unit
+    unit = letter or unit
     if unit and unit not in _SIZE_UNITS:
         raise ValueError(f"{text!r} has an unknown unit; sizes look like 500M, 20G or 1.5T")
     numerator, denominator = number

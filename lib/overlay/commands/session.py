@@ -3,12 +3,12 @@
 import os
 
 from overlay import config as configuration
-from overlay import process, session
+from overlay import finish, guard, markers, process, record, session
 from overlay.errors import USAGE, OverlayError
 
 
 def main(options, environ, root, output):
-    """Launch what the options ask for. Returns only for --dry-run."""
+    """Launch what the options ask for, and return the exit status."""
     commands, command = getattr(options, "file", None), getattr(options, "command", None)
     if output.program == "run-overlay":
         _check_commands(commands, command)
@@ -25,6 +25,20 @@ def main(options, environ, root, output):
     )
     config = configuration.load(environ, root)
     facts = session.gather(request, config, environ)
+    writable, _why = session.decide_writable(request, facts)
+    if not options.dry_run:
+        session.check_twice(request, facts.images)
+        guard.acquire(
+            facts.images,
+            writable,
+            config=config,
+            environ=environ,
+            wait=options.wait,
+            notice=output.notice,
+        )
+        facts.markers = not writable and any(
+            markers.present(image, environ) for image in facts.images
+        )
     plan = session.plan(request, config, facts)
     for level, text in plan.notices:
         output.notice(text, level)
@@ -33,7 +47,37 @@ def main(options, environ, root, output):
         return 0
     for feature in session.needed_features(request, plan.final):
         facts.engine.check(feature, environ)
-    return process.launch(plan, environ)
+    return launch(plan, facts, environ, output)
+
+
+def launch(plan, facts, environ, output):
+    """Do all of a Plan whose overlays are locked, and return the exit status.
+
+    With nothing to do afterwards the engine takes our place, and this does not return.
+    """
+    first = facts.images[0]
+    supervised = plan.writable and first.kind == "ext3"
+    for step in plan.before:
+        step.action()
+    try:
+        if not supervised and not plan.after:
+            process.become(plan.final, environ, [image.descriptor for image in facts.images])
+        if supervised:
+            stack = markers.stack_digest(facts.base, [one.path for one in facts.images[1:]])
+            record.begin(first.descriptor, environ, host=os.uname().nodename, stack=stack)
+        status = process.stay(plan.final, environ)
+        if supervised:
+            status = finish.finish(
+                facts,
+                status,
+                environ=environ,
+                output=output,
+                program=output.program,
+            )
+    finally:
+        for step in plan.after:
+            step.action()
+    return process.end_like(status)
 
 
 def _check_commands(commands, command):

@@ -1,0 +1,74 @@
+"""After a writable session: is what was written really there?
+
+The engine unmounts in a hurry: a second after the end it asks the server of the image to
+end, two seconds later it kills it, and reports success either way.
+"""
+
+import os
+import time
+
+from overlay import extfs, guard, lock, markers, record
+from overlay.errors import DATA_LOST, OverlayError, quote
+from overlay.size import format_size
+
+_FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
+
+
+def finish(facts, status, *, environ, output, program):
+    """Look at the image after its session and return the exit status for the user.
+
+    facts   of the session; the first of its images was written, and we still hold its lock
+    status  how the engine ended, negative for a signal
+    output  to print warnings
+    A status of 0 becomes DATA_LOST for run-overlay when what was written may be lost.
+    """
+    image = facts.images[0]
+    descriptor, path = image.descriptor, quote(image.path)
+    lost = False
+    if not _wait_for_servers(descriptor):
+        output.notice(f"{path} is still being written after the session has ended", "warning")
+        return DATA_LOST if status == 0 and program == "run-overlay" else status
+    try:
+        image.superblock = superblock = extfs.read_superblock(descriptor)
+        if not superblock.is_clean:
+            lost = True
+            output.notice(
+                f"{path} was not closed properly: the last writes of this session may be lost",
+                "warning",
+            )
+            output.notice(f"{path}: {_repair(image, environ)}", "warning")
+        elif not facts.helpers and superblock.available_bytes < superblock.block_size * 16:
+            lost = True
+            output.notice(
+                f"{path} is full ({format_size(superblock.available_bytes)} left): what was"
+                " written last may be lost",
+                "warning",
+            )
+        if not lost:
+            removed = markers.tidy(image, facts.base, facts.images[1:], environ)
+            if removed:
+                output.notice(f"{path}: {removed} needless deletion markers removed", "detail")
+    except (extfs.FormatError, OSError) as error:
+        lost = True
+        output.notice(f"{path} is damaged: {error}", "warning")
+    except OverlayError as error:
+        lost = True
+        output.error(error)
+    record.end(descriptor)
+    return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
+
+
+def _wait_for_servers(descriptor):
+    """Wait until the engine's lock is free; return whether it is."""
+    deadline = time.monotonic() + _FLUSH_WAIT
+    while lock.engine_holds(descriptor):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _repair(image, environ):
+    """Repair an image that the engine left unclean; return what was done, in words."""
+    lock.take_engine(image.descriptor)
+    return guard.check(image.path, environ)

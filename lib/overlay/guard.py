@@ -1,0 +1,311 @@
+"""What stands between a session and somebody else's data: locks, and a look at the state.
+
+acquire() is called between asking and launching. When all is well it costs a few system
+calls; a second process is started only to repair an image that a killed session left.
+"""
+
+import errno
+import fcntl
+import os
+import time
+
+from overlay import extfs, holders, lock, process, record
+from overlay import image as images
+from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
+
+_POLL = 0.1  # seconds between two tries for a lock
+_REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
+_DRAIN_WAIT = 10  # seconds that a repair waits for those who wait for it to let go
+
+# File systems that no second machine has mounted: a lock there tells everything.
+_LOCAL = frozenset(
+    "btrfs ext2 ext3 ext4 f2fs overlay ramfs reiserfs tmpfs ubifs vfat xfs zfs".split()
+)
+
+
+class _Replaced(Exception):
+    """The path leads to another file than before."""
+
+
+def acquire(found, writable, *, config, environ, wait=None, notice=None):
+    """Lock the overlays of a session and see that they are whole.
+
+    found     Images in the order of the layers; a replaced or repaired one is read anew
+    writable  whether the first is to be written
+    wait      seconds to wait for overlays in use; None not at all, infinity for ever
+    notice    called with a line for the user
+    The locks hold until the descriptors are closed, by exec's inheritance beyond this
+    program. Raises OverlayError: IN_USE, DAMAGED, NOT_ALLOWED.
+    """
+    deadline = None if wait is None else time.monotonic() + wait
+    said = False
+    while True:
+        try:
+            for number, image in enumerate(found):
+                _acquire_one(image, writable and number == 0, config, environ, notice)
+            return
+        except lock.Busy as busy:
+            # All are let go while we wait: two sessions that hold what the other wants
+            # would wait for ever.
+            for image in found:
+                _release(image)
+            if deadline is None or time.monotonic() >= deadline:
+                raise in_use(busy.image, busy) from None
+            if notice and not said:
+                notice(f"waiting for {quote(busy.image.path)}: it is in use")
+                said = True
+            time.sleep(_POLL)
+
+
+def _acquire_one(image, write, config, environ, notice):
+    """Lock one image and look at its state. Raises lock.Busy with .image set."""
+    repaired_by_others = time.monotonic() + _REPAIR_WAIT
+    while True:
+        try:
+            _lock(image, write)
+            if image.superblock is None or image.superblock.is_clean:
+                return
+            _release(image)
+            if not _repair(image, write, config, environ, notice):
+                return  # not clean, but seen to be safe to read; locked again
+        except _Replaced:
+            image.reopen(write)
+        except lock.Busy as busy:
+            # Somebody repairs it: that is soon over, and no reason to fail.
+            if lock.repairing(image.descriptor) and time.monotonic() < repaired_by_others:
+                time.sleep(_POLL)
+                continue
+            busy.image = image
+            raise
+
+
+def _lock(image, write):
+    """Take our lock, see that the engine's is free and the path still leads here."""
+    if image.kind == "squashfs":
+        return  # never changed in place
+    if image.kind == "directory":
+        _lock_directory(image, write)
+        return
+    lock.take(image.descriptor, write=write)
+    holder = lock.holder(image.descriptor, write=write)
+    if holder:
+        lock.release(image.descriptor)
+        raise lock.Busy(holder == "writer")
+    _check_replaced(image)
+    try:
+        image.superblock = extfs.read_superblock(image.descriptor)
+    except (extfs.FormatError, OSError) as error:
+        raise OverlayError(f"{quote(image.path)} is damaged: {error}", status=DAMAGED) from None
+
+
+def _lock_directory(image, write):
+    """Lock a directory; only flock(2) can, and not on every shared file system."""
+    try:
+        fcntl.flock(image.descriptor, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise lock.Busy(True) from None
+    _check_replaced(image)
+
+
+def _check_replaced(image):
+    try:
+        status = os.stat(image.path)
+    except OSError:
+        raise _Replaced from None
+    if (status.st_dev, status.st_ino) != image.identity:
+        raise _Replaced
+
+
+def _release(image):
+    """Let go of an image."""
+    try:
+        if image.kind == "ext3":
+            lock.release(image.descriptor)
+        elif image.kind == "directory":
+            fcntl.flock(image.descriptor, fcntl.LOCK_UN)
+    except OSError:
+        pass  # there was no lock
+
+
+def in_use(image, busy):
+    """Return the error for an image that somebody uses, naming who that is."""
+    found, left_behind = holders.users(image.identity)
+    path = quote(image.path)
+    what = f"{path} is in use"
+    if left_behind:
+        pids = ", ".join(str(process.pid) for process in found)
+        return OverlayError(
+            f"{what}: a killed session left processes behind that hold it ({pids})",
+            status=IN_USE,
+            hint=f"check-overlay --recover {path}",
+        )
+    what += ": a session is writing to it" if busy.writer else ": sessions are reading it"
+    who = next((process for process in found if not process.is_server), None) or (
+        found[0] if found else None
+    )
+    if who:
+        command = quote(" ".join(who.arguments)[:60] or who.name)
+        what += f" (process {who.pid} on this host, {command}, since {record.clock(who.started)})"
+    elif busy.writer:
+        writer = record.describe(record.read(image.descriptor))
+        what += f" ({writer})" if writer else ""
+    hint = "end that session, or wait for its end: --wait"
+    if not busy.writer:
+        hint = f"to read it as well: -o {path}:ro; to wait until it is free: --wait"
+    return OverlayError(what, status=IN_USE, hint=hint)
+
+
+def _repair(image, write, config, environ, notice):
+    """Repair an image that is not clean. Returns False when it may be read as it is.
+
+    One of many sessions that start at once repairs, the others see Busy and wait.
+    """
+    path = quote(image.path)
+    try:
+        descriptor = os.open(image.path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return _read_as_it_is(image, environ, notice)
+    try:
+        if not lock.take_repair(descriptor):
+            raise lock.Busy(True)
+        _check_may_repair(image, config)
+        _take_all_of_it(descriptor)
+        superblock = extfs.read_superblock(descriptor)
+        if superblock.is_clean:
+            return True  # repaired by another session just before
+        if notice:
+            notice(f"{path} was left unclean by the session before: checking it")
+        summary = check(image.path, environ)
+        if notice:
+            notice(f"{path}: {summary}")
+    except extfs.FormatError as error:
+        raise OverlayError(f"{path} is damaged: {error}", status=DAMAGED) from None
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _take_all_of_it(descriptor):
+    """Lock an image whole, against sessions of ours and of the plain engine."""
+    deadline = time.monotonic() + _DRAIN_WAIT
+    while True:
+        try:
+            lock.take(descriptor, write=True)
+            lock.take_engine(descriptor)
+            return
+        except lock.Busy:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL / 4)
+
+
+def check(path, environ, *options):
+    """Let e2fsck repair what it can without asking; return what it did, in words.
+
+    path     an image that the caller has locked whole
+    options  of e2fsck(8); -p, what is safe to repair by itself, when there are none
+    Raises OverlayError (DAMAGED) when the image is not sound afterwards.
+    """
+    program = process.need("e2fsck", "e2fsprogs", environ)
+    result = process.run([program, *(options or ("-p",)), path], environ)
+    # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
+    if result.status in (0, 1, 2, 3):
+        return "no damage found" if result.status == 0 else "repaired"
+    words = (result.output + result.errors).strip().splitlines()
+    raise OverlayError(
+        f"{quote(path)} is damaged, and cannot be repaired without a decision"
+        + (f" ({words[-1].strip()})" if words and result.status != 4 else ""),
+        status=DAMAGED,
+        hint=f"check-overlay --repair {quote(path)}",
+    )
+
+
+def _check_may_repair(image, config):
+    """Refuse a repair while a session on another host could be at work unseen."""
+    here = os.uname().nodename
+    last = record.read(image.descriptor)
+    if config["safety.trust_locks"] or last.get("host") == here or is_local(image.status.st_dev):
+        return
+    who = record.describe(last)
+    raise OverlayError(
+        f"{quote(image.path)} was left unclean by the session before"
+        + (f" ({who})" if who else "")
+        + ", and whether one on another host still uses it cannot be seen from here",
+        status=IN_USE,
+        hint="when you are sure that no session uses it anywhere:"
+        f" check-overlay --repair {quote(image.path)}",
+    )
+
+
+def is_local(device):
+    """Return whether a file system is surely mounted on this machine alone.
+
+    device  st_dev of a file there; looked up in /proc/self/mountinfo, proc(5)
+    """
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                fields, _dash, rest = line.partition(" - ")
+                if fields.split()[2] == wanted:
+                    return rest.split()[0] in _LOCAL
+    except OSError:
+        pass
+    return False
+
+
+def _read_as_it_is(image, environ, notice):
+    """Return False when an unclean image that we cannot repair may be read all the same.
+
+    That is so when only its flag is wrong: e2fsck finds nothing, and no journal waits.
+    """
+    path = quote(image.path)
+    hint = f"ask its owner to type: check-overlay {path}"
+    if not image.superblock.incompatible & extfs.RECOVER:
+        program = process.which("e2fsck", environ)
+        if program and process.run([program, "-fn", image.path], environ).status == 0:
+            lock.take(image.descriptor, write=False)
+            if notice:
+                notice(f"{path} was left unclean by its last session, but no damage was found")
+            return False
+    raise OverlayError(
+        f"{path} was left unclean by its last session, and it is not yours to repair",
+        status=NOT_ALLOWED,
+        hint=hint,
+    )
+
+
+def open_whole(path, environ):
+    """Return an Image that the caller may write, locked against every session.
+
+    For commands that change an image itself. Raises OverlayError: IN_USE, NOT_ALLOWED, and
+    what image.look() raises.
+    """
+    image = images.look(path, write=True)
+    try:
+        if image.kind != "ext3":
+            raise OverlayError(
+                f"{quote(path)} is a {image.kind}, and this works on ext3 images only",
+                status=DAMAGED,
+            )
+        if not image.writable:
+            raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
+        try:
+            lock.take(image.descriptor, write=True)
+            lock.take_engine(image.descriptor)
+        except lock.Busy as busy:
+            raise in_use(image, busy) from None
+        _check_replaced(image)
+        image.superblock = extfs.read_superblock(image.descriptor)
+        return image
+    except _Replaced:
+        image.close()
+        return open_whole(path, environ)
+    except (extfs.FormatError, OSError) as error:
+        image.close()
+        words = reason(error) if isinstance(error, OSError) else error
+        raise OverlayError(f"{quote(path)} is damaged: {words}", status=DAMAGED) from None
+    except BaseException:
+        image.close()
+        raise

@@ -1,0 +1,105 @@
+"""Which of the caller's own processes on this host have an image open, from proc(5)."""
+
+import os
+
+# What the engine starts to serve an image; they are nobody's work by themselves.
+SERVERS = ("fuse2fs", "fuse-overlayfs", "squashfuse", "squashfuse_ll", "starter", "starter-suid")
+
+
+class Process:
+    """A process: its number, its parent's, its program, command line and start in seconds."""
+
+    __slots__ = ("arguments", "name", "parent", "pid", "started")
+
+    def __init__(self, pid, parent, name, arguments, started):
+        self.pid = pid
+        self.parent = parent
+        self.name = name
+        self.arguments = arguments
+        self.started = started
+
+    @property
+    def is_server(self):
+        """Whether it only serves an image, for the engine."""
+        return self.name.startswith(SERVERS)
+
+
+def look(pid):
+    """Return the Process with a number, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            head, _close, rest = file.read().rpartition(b")")
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")[:-1]
+        started = int(os.stat(f"/proc/{pid}").st_mtime)
+    except OSError:
+        return None
+    name = head.partition(b"(")[2].decode(errors="replace")
+    arguments = [word.decode(errors="replace") for word in words]
+    return Process(int(pid), int(rest.split()[1]), name, arguments, started)
+
+
+def holding(identity):
+    """Return the Processes of the caller, this one left out, that have a file open.
+
+    identity  (device, inode) of the file
+    Other users' processes cannot be seen; the oldest comes first.
+    """
+    found = []
+    for pid in os.listdir("/proc"):
+        if not pid.isdecimal() or int(pid) == os.getpid():
+            continue
+        try:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue
+        for name in names:
+            try:
+                status = os.stat(f"/proc/{pid}/fd/{name}")
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) == identity:
+                process = look(pid)
+                if process:
+                    found.append(process)
+                break
+    return sorted(found, key=lambda process: (process.started, process.pid))
+
+
+def users(identity):
+    """Return the caller's Processes that use an image, and whether they are all left behind.
+
+    Those inside a container show by the user namespace that they share with the engine's
+    servers (user_namespaces(7)), although they have not the image itself open. Servers are
+    left behind when nobody is inside and the engine that started them is gone.
+    """
+    found = holding(identity)
+    servers = [process for process in found if process.is_server]
+    spaces = {_user_namespace(process.pid) for process in servers}
+    spaces -= {_user_namespace("self"), None}
+    inside = _others_in(spaces, {process.pid for process in found}) if spaces else []
+    left_behind = bool(servers) and len(servers) == len(found) and not inside
+    for process in servers:
+        parent = look(process.parent)
+        # The engine's own process is named starter, after the program that it became.
+        if parent is not None and parent.name.startswith("starter"):
+            left_behind = False
+    return sorted(found + inside, key=lambda process: (process.is_server, process.pid)), left_behind
+
+
+def _user_namespace(pid):
+    try:
+        return os.readlink(f"/proc/{pid}/ns/user")
+    except OSError:
+        return None
+
+
+def _others_in(spaces, known):
+    """Return the Processes in some user namespaces that serve no image."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) not in known and _user_namespace(name) in spaces:
+            process = look(name)
+            if process and not process.is_server:
+                found.append(process)
+    return found

@@ -1,0 +1,89 @@
+"""What the last writable session wrote about itself, as an extended attribute of the image.
+
+It travels with the file where cp -a or rsync -X keep extended attributes, leaves nothing
+beside it, and is simply absent on file systems without them.
+"""
+
+import os
+import time
+
+_NAME = "user.overlay.session"
+_LIMIT = 4096  # bytes; more would be refused by ext4 and is none of ours
+
+
+def write(descriptor, fields):
+    """Put a dictionary of words on an image. Returns False where the file system cannot."""
+    text = "".join(f"{name}={_line(value)}\n" for name, value in fields.items())
+    try:
+        os.setxattr(descriptor, _NAME, text.encode(errors="surrogateescape")[:_LIMIT])
+    except OSError:
+        return False
+    return True
+
+
+def read(descriptor):
+    """Return the dictionary on an image; empty when there is none."""
+    try:
+        data = os.getxattr(descriptor, _NAME)
+    except OSError:
+        return {}
+    lines = data.decode(errors="replace").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def begin(descriptor, environ, *, host, stack):
+    """Note that a writable session begins; its lock is held.
+
+    stack  what stands for the layers below. Markers that a session left behind when it was
+           killed are still known to be made over these layers when the next one has the same.
+    """
+    before = read(descriptor)
+    now = str(int(time.time()))
+    fields = {
+        "user": environ.get("USER") or environ.get("LOGNAME") or str(os.getuid()),
+        "host": host,
+        "pid": str(os.getpid()),
+        "started": now,
+        "stack": stack,
+        "tidy_from": now,
+    }
+    if "ended" not in before and before.get("stack") == stack:
+        fields["tidy_from"] = before.get("tidy_from", now)
+    if environ.get("SLURM_JOB_ID"):
+        fields["job"] = environ["SLURM_JOB_ID"]
+    write(descriptor, fields)
+
+
+def end(descriptor):
+    """Note that the writable session has ended and left the image clean."""
+    fields = read(descriptor)
+    if fields:
+        write(descriptor, {**fields, "ended": str(int(time.time()))})
+
+
+def describe(fields):
+    """Return who the last writable session was, in words; None when nobody said."""
+    if "user" not in fields or "host" not in fields:
+        return None
+    words = f"{_plain(fields['user'])} on {_plain(fields['host'])}"
+    if "job" in fields:
+        words += f", job {_plain(fields['job'])}"
+    if fields.get("started", "").isdecimal():
+        words += ", since " + clock(int(fields["started"]))
+    return words
+
+
+def clock(seconds):
+    """Return a time for a person: today's as 12:34, others as 2024-05-31 12:34."""
+    then = time.localtime(min(seconds, 1 << 40))
+    form = "%H:%M" if time.localtime()[:3] == then[:3] else "%Y-%m-%d %H:%M"
+    return time.strftime(form, then)
+
+
+def _line(value):
+    return str(value).replace("\n", " ")
+
+
+def _plain(text):
+    """Return a word that somebody else wrote without what could mislead a terminal."""
+    return "".join(char for char in text[:64] if char.isprintable())

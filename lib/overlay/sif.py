@@ -1,0 +1,42 @@
+"""The Singularity Image Format: where in a base image its squashfs begins.
+
+The layout is that of the SIF 1.0 specification: a header of 128 bytes, then descriptors of
+585 bytes, little-endian and unaligned.
+"""
+
+import os
+import struct
+
+_DESCRIPTOR = 585
+_PARTITION = 0x4004  # type of a descriptor
+_SQUASHFS, _PRIMARY = 1, 2  # type of a file system; role of a partition
+_MOST = 1024  # descriptors; images have five or so
+
+
+def squashfs_offset(path):
+    """Return the byte at which the squashfs of a base image begins, or None.
+
+    A plain squashfs file begins at 0. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        header = os.pread(descriptor, 128, 0)
+        if header[:4] == b"hsqs":
+            return 0
+        if len(header) < 128 or header[32:41] != b"SIF_MAGIC":
+            return None
+        count, place = struct.unpack_from("<qq", header, 88)
+        for number in range(min(max(count, 0), _MOST)):
+            data = os.pread(descriptor, _DESCRIPTOR, place + number * _DESCRIPTOR)
+            if len(data) < _DESCRIPTOR:
+                return None
+            kind, used = struct.unpack_from("<iB", data)
+            (offset,) = struct.unpack_from("<q", data, 17)
+            if kind == _PARTITION and used and struct.unpack_from("<ii", data, 201) == (
+                _SQUASHFS,
+                _PRIMARY,
+            ):
+                return offset
+        return None
+    finally:
+        os.close(descriptor)
