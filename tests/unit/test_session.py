@@ -1,0 +1,497 @@
+"""What a session decides: every row is what the user asked, what the machine is, what is run."""
+
+import os
+import types
+
+import pytest
+
+from overlay import session
+from overlay.engine import Engine
+from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError
+from overlay.image import Image
+
+UID = 1000
+PREFIX = ["/e/apptainer"]
+
+
+def image(path="a.ext3", kind="ext3", *, writable=True, owner=UID, upper=UID, root=UID, inode=None):
+    """Return an Image as look() would have found it."""
+    status = types.SimpleNamespace(
+        st_dev=1, st_ino=inode or hash(path), st_uid=owner, st_size=1 << 24, st_blocks=1 << 15
+    )
+    found = Image(path, kind, status, -1, writable)
+    found.upper, found.root = (upper, root) if kind == "ext3" else (None, None)
+    return found
+
+
+def facts(*images, **options):
+    """Return Facts of a machine where nothing is special."""
+    known = {
+        "engine": Engine("/e/apptainer", "apptainer"),
+        "base": "/i/base.sif",
+        "cwd": "/work/here",
+        "environ": {"HOME": "/home/me"},
+        "uid": UID,
+    }
+    return session.Facts(images=list(images), **{**known, **options})
+
+
+def decided(settings, request, found):
+    """Return the plan of a session."""
+    return session.plan(request, settings(), found)
+
+
+def modes(*images, **options):
+    """Return a Session that names these images, with the mode after each path's colon."""
+    return session.Session([session.parse_overlay(text) for text in images], **options)
+
+
+def overlays(plan):
+    """Return what stands behind each --overlay."""
+    words = plan.final.arguments
+    return [after for word, after in zip(words, words[1:]) if word == "--overlay"]
+
+
+@pytest.mark.parametrize(
+    ("named", "images", "expected", "notices"),
+    [
+        (["a"], [image("a")], ["a"], []),
+        (["a:rw"], [image("a")], ["a"], []),
+        (["a:ro"], [image("a")], ["a:ro"], []),
+        (["a", "b"], [image("a"), image("b")], ["b:ro", "a"], []),
+        (["a", "b:ro", "c"], [image("a"), image("b"), image("c")], ["c:ro", "b:ro", "a"], []),
+        (["a:ro", "b"], [image("a"), image("b")], ["b:ro", "a:ro"], []),
+        (["d"], [image("d", "directory")], ["d"], []),
+        (
+            ["a"],
+            [image("a", writable=False)],
+            ["a:ro"],
+            ["a is mounted read-only: you may not write it"],
+        ),
+        (
+            ["a", "b"],
+            [image("a", writable=False, owner=7), image("b")],
+            ["b:ro", "a:ro"],
+            ["a is mounted read-only: it is not yours"],
+        ),
+        (
+            ["my file"],
+            [image("my file", "squashfs", writable=False)],
+            ["my file:ro"],
+            ["'my file' is mounted read-only: a squashfs file cannot be written"],
+        ),
+        (
+            ["a"],
+            [image("a", upper=7, owner=7)],
+            ["a:ro"],
+            ["a is mounted read-only: what is inside belongs to another user (uid 7)"],
+        ),
+        (["a"], [image("a", upper=None)], ["a"], []),
+    ],
+)
+def test_layers(settings, named, images, expected, notices):
+    """The first is writable where it can be, the rest never; why not is said."""
+    plan = decided(settings, modes(*named, command=["true"]), facts(*images))
+    assert overlays(plan) == expected
+    assert [text for _level, text in plan.notices] == notices
+
+
+@pytest.mark.parametrize(
+    ("named", "images", "status", "sentence", "hint"),
+    [
+        (
+            ["a", "a"],
+            [image("a"), image("a")],
+            USAGE,
+            "a is named twice",
+            "name every overlay once",
+        ),
+        (
+            ["a", "link"],
+            [image("a", inode=5), image("link", inode=5)],
+            USAGE,
+            "link is named twice, as a too",
+            "name every overlay once",
+        ),
+        (
+            ["x", "a:ro", "./a:ro"],
+            [image("x"), image("a", inode=5), image("./a", inode=5)],
+            USAGE,
+            "./a is named twice, as a too",
+            "name every overlay once",
+        ),
+        (
+            ["a:rw"],
+            [image("a", writable=False, owner=7)],
+            NOT_ALLOWED,
+            "a cannot be mounted writable: it is not yours",
+            "to look into it: -o a:ro; to change it, work on a copy of your own",
+        ),
+        (
+            ["a:rw"],
+            [image("a", writable=False)],
+            NOT_ALLOWED,
+            "a cannot be mounted writable: you may not write it",
+            "to look into it: -o a:ro; to change it, work on a copy of your own",
+        ),
+        (
+            ["a:rw"],
+            [image("a", upper=7)],
+            NOT_ALLOWED,
+            "a cannot be mounted writable: what is inside belongs to another user (uid 7)",
+            "to look into it: -o a:ro",
+        ),
+        (
+            ["a:rw"],
+            [image("a", "squashfs", writable=False)],
+            NOT_ALLOWED,
+            "a cannot be mounted writable: a squashfs file cannot be written",
+            None,
+        ),
+        (
+            ["a:ro"],
+            [image("a", upper=None)],
+            DAMAGED,
+            "a holds no upper directory: it was not made as an overlay",
+            "make one with: create-overlay -s SIZE -n FILES",
+        ),
+        (
+            ["a", "b"],
+            [image("a"), image("b", upper=None)],
+            DAMAGED,
+            "b holds no upper directory: it was not made as an overlay",
+            "make one with: create-overlay -s SIZE -n FILES",
+        ),
+        (
+            ["a"],
+            [image("a", upper=None, root=0)],
+            DAMAGED,
+            "a holds no upper directory: it was not made as an overlay",
+            "make one with: create-overlay -s SIZE -n FILES",
+        ),
+    ],
+)
+def test_refused(settings, named, images, status, sentence, hint):
+    """What cannot be is refused in a sentence, with its own status."""
+    with pytest.raises(OverlayError) as error:
+        decided(settings, modes(*named, command=["true"]), facts(*images))
+    assert (error.value.what, error.value.hint) == (sentence, hint)
+    assert error.value.status == status
+
+
+def test_fakeroot_writes_what_belongs_to_others(settings):
+    """As root inside, another owner of upper/ is no obstacle."""
+    plan = decided(settings, modes("a", fakeroot=True, command=["true"]), facts(image("a", upper=0)))
+    assert overlays(plan) == ["a"]
+
+
+BASE = ["--overlay", "a.ext3"]
+SHELL = ["/bin/sh", "-c", 'exec "$@"', "run-overlay"]
+
+
+@pytest.mark.parametrize(
+    ("options", "known", "expected"),
+    [
+        ({}, {}, ["shell", *BASE, "/i/base.sif"]),
+        ({"command": ["ls", "-l"]}, {}, ["exec", *BASE, "/i/base.sif", *SHELL, "ls", "-l"]),
+        (
+            {"command": ["a b", ""], "program": "x"},
+            {},
+            ["exec", *BASE, "/i/base.sif", *SHELL[:3], "x", "a b", ""],
+        ),
+        (
+            {"commands": "-"},
+            {},
+            ["exec", *BASE, "/i/base.sif", "bash", "-s"],
+        ),
+        (
+            {"commands": "f.txt"},
+            {"commands": session.CommandFile("f.txt")},
+            ["exec", *BASE, "--bind", "/work/here/f.txt:/work/here/f.txt:ro", "/i/base.sif",
+             "bash", "--", "f.txt"],
+        ),
+        (
+            {"commands": "-f"},
+            {"commands": session.CommandFile("-f")},
+            ["exec", *BASE, "--bind", "/work/here/-f:/work/here/-f:ro", "/i/base.sif",
+             "bash", "--", "-f"],
+        ),
+        (
+            {"commands": "/else/a,b"},
+            {"commands": session.CommandFile("/else/a,b")},
+            ["exec", *BASE, "--mount",
+             'type=bind,"source=/else/a,b","destination=/else/a,b",ro',
+             "/i/base.sif", "bash", "--", "/else/a,b"],
+        ),
+        (
+            {"commands": "/dev/fd/63"},
+            {"commands": session.CommandFile("/dev/fd/63", regular=False)},
+            ["exec", *BASE, "/i/base.sif", "bash", "--", "/dev/fd/63"],
+        ),
+        (
+            {"binds": ["/x:/y"]},
+            {"binds": ["/scratch", "/home"]},
+            ["shell", *BASE, "--bind", "/scratch", "--bind", "/home", "--bind", "/x:/y",
+             "/i/base.sif"],
+        ),
+        ({"gpus": ["nv"]}, {}, ["shell", *BASE, "--nv", "/i/base.sif"]),
+        ({}, {"gpus": ["nv", "rocm"]}, ["shell", *BASE, "--nv", "--rocm", "/i/base.sif"]),
+        ({"gpus": ["rocm"]}, {"gpus": ["rocm"]}, ["shell", *BASE, "--rocm", "/i/base.sif"]),
+        (
+            {"fakeroot": True, "options": ["--no-home", "--pwd", "/x"]},
+            {},
+            ["shell", *BASE, "--fakeroot", "--no-home", "--pwd", "/x", "/i/base.sif"],
+        ),
+    ],
+)
+def test_words(settings, options, known, expected):
+    """What the user asked for is what the engine is told, word by word."""
+    plan = decided(settings, modes("a.ext3", **options), facts(image(), **known))
+    assert plan.final.arguments == PREFIX + expected
+
+
+@pytest.mark.parametrize(
+    ("cwd", "inside"),
+    [
+        ("/usr/lib", True),
+        ("/opt", True),
+        ("/etc/x", True),
+        ("/usrlocal", False),
+        ("/home/me", False),
+        ("/", False),
+    ],
+)
+def test_directory_of_the_container(settings, cwd, inside):
+    """In a directory that the image has too, the host's is not laid over it."""
+    plan = decided(settings, modes("a.ext3", command=["true"]), facts(image(), cwd=cwd))
+    words = plan.final.arguments
+    assert ("--no-mount" in words) == inside
+    expected = f"the host's {cwd} is not seen inside: it is a directory of the container"
+    assert [text for _level, text in plan.notices] == ([expected] if inside else [])
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, []),
+        ({"TMPDIR": "/tmp/x"}, []),
+        ({"TMPDIR": "/no/such/directory"}, []),
+        ({"TMPDIR": "relative"}, []),
+        ({"TMPDIR": "{dir}"}, ["{dir}"]),
+        ({"SLURM_TMPDIR": "{dir}"}, ["{dir}"]),
+        ({"TMPDIR": "{dir}", "SLURM_TMPDIR": "{dir}"}, ["{dir}"]),
+        ({"TMPDIR": "{dir}/sub", "SLURM_TMPDIR": "{dir}"}, ["{dir}/sub", "{dir}"]),
+        ({"HOME": "{dir}", "TMPDIR": "{dir}/sub"}, []),
+    ],
+)
+def test_temporary_directories(settings, monkeypatch, variables, expected):
+    """The host's temporary directories are bound when they would not be seen inside."""
+    # A directory of every machine that is not below /tmp, with one in it.
+    place, below = "/usr", "/usr/bin"
+
+    def put(text):
+        return text.replace("{dir}/sub", below).replace("{dir}", place)
+
+    environ = {name: put(text) for name, text in {"HOME": "/home/me", **variables}.items()}
+    plan = decided(settings, modes("a.ext3", command=["true"]), facts(image(), environ=environ))
+    words = plan.final.arguments
+    bound = [after for word, after in zip(words, words[1:]) if word == "--bind"]
+    assert bound == [put(text) for text in expected]
+
+
+def test_cleared(settings):
+    """Variables that would mislead do not pass, nor overlays nobody named; the rest does."""
+    environ = {
+        "HOME": "/home/me", "PYTHONPATH": "/x", "CONDA_PREFIX": "/c", "_CE_CONDA": "",
+        "R_LIBS_USER": "/r", "BASH_ENV": "/b", "LD_PRELOAD": "/l", "APPTAINER_OVERLAY": "evil",
+        "SINGULARITY_OVERLAYIMAGE": "evil", "KEPT": "1", "MYCONDA_X": "1",
+    }
+    plan = decided(settings, modes("a.ext3", command=["x"]), facts(image(), environ=environ))
+    cleared = ["BASH_ENV", "CONDA_PREFIX", "LD_PRELOAD", "PYTHONPATH", "R_LIBS_USER", "_CE_CONDA"]
+    left = plan.final.environment(environ)
+    assert sorted(left) == ["HOME", "KEPT", "MYCONDA_X"]
+    assert plan.notices == [("detail", "not passed on from the host: " + " ".join(cleared))]
+
+
+def test_clear_is_the_sites_choice(settings):
+    """With nothing in [launch] clear everything passes but foreign overlays."""
+    environ = {"HOME": "/h", "PYTHONPATH": "/x", "APPTAINER_OVERLAY": "evil"}
+    found = facts(image(), environ=environ)
+    plan = session.plan(modes("a.ext3", command=["x"]), settings(launch_clear=""), found)
+    assert plan.final.environment(environ) == {"HOME": "/h", "PYTHONPATH": "/x"}
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [
+        ("a.ext3", "[a.ext3] \\w> "),
+        ("/x/my file.ext3", "[my?file.ext3] \\w> "),
+        ("$(id)`id`\\h.img", "[??id??id??h.img] \\w> "),
+        ("dir/", "[dir] \\w> "),
+    ],
+)
+def test_prompt(settings, path, prompt):
+    """The shell's prompt names the overlay, and no name is a command in it."""
+    plan = decided(settings, modes(path), facts(image(path)))
+    assert plan.final.variables == {"APPTAINERENV_PS1": prompt}
+
+
+def test_shell_says_what_is_mounted(settings, site):
+    """A shell starts with what is mounted how, and the site's line."""
+    site.write_text("[site]\nmessage = Maintenance on Monday\n")
+    plan = decided(settings, modes("a", "b b"), facts(image("a"), image("b b")))
+    assert plan.notices == [
+        ("notice", "a (writable) over 'b b' (read-only) over base.sif"),
+        ("message", "Maintenance on Monday"),
+    ]
+
+
+def test_windows_line_ends(settings):
+    """A file with Windows line ends runs from a copy that is removed; the name stays."""
+    commands = session.CommandFile("my file", text=b"echo\n")
+    found = facts(image(), commands=commands, scratch="/scr")
+    plan = decided(settings, modes("a.ext3", commands="my file"), found)
+    copy = f"/scr/overlay-commands.{os.getpid()}"
+    assert plan.notices == [("notice", "'my file' has Windows line ends; they are left out")]
+    assert plan.before[0].output == copy
+    assert [step.arguments for step in plan.after] == [["rm", "-f", copy]]
+    words = plan.final.arguments
+    assert words[words.index("--bind") + 1] == f"{copy}:/work/here/my file:ro"
+    assert words[-3:] == ["bash", "--", "my file"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a", ("a", None)),
+        ("a:ro", ("a", "ro")),
+        ("a:rw", ("a", "rw")),
+        ("-a,b 'c\".ext3:ro", ("-a,b 'c\".ext3", "ro")),
+        ("ro", ("ro", None)),
+        ("größe", ("größe", None)),
+    ],
+)
+def test_parse_overlay(text, expected):
+    """An overlay is a name and, after a colon, how it is mounted."""
+    assert session.parse_overlay(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "the name of an overlay is empty"),
+        (":ro", "the name of an overlay is empty"),
+        ("a:RO", "a:RO: a colon in the name of an overlay would be misread by the engine"),
+        ("a:", "a:: a colon in the name of an overlay would be misread by the engine"),
+        ("a:b.ext3", "a:b.ext3: a colon in the name of an overlay would be misread by the engine"),
+        (
+            "a:b:ro",
+            "a:b: colons and control characters in the name of an overlay would be misread by"
+            " the engine",
+        ),
+        (
+            "a\nb",
+            "$'a\\x0ab': colons and control characters in the name of an overlay would be misread"
+            " by the engine",
+        ),
+    ],
+)
+def test_parse_overlay_refuses(text, sentence):
+    """A name that the engine would misread is refused in a sentence."""
+    with pytest.raises(OverlayError) as error:
+        session.parse_overlay(text)
+    assert (error.value.what, error.value.status) == (sentence, USAGE)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"echo\n", None),
+        (b"", None),
+        (b"a\r\nb\r\n", b"a\nb\n"),
+        (b"printf 'a\rb'\n", None),
+        (b"printf 'a\rb'\r\n", b"printf 'a\rb'\n"),
+        (b"\xef\xbb\xbfecho\n", b"echo\n"),
+        (b"\xff\xfe\0", None),
+    ],
+)
+def test_read_commands(scratch, data, text):
+    """Only Windows line ends and a byte order mark are taken out of a command file."""
+    path = scratch / "commands"
+    path.write_bytes(data)
+    found = session.read_commands(str(path))
+    assert (found.regular, found.text) == (True, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("none", "cannot read the command file none: No such file or directory"),
+        ("directory", "the command file directory is a directory"),
+        ("file/x", "cannot read the command file file/x: Not a directory"),
+        ("a\0b", "cannot read the command file $'a\\x00b': it is no file name"),
+    ],
+)
+def test_read_commands_refuses(scratch, monkeypatch, name, sentence):
+    """A command file that cannot be read is told with the reason."""
+    monkeypatch.chdir(scratch)
+    (scratch / "directory").mkdir()
+    (scratch / "file").touch()
+    with pytest.raises(OverlayError) as error:
+        session.read_commands(name)
+    assert (error.value.what, error.value.status) == (sentence, MISSING)
+
+
+def test_read_commands_pipe(scratch):
+    """A pipe is left to the shell inside: nothing of it is read here."""
+    reader, writer = os.pipe()
+    os.write(writer, b"echo\n")
+    found = session.read_commands(f"/dev/fd/{reader}")
+    assert (found.regular, found.text) == (False, None)
+    assert os.read(reader, 9) == b"echo\n"
+    os.close(reader)
+    os.close(writer)
+    assert session.read_commands("-") is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence", "hint"),
+    [
+        ("nope", "there is no base image named nope", "known names: base"),
+        (
+            "docker://debian",
+            "docker://debian is no file of this machine",
+            "fetch it first: apptainer pull image.sif docker://debian",
+        ),
+        (
+            "/no/such.sif",
+            "the base image /no/such.sif cannot be used: No such file or directory",
+            "choose another with -c NAME-or-PATH; known names: base",
+        ),
+    ],
+)
+def test_find_container_refuses(settings, spec, sentence, hint):
+    """A base image that is not there is told with what there is."""
+    with pytest.raises(OverlayError) as error:
+        session.find_container(spec, settings())
+    assert (error.value.what, error.value.hint) == (sentence, hint)
+    assert error.value.status == MISSING
+
+
+def test_find_container(settings, base, site):
+    """A name of the site's list, a path, or the default."""
+    for spec in ("base", str(base), None):
+        assert session.find_container(spec, settings()) == str(base)
+    site.write_text(f"[images]\ndefault = {base}\n")
+    assert session.find_container(None, settings()) == str(base)
+
+
+def test_default_container_is_missing(settings, site):
+    """A default that is gone is told with the line that names it."""
+    site.write_text("[images]\ndefault = x\nx = /no/x.sif\n")
+    with pytest.raises(OverlayError) as error:
+        session.find_container(None, settings())
+    assert error.value.what == (
+        f"the base image /no/x.sif ({site}, line 2: [images] default) cannot be used:"
+        " No such file or directory"
+    )
