@@ -31,13 +31,13 @@ help:
 	@echo 'make clean      remove what building and testing left'
 
 demo:
-	tools/demo
+	@tools/demo
 
 test:
-	tools/test
+	@tools/test
 
 soak:
-	tools/test soak
+	@tools/test soak
 
 check: unit lint
 

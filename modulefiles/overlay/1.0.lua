@@ -37,9 +37,16 @@ Each command has --help and a manual page; `man 7 overlay` is the overview.
 ]])
 
 prepend_path("PATH", bin)
-prepend_path("MANPATH", pathJoin(tree, "share/man"))
--- The empty part stands for the system's own pages.
-append_path("MANPATH", "")
+local pages = pathJoin(tree, "share/man")
+local own_pages_only = true
+for place in (os.getenv("MANPATH") or ""):gmatch("[^:]+") do
+   own_pages_only = own_pages_only and place == pages
+end
+prepend_path("MANPATH", pages)
+if own_pages_only then
+   -- MANPATH was not set. The empty part stands for the system's own pages.
+   append_path("MANPATH", "")
+end
 
 -- ------------------------------------------------------------------ the site's choices --
 

@@ -1,0 +1,144 @@
+"""`make install`, `make uninstall` and `pip install`: what an admin gets, and where."""
+
+import configparser
+import filecmp
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VERSION = re.search('__version__ = "(.+)"', (ROOT / "lib/overlay/__init__.py").read_text())[1]
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LC_ALL": "C.UTF-8"}
+
+
+def make(*words):
+    """Run make and return what it says."""
+    done = subprocess.run(
+        ["make", "-s", "-C", ROOT, *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def files(top):
+    """Return all files below a directory, by their paths in it."""
+    return sorted(str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir())
+
+
+def command(place, name, *arguments, **variables):
+    """Run an installed command and return its CompletedProcess."""
+    return subprocess.run(
+        [place / name, *arguments],
+        env={**ENVIRONMENT, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    """Return a prefix with one installation."""
+    make("install", f"PREFIX={tmp_path}/prefix")
+    return tmp_path / "prefix"
+
+
+def test_version_everywhere():
+    """The modulefiles carry the version, and every command is known to pip."""
+    assert sorted(os.listdir(ROOT / "modulefiles/overlay")) == [VERSION, f"{VERSION}.lua"]
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    listed = parser["options"]["scripts"].split()
+    assert listed == sorted(f"bin/{name}" for name in os.listdir(ROOT / "bin") if name[0] != ".")
+
+
+def test_reproducible(prefix, tmp_path):
+    """Two installations have the same bytes, whatever the place, DESTDIR and the umask."""
+    subprocess.run(["sh", "-c", 'umask 077; make -s -C "$0" install PREFIX=/x DESTDIR="$1"', ROOT,
+                    tmp_path / "root"], check=True, capture_output=True)
+    other = tmp_path / "root/x"
+    names = files(prefix)
+    assert names == files(other)
+    assert filecmp.cmpfiles(prefix, other, names, shallow=False)[0] == names
+    assert all(os.stat(prefix / name).st_mode == os.stat(other / name).st_mode for name in names)
+    assert f"{VERSION}/lib/overlay/__pycache__/cli.{sys.implementation.cache_tag}.pyc" in names
+
+
+def test_runs_from_a_read_only_place(prefix, tmp_path):
+    """The commands run without a right to write, and nothing is written."""
+    tree = prefix / VERSION
+    before = files(tree)
+    subprocess.run(["chmod", "-R", "a-w", tree], check=True)
+    try:
+        done = command(tree / "bin", "create-overlay", "-s", "20", "-n", "1", "-o", tmp_path / "new")
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", tree], check=True)
+    assert done.returncode == 0 and (tmp_path / "new.ext3").stat().st_size == 20 << 20, done
+    assert files(tree) == before
+
+
+def test_site_configuration(prefix):
+    """The site's own file is used and outlives another installation and the removal."""
+    kept = prefix / "etc/overlay.ini"
+    assert kept.read_bytes() == (ROOT / "etc/overlay.ini").read_bytes()
+    kept.write_text("[no such section]\n")
+    make("install", f"PREFIX={prefix}")
+    done = command(prefix / VERSION / "bin", "create-overlay", "-s", "20", "-n", "1")
+    assert done.returncode == 78 and str(kept) in done.stderr
+    (prefix / "0.9").mkdir()
+    make("uninstall", f"PREFIX={prefix}")
+    assert files(prefix) == ["etc/overlay.ini"] and (prefix / "0.9").is_dir()
+
+
+def test_python(tmp_path):
+    """PYTHON= is what the commands start, and what compiles."""
+    python = shutil.which("python3", path="/usr/bin:/bin")
+    chosen = tmp_path / "python-of-the-site"
+    chosen.symlink_to(python)
+    make("install", f"PREFIX={tmp_path}/prefix", f"PYTHON={chosen}")
+    with open(tmp_path / "prefix" / VERSION / "bin/run-overlay") as file:
+        assert file.readline() == f"#!{chosen} -IS\n"
+
+
+def test_installing_while_users_run_it(prefix):
+    """During an installation over itself, the commands of users work all the time."""
+    again = subprocess.Popen(
+        ["make", "-s", "-C", ROOT, "install", f"PREFIX={prefix}"], stdout=subprocess.DEVNULL
+    )
+    calls = 0
+    while again.poll() is None or calls < 3:
+        done = command(prefix / VERSION / "bin", "run-overlay", "--version")
+        assert (done.returncode, done.stderr) == (0, "")
+        calls += 1
+    assert again.returncode == 0
+    assert not [name for name in os.listdir(prefix) if name.startswith(".")]
+
+
+def test_pip(tmp_path):
+    """`pip install .` from a tree with rests of a build: commands, configuration, no rests."""
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".tox", "build", "tests"))
+    for rest in ("build/lib/overlay/rest.py", "build/scripts-3/rest"):
+        path = tree / rest
+        path.parent.mkdir(parents=True)
+        path.write_text("rest\n")
+    place = tmp_path / "venv"
+    subprocess.run(["/usr/bin/python3", "-m", "venv", place], check=True)
+    subprocess.run(
+        [place / "bin/pip", "install", "--no-index", "--no-build-isolation", tree],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    done = command(place / "bin", "create-overlay", "-s", "20", "-n", "1", "-o", tmp_path / "new")
+    assert done.returncode == 0 and (tmp_path / "new.ext3").exists(), done
+    done = command(place / "bin", "run-overlay", "-o", tmp_path / "new.ext3", "--", "true")
+    # The default image of etc/overlay.ini is not there, and the message names the file.
+    [configuration] = place.glob("lib/python*/site-packages/overlay/overlay.ini")
+    assert done.returncode == 66 and str(configuration) in done.stderr
+    assert not list(place.rglob("rest*"))
+    assert [path.stat().st_mode & 0o111 for path in place.glob("lib/python*/site-packages/overlay/helpers/*")]
