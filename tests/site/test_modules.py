@@ -128,7 +128,9 @@ def test_man(shell, prefix):
 
 def test_default_and_switch(shell, prefix):
     """The highest version is the default; switching leaves nothing of the other."""
-    before, default, switched = shell.state("module load overlay", f"module switch overlay/{VERSION}")
+    before, default, switched = shell.state(
+        "module load overlay", f"module switch overlay/{VERSION}", silent=False
+    )
     assert default["names"]["PATH"].split(":")[0] == str(prefix / NEXT / "bin")
     assert switched["names"]["PATH"] == f"{prefix}/{VERSION}/bin:{before['names']['PATH']}"
     assert str(prefix / NEXT) not in str(switched["names"])
@@ -193,7 +195,9 @@ def test_engine_module(shell, prefix, engines):
     """The engine's module comes and goes with ours."""
     shell.directories += (engines,)
     choose(prefix, "commands = no-such-engine", "module = engine/1.4")
-    before, loaded, after = shell.state("module load overlay/1.0", "module unload overlay")
+    before, loaded, after = shell.state(
+        "module load overlay/1.0", "module unload overlay", silent=False
+    )
     assert loaded["names"]["ENGINE_LOADED"] == "1"
     assert "ENGINE_LOADED" not in after["names"]
     assert after["names"]["PATH"] == before["names"]["PATH"]
