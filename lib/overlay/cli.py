@@ -10,6 +10,7 @@ COMMANDS = {
     "create-overlay": "create",
     "mount-overlay": "session",
     "run-overlay": "session",
+    "check-overlay": "check",
 }
 
 

@@ -1,18 +1,13 @@
 """A new overlay: what create-overlay asks for, and the plan for it.
 
 The image is made under another name beside its place, checked, and then given its name,
-so that nothing incomplete ever carries it. What a killed run leaves behind is called
-.overlay-partial.HOST.PID and is removed by the next run in the same directory.
+so that nothing incomplete ever carries it; see overlay.replace.
 """
 
-import errno
 import os
 import shutil
-import socket
-import stat
-import time
 
-from overlay import extfs, lock, process, session, size
+from overlay import extfs, lock, process, replace, session, size
 from overlay import image as images
 from overlay.errors import (
     CANNOT_CREATE,
@@ -26,9 +21,6 @@ from overlay.errors import (
 from overlay.plan import Plan, Step
 
 SUFFIXES = (".ext3", ".img")
-_PARTIAL = ".overlay-partial."
-_STAGING = "overlay-create."
-_DAY = 86400  # seconds
 
 
 class Creation:
@@ -169,7 +161,7 @@ def gather(creation, config, environ):
         existing=existing,
         tools=tools,
         scratch=session.scratch_directory(config),
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         pid=os.getpid(),
     )
 
@@ -201,8 +193,8 @@ def _replaceable(path):
 
 def plan(creation, config, facts):
     """Return the Plan for a Creation; running its steps makes the overlay. Pure."""
-    partial = os.path.join(os.path.dirname(facts.path), f"{_PARTIAL}{facts.host}.{facts.pid}")
-    staging = os.path.join(facts.scratch, f"{_STAGING}{facts.pid}")
+    partial = replace.partial_name(facts.path, facts.host, facts.pid)
+    staging = replace.staging_name(facts.scratch, facts.pid)
     inside = [os.path.join(staging, "upper"), os.path.join(staging, "work")]
     for directory in config["create.directories"]:
         inside.append(os.path.normpath(os.path.join(staging, "upper", directory.lstrip("/"))))
@@ -215,7 +207,7 @@ def plan(creation, config, facts):
         ),
         Step(
             ["truncate", "-s", str(creation.size), partial],
-            action=lambda: _make_partial(partial, creation.size),
+            action=lambda: replace.make_partial(partial, creation.size),
         ),
         Step(
             _mke2fs(facts, creation.size, inodes, staging, partial),
@@ -249,7 +241,7 @@ def run(creation, config, facts, environ, notice):
     Raises OverlayError (CANNOT_CREATE, INTERNAL); then, and at any exception, what was
     begun is removed.
     """
-    remove_stale(os.path.dirname(facts.path), facts)
+    replace.remove_stale(os.path.dirname(facts.path), facts.scratch)
     made = plan(creation, config, facts)
     staging, truncate, mke2fs, *rest = made.before
     partial = truncate.arguments[-1]
@@ -261,7 +253,11 @@ def run(creation, config, facts, environ, notice):
         if not creation.sparse:
             _reserve(creation, rest[0], environ, notice)
         os.fsync(descriptor)
-        _put_in_place(partial, descriptor, facts, creation.force)
+        lock.release(descriptor)
+        if facts.existing is not None:
+            replace.over(partial, descriptor, facts.path, facts.existing.descriptor)
+        else:
+            replace.into_place(partial, facts.path)
         allocated = os.fstat(descriptor).st_blocks * 512
         return Created(facts.path, creation.size, superblock, allocated)
     except OSError as error:
@@ -293,25 +289,6 @@ def _make_staging(staging, inside):
         os.makedirs(path, exist_ok=True)
     for directory, _names, _files in os.walk(staging):
         os.chmod(directory, 0o755)
-
-
-def _make_partial(partial, bytes_):
-    """Make the empty file, locked as ours, and return its descriptor."""
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        lock.take(descriptor, write=True)
-        os.truncate(descriptor, bytes_)
-    except BaseException as error:
-        os.close(descriptor)
-        os.unlink(partial)
-        if isinstance(error, OSError) and error.errno == errno.EFBIG:
-            raise OverlayError(
-                f"the file system here takes no file of {size.format_size(bytes_)}",
-                status=CANNOT_CREATE,
-                hint="choose a smaller size, or another place with -o",
-            ) from None
-        raise
-    return descriptor
 
 
 def _make_filesystem(creation, step, descriptor, environ):
@@ -358,89 +335,3 @@ def _reserve(creation, step, environ, notice):
         f" {size.format_size(room.f_bavail * room.f_frsize)} are free)",
         "choose a smaller size, make room, or add --sparse to take blocks only as they are written",
     )
-
-
-def _put_in_place(partial, descriptor, facts, force):
-    """Give the finished image its name, without ever overwriting what appeared meanwhile."""
-    lock.release(descriptor)
-    if force and facts.existing is not None:
-        keep_attributes(facts.existing.descriptor, descriptor)
-        os.replace(partial, facts.path)
-        return
-    try:
-        os.link(partial, facts.path)
-    except FileExistsError:
-        raise _cannot(facts.path, "it exists already", "choose another name with -o") from None
-    except OSError as error:
-        # Some file systems have no hard links: look, then rename.
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
-            raise
-        if os.path.lexists(facts.path):
-            raise _cannot(facts.path, "it exists already") from None
-        os.rename(partial, facts.path)
-
-
-def keep_attributes(old, new):
-    """Give a new file the owner, mode, ACL and extended attributes of the one it replaces.
-
-    old, new  open descriptors. What the caller may not set is left as it is.
-    """
-    status = os.fstat(old)
-    for names in ((status.st_uid, status.st_gid), (-1, status.st_gid)):
-        try:
-            os.fchown(new, *names)
-            break
-        except PermissionError:
-            continue
-    os.fchmod(new, stat.S_IMODE(status.st_mode))
-    try:
-        names = os.listxattr(old)
-    except OSError:
-        return
-    for name in names:
-        if name.startswith("user.overlay."):
-            continue  # what we noted about the old content
-        try:
-            os.setxattr(new, name, os.getxattr(old, name))
-        except OSError:
-            continue
-
-
-def remove_stale(directory, facts):
-    """Remove what killed runs of create-overlay left in a directory and in scratch.
-
-    A partial image is stale when nobody holds its lock, and its process was one of this
-    host or it is older than a day: locks alone may not reach from node to node.
-    """
-    for name in _names(directory, _PARTIAL):
-        path = os.path.join(directory, name)
-        host, _dot, pid = name[len(_PARTIAL) :].rpartition(".")
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            continue
-        try:
-            age = time.time() - os.fstat(descriptor).st_mtime
-            if (host == facts.host and not _alive(pid)) or age > _DAY:
-                lock.take(descriptor, write=True)
-                os.unlink(path)
-        except (OSError, lock.Busy):
-            continue
-        finally:
-            os.close(descriptor)
-    for name in _names(facts.scratch, _STAGING):
-        path = os.path.join(facts.scratch, name)
-        if not _alive(name[len(_STAGING) :]) and os.stat(path).st_uid == os.getuid():
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _names(directory, prefix):
-    try:
-        return [name for name in os.listdir(directory) if name.startswith(prefix)]
-    except OSError:
-        return []
-
-
-def _alive(pid):
-    """Return whether a process with this number, a string, exists on this host."""
-    return os.path.exists(f"/proc/{pid}") if pid.isdecimal() else True

@@ -73,8 +73,8 @@ class Engine:
         for directory in ("libexec", "lib"):
             if os.path.exists(f"{prefix}/{directory}/{self.name}/bin/fuse-overlayfs"):
                 return False
-        found = process.which("fuse-overlayfs", environ)
-        return found is not None and os.path.dirname(found) in HELPER_PLACES
+        found = [process.which(name, environ) for name in ("fuse-overlayfs", "fuse2fs")]
+        return all(path and os.path.dirname(path) in HELPER_PLACES for path in found)
 
     def check(self, feature, environ):
         """Raise OverlayError (UNAVAILABLE) when the engine is too old for a feature."""

@@ -145,8 +145,8 @@ def in_use(image, busy):
         found[0] if found else None
     )
     if who:
-        command = quote(" ".join(who.arguments)[:60] or who.name)
-        what += f" (process {who.pid} on this host, {command}, since {record.clock(who.started)})"
+        since = record.clock(who.started)
+        what += f" (process {who.pid} on this host, since {since}: {quote(who.command)})"
     elif busy.writer:
         writer = record.describe(record.read(image.descriptor))
         what += f" ({writer})" if writer else ""
@@ -204,21 +204,27 @@ def check(path, environ, *options):
     """Let e2fsck repair what it can without asking; return what it did, in words.
 
     path     an image that the caller has locked whole
-    options  of e2fsck(8); -p, what is safe to repair by itself, when there are none
+    options  more options of e2fsck(8) beside -p
     Raises OverlayError (DAMAGED) when the image is not sound afterwards.
     """
     program = process.need("e2fsck", "e2fsprogs", environ)
-    result = process.run([program, *(options or ("-p",)), path], environ)
+    result = process.run([program, "-p", *options, path], environ)
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
     if result.status in (0, 1, 2, 3):
-        return "no damage found" if result.status == 0 else "repaired"
-    words = (result.output + result.errors).strip().splitlines()
+        return "no damage found" if result.status == 0 else _corrections(result.output)
     raise OverlayError(
-        f"{quote(path)} is damaged, and cannot be repaired without a decision"
-        + (f" ({words[-1].strip()})" if words and result.status != 4 else ""),
+        f"{quote(path)} is damaged, and repairing it needs a decision of yours",
         status=DAMAGED,
         hint=f"check-overlay --repair {quote(path)}",
     )
+
+
+def _corrections(output):
+    """Return what e2fsck says that it did, in words."""
+    count = sum(line.rstrip(" .").endswith(("FIXED", "CLEARED", "done")) for line in output.splitlines())
+    if "recovering journal" in output:
+        return "repaired (its journal was played back)"
+    return f"repaired ({count} corrections)" if count > 1 else "repaired"
 
 
 def _check_may_repair(image, config):

@@ -19,6 +19,16 @@ class Process:
         self.started = started
 
     @property
+    def command(self):
+        """Its command line for a person: short, and ours without the interpreter before it."""
+        words = self.arguments
+        for place, word in enumerate(words[:4]):
+            if word.endswith("-overlay"):
+                words = [word.rpartition("/")[2], *words[place + 1 :]]
+        line = " ".join(words) or self.name
+        return line if len(line) <= 60 else line[:59] + "…"
+
+    @property
     def is_server(self):
         """Whether it only serves an image, for the engine."""
         return self.name.startswith(SERVERS)
@@ -87,6 +97,25 @@ def users(identity):
     return sorted(found + inside, key=lambda process: (process.is_server, process.pid)), left_behind
 
 
+def companions(servers):
+    """Return the other servers of the same container, which have the image itself not open."""
+    spaces = {_user_namespace(server.pid) for server in servers} - {_user_namespace("self"), None}
+    known = {server.pid for server in servers}
+    return [
+        process
+        for name in os.listdir("/proc")
+        if name.isdecimal() and int(name) not in known and _user_namespace(name) in spaces
+        for process in [look(name)]
+        if process and process.is_server
+    ]
+
+
+def alive(process):
+    """Return whether a Process still runs: not ended, not a zombie, not another of its number."""
+    now = look(process.pid)
+    return now is not None and now.started == process.started and bool(now.arguments)
+
+
 def _user_namespace(pid):
     try:
         return os.readlink(f"/proc/{pid}/ns/user")
@@ -100,6 +129,6 @@ def _others_in(spaces, known):
     for name in os.listdir("/proc"):
         if name.isdecimal() and int(name) not in known and _user_namespace(name) in spaces:
             process = look(name)
-            if process and not process.is_server:
+            if process and process.arguments and not process.is_server:
                 found.append(process)
     return found

@@ -9,6 +9,7 @@ SUMMARIES = {
     "create-overlay": "Create an overlay: one file that holds as many as you need.",
     "mount-overlay": "Open a shell in which overlays are laid over the site's base image.",
     "run-overlay": "Run a file of commands, or one command, in overlays.",
+    "check-overlay": "Check overlays, and repair them.",
 }
 
 EXAMPLES = {
@@ -16,6 +17,7 @@ EXAMPLES = {
     "mount-overlay": "mount-overlay -o env.ext3\nmount-overlay -o work.ext3 -o env.ext3:ro",
     "run-overlay": "run-overlay -o env.ext3 -f commands.txt\n"
     "run-overlay -o env.ext3:ro -- python3 script.py --option",
+    "check-overlay": "check-overlay env.ext3\ncheck-overlay --repair env.ext3",
 }
 
 
@@ -71,12 +73,14 @@ def parse(program, arguments):
     return options
 
 
-def _verbosity(group, verbose=True):
+def _verbosity(group, verbose=True, dry_run=True):
     group.add_argument(
         "-q", "--quiet", action="store_true", help="print errors and warnings only"
     )
     if verbose:
         group.add_argument("-v", "--verbose", action="store_true", help="say more")
+    if not dry_run:
+        return
     group.add_argument(
         "--dry-run",
         action="store_true",
@@ -205,4 +209,25 @@ def _run(parser):
     _verbosity(parser.add_argument_group("output"))
 
 
-_BUILDERS = {"create-overlay": _create, "mount-overlay": _mount, "run-overlay": _run}
+def _check(parser):
+    group = parser.add_argument_group("overlays")
+    group.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
+    group.add_argument(
+        "--repair",
+        action="store_true",
+        help="repair what needs decisions, on a copy that replaces the overlay when it is sound",
+    )
+    group.add_argument(
+        "--recover",
+        action="store_true",
+        help="first end the processes that a killed session has left behind",
+    )
+    _verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
+
+
+_BUILDERS = {
+    "create-overlay": _create,
+    "mount-overlay": _mount,
+    "run-overlay": _run,
+    "check-overlay": _check,
+}

@@ -82,7 +82,7 @@ def become(step, environ, keep=()):
     """Replace this process by the program of a Step. Does not return.
 
     Terminal, signals and exit status are from here on the program's own.
-    keep  descriptors that stay open in it
+    keep  descriptors that stay open in it, and the locks that they hold
     """
     _restore_signals()
     for descriptor in keep:

@@ -309,7 +309,7 @@ def plan(session, config, facts):
     cannot be written, DAMAGED for an image that was not made as an overlay.
     """
     notices = []
-    check_twice(session, facts.images)
+    check_twice(facts.images)
     writable, why = decide_writable(session, facts)
     if why:
         notices.append(("notice", f"{quote(facts.images[0].path)} is mounted read-only: {why}"))
@@ -334,12 +334,10 @@ def plan(session, config, facts):
             ("notice", f"the host's {quote(facts.cwd)} is not seen inside: it is a directory of"
              " the container")
         )
-    helpers = "writable"
     if not writable and facts.markers:
         # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
         # stack: an empty layer on top, which our launcher then makes read-only.
         flags.append("--writable-tmpfs")
-        helpers = "read-only"
         if not facts.helpers:
             notices.append(
                 ("warning", "what is written inside is thrown away at the end of the session")
@@ -358,12 +356,12 @@ def plan(session, config, facts):
             notices.append(("message", config["site.message"]))
     if writable and facts.images[0].superblock:
         _warn_of_room(facts.images[0], config, facts, notices)
-    takes_helper = facts.helpers and (writable or facts.markers)
+    helpers = os.path.join(HELPERS, "writable" if writable else "read-only")
     final = Step(
         launch.arguments(facts.engine),
         unset=unset,
         variables=variables,
-        path_first=os.path.join(HELPERS, helpers) if takes_helper else None,
+        path_first=helpers if facts.helpers else None,
     )
     return Plan(final, notices=notices, before=before, after=after, writable=writable)
 
@@ -374,7 +372,7 @@ def needed_features(session, final):
     return [feature for feature, needed in features.items() if needed]
 
 
-def check_twice(session, found):
+def check_twice(found):
     """Refuse one overlay under two names."""
     seen = {}
     for image in found:

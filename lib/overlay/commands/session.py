@@ -24,43 +24,54 @@ def main(options, environ, root, output):
         program=output.program,
     )
     config = configuration.load(environ, root)
-    facts = session.gather(request, config, environ)
-    writable, _why = session.decide_writable(request, facts)
     if not options.dry_run:
-        session.check_twice(request, facts.images)
+        return process.end_like(run(request, config, wait=options.wait, output=output))
+    facts = session.gather(request, config, environ)
+    plan = session.plan(request, config, facts)
+    for level, text in plan.notices:
+        output.notice(text, level)
+    output.result(plan.shell())
+    return 0
+
+
+def run(request, config, *, wait, output, replace=True):
+    """Lock, plan and launch a session; return its exit status, negative for a signal.
+
+    wait     seconds to wait for overlays in use; None not at all
+    output   where notices go
+    replace  whether the engine may take the place of this process, when there is nothing to
+             do after it; then this does not return
+    """
+    environ = config.environ
+    facts = session.gather(request, config, environ)
+    try:
+        session.check_twice(facts.images)
+        writable, _why = session.decide_writable(request, facts)
         guard.acquire(
-            facts.images,
-            writable,
-            config=config,
-            environ=environ,
-            wait=options.wait,
-            notice=output.notice,
+            facts.images, writable, config=config, environ=environ, wait=wait, notice=output.notice
         )
         facts.markers = not writable and any(
             markers.present(image, environ) for image in facts.images
         )
-    plan = session.plan(request, config, facts)
-    for level, text in plan.notices:
-        output.notice(text, level)
-    if options.dry_run:
-        output.result(plan.shell())
-        return 0
-    for feature in session.needed_features(request, plan.final):
-        facts.engine.check(feature, environ)
-    return launch(plan, facts, environ, output)
+        plan = session.plan(request, config, facts)
+        for level, text in plan.notices:
+            output.notice(text, level)
+        for feature in session.needed_features(request, plan.final):
+            facts.engine.check(feature, environ)
+        return _launch(plan, facts, environ, output, replace)
+    finally:
+        for image in facts.images:
+            image.close()
 
 
-def launch(plan, facts, environ, output):
-    """Do all of a Plan whose overlays are locked, and return the exit status.
-
-    With nothing to do afterwards the engine takes our place, and this does not return.
-    """
+def _launch(plan, facts, environ, output, replace):
+    """Do all of a Plan whose overlays are locked, and return the status of its end."""
     first = facts.images[0]
     supervised = plan.writable and first.kind == "ext3"
-    for step in plan.before:
-        step.action()
     try:
-        if not supervised and not plan.after:
+        for step in plan.before:
+            step.action()
+        if replace and not supervised and not plan.after:
             process.become(plan.final, environ, [image.descriptor for image in facts.images])
         if supervised:
             stack = markers.stack_digest(facts.base, [one.path for one in facts.images[1:]])
@@ -68,16 +79,12 @@ def launch(plan, facts, environ, output):
         status = process.stay(plan.final, environ)
         if supervised:
             status = finish.finish(
-                facts,
-                status,
-                environ=environ,
-                output=output,
-                program=output.program,
+                facts, status, environ=environ, output=output, program=output.program
             )
+        return status
     finally:
         for step in plan.after:
             step.action()
-    return process.end_like(status)
 
 
 def _check_commands(commands, command):

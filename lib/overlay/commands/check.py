@@ -1,0 +1,208 @@
+"""check-overlay: is an overlay sound, and what to do when it is not."""
+
+import os
+import signal
+import time
+
+from overlay import config as configuration
+from overlay import extfs, guard, holders, image, lock, process, record, replace, session, size
+from overlay.errors import (
+    CANNOT_CREATE,
+    DAMAGED,
+    IN_USE,
+    USAGE,
+    OverlayError,
+    quote,
+    reason,
+)
+
+_END_WAIT = 30  # seconds for a server that writes out what it still holds
+
+
+def main(options, environ, root, output):
+    """Check every overlay that is named; return the first status that is not 0."""
+    if not options.overlays:
+        raise OverlayError("no overlay is named", status=USAGE, hint="check-overlay OVERLAY")
+    config = configuration.load(environ, root)
+    worst = 0
+    for path in options.overlays:
+        try:
+            output.result(f"{quote(path)}: {_check(path, options, config, environ, output)}")
+        except OverlayError as error:
+            output.error(error)
+            worst = worst or error.status
+    return worst
+
+
+def _check(path, options, config, environ, output):
+    """Check one overlay and return what to say of it. Raises OverlayError."""
+    found = image.look(path, write=True)
+    try:
+        if found.kind != "ext3":
+            return f"a {found.kind}: there is nothing in it that a session could have left unclean"
+        if options.recover:
+            recover(found, output)
+    finally:
+        found.close()
+    if not found.writable:
+        return _look_only(path, environ)
+    whole = guard.open_whole(path, environ)
+    try:
+        lock.take_repair(whole.descriptor)
+        if options.repair:
+            scratch = session.scratch_directory(config)
+            return repair(whole, scratch, environ)
+        said = guard.check(path, environ, "-f")
+        record.end(whole.descriptor)
+        return "clean" if said == "no damage found" else said
+    finally:
+        whole.close()
+
+
+def _look_only(path, environ):
+    """Check an overlay that the caller may only read, while nobody writes it."""
+    found = image.look(path)
+    try:
+        try:
+            lock.take(found.descriptor, write=False)
+            if lock.holder(found.descriptor, write=False):
+                raise lock.Busy(True)
+        except lock.Busy as busy:
+            raise guard.in_use(found, busy) from None
+        program = process.need("e2fsck", "e2fsprogs", environ)
+        if process.run([program, "-fn", path], environ).status == 0:
+            return "clean"
+        raise OverlayError(
+            f"{quote(path)} is damaged, and it is not yours to repair",
+            status=DAMAGED,
+            hint=f"ask its owner to type: check-overlay {quote(path)}",
+        )
+    finally:
+        found.close()
+
+
+def recover(found, output):
+    """End the servers that a killed session left behind, so that nothing they hold is lost.
+
+    The server of the image goes first: on TERM it writes everything and marks the image
+    clean. Raises OverlayError (IN_USE) when somebody is still inside, or they do not end.
+    """
+    processes, left_behind = holders.users(found.identity)
+    if not processes:
+        return
+    if not left_behind:
+        raise guard.in_use(found, lock.Busy(True))
+    servers = sorted(processes, key=lambda process: process.name != "fuse2fs")
+    servers += holders.companions(servers)
+    deadline = time.monotonic() + _END_WAIT
+    for server in servers:
+        try:
+            os.kill(server.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            continue
+        while holders.alive(server):
+            if time.monotonic() >= deadline:
+                raise OverlayError(
+                    f"process {server.pid} ({server.name}) is still writing {quote(found.path)}",
+                    status=IN_USE,
+                    hint=f"wait a little, then again: check-overlay --recover {quote(found.path)}",
+                )
+            time.sleep(0.02)
+    output.notice(
+        f"{quote(found.path)}: ended what a killed session left behind"
+        f" ({', '.join(f'{server.name} {server.pid}' for server in servers)})"
+    )
+
+
+def repair(whole, scratch, environ):
+    """Repair a copy of an image with e2fsck -y, and put it in the place of the original.
+
+    whole  the Image, locked against everybody
+    The original stays as it is unless the copy is sound. Returns what was done, in words.
+    Raises OverlayError (DAMAGED, CANNOT_CREATE).
+    """
+    path = os.path.realpath(whole.path)
+    e2fsck = process.need("e2fsck", "e2fsprogs", environ)
+    replace.remove_stale(os.path.dirname(path), scratch)
+    before = _lost_and_found(whole.descriptor)
+    partial = replace.partial_name(path, os.uname().nodename, os.getpid())
+    descriptor = None
+    with process.cleaning_up():
+        try:
+            descriptor = replace.make_partial(partial, 0)
+            _copy(whole, partial, environ)
+            first = process.run([e2fsck, "-f", "-y", partial], environ)
+            if first.status == 0:
+                return "clean"
+            second = process.run([e2fsck, "-f", "-n", partial], environ)
+            if second.status:
+                raise OverlayError(
+                    f"{quote(path)} cannot be repaired (e2fsck {first.status}); it is left as it is",
+                    status=DAMAGED,
+                    hint="restore it from a copy, or save what can be read:"
+                    f" debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
+                )
+            os.fsync(descriptor)
+            found = _lost_and_found(descriptor) - before
+            lock.release(descriptor)
+            replace.over(partial, descriptor, path, whole.descriptor)
+        except OSError as error:
+            raise OverlayError(
+                f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
+                status=CANNOT_CREATE,
+            ) from None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+                try:
+                    os.unlink(partial)
+                except FileNotFoundError:
+                    pass
+    return _repaired(path, found)
+
+
+def _repaired(path, found):
+    """Return what a repair did, with the files that lost their names."""
+    if not found:
+        return "repaired"
+    names = "".join(f"\n  lost+found/{quote(os.fsdecode(name))}" for name in sorted(found))
+    command = f"debugfs -R 'rdump /lost+found .' {quote(path)}"
+    return f"repaired; these files lost their names (to get them: {command}){names}"
+
+
+def _copy(whole, partial, environ):
+    """Copy an image into an empty file, as sparse or as reserved as it is."""
+    size_ = whole.status.st_size
+    room = os.statvfs(os.path.dirname(partial))
+    needed = whole.status.st_blocks * 512
+    if needed > room.f_bavail * room.f_frsize:
+        raise OverlayError(
+            f"to repair {quote(whole.path)} a copy is needed:"
+            f" {size.format_size(needed)}, and {size.format_size(room.f_bavail * room.f_frsize)}"
+            " are free",
+            status=CANNOT_CREATE,
+            hint="make room there, or copy the overlay to where there is room and repair the copy",
+        )
+    program = process.need("cp", "coreutils", environ)
+    result = process.run(
+        [program, "--reflink=auto", "--sparse=always", "--", whole.path, partial], environ
+    )
+    if result.status:
+        words = result.errors.strip().rpartition(": ")[2]
+        raise OverlayError(
+            f"cannot copy {quote(whole.path)}: {words}; it is left as it is", status=CANNOT_CREATE
+        )
+    if whole.status.st_blocks * 512 >= size_:
+        fallocate = process.need("fallocate", "util-linux", environ)
+        process.run([fallocate, "-l", str(size_), partial], environ)
+
+
+def _lost_and_found(descriptor):
+    """Return the names in lost+found of an image; empty when it cannot be read."""
+    try:
+        reader = extfs.Reader(descriptor, extfs.read_superblock(descriptor))
+        found = reader.lookup(b"lost+found")
+        entries = reader.entries(found[1]) if found else ()
+        return {name for name, _number, _kind in entries} - {b".", b".."}
+    except (extfs.FormatError, OSError):
+        return set()

@@ -1,0 +1,155 @@
+"""New files in the place of old ones, so that at every moment the old or the new is whole.
+
+What we write is called .overlay-partial.HOST.PID beside its place, locked, until it is
+checked; then it takes its name in one step. A killed run leaves at most that, and the next
+run of a command that writes in the same directory removes it.
+"""
+
+import errno
+import os
+import shutil
+import stat
+import time
+
+from overlay import lock, size
+from overlay.errors import CANNOT_CREATE, OverlayError, quote
+
+_PARTIAL = ".overlay-partial."
+_STAGING = "overlay-create."
+_DAY = 86400  # seconds
+
+
+def partial_name(path, host, pid):
+    """Return the name of an unfinished file that is going to be path."""
+    return os.path.join(os.path.dirname(path), f"{_PARTIAL}{host}.{pid}")
+
+
+def staging_name(scratch, pid):
+    """Return the name of a directory in scratch for what goes into a new image."""
+    return os.path.join(scratch, f"{_STAGING}{pid}")
+
+
+def make_partial(partial, bytes_):
+    """Make an empty file of a size, locked as ours, and return its descriptor.
+
+    Its mode is 0666 less the umask. Raises OverlayError (CANNOT_CREATE) for a size that
+    the file system does not take, and OSError.
+    """
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        lock.take(descriptor, write=True)
+        os.truncate(descriptor, bytes_)
+    except BaseException as error:
+        os.close(descriptor)
+        os.unlink(partial)
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise OverlayError(
+                f"the file system here takes no file of {size.format_size(bytes_)}",
+                status=CANNOT_CREATE,
+                hint="choose a smaller size, or another place with -o",
+            ) from None
+        raise
+    return descriptor
+
+
+def into_place(partial, path):
+    """Give a finished file its name, without ever overwriting what appeared meanwhile.
+
+    Raises OverlayError (CANNOT_CREATE) when something has that name, and OSError.
+    """
+    try:
+        os.link(partial, path)
+        return
+    except OSError as error:
+        # Some file systems have no hard links: look, then rename.
+        if error.errno not in (
+            errno.EEXIST,
+            errno.EPERM,
+            errno.EOPNOTSUPP,
+            errno.EMLINK,
+            errno.ENOSYS,
+        ):
+            raise
+        if os.path.lexists(path):
+            raise OverlayError(
+                f"{quote(path)} exists already",
+                status=CANNOT_CREATE,
+                hint="choose another name with -o",
+            ) from None
+    os.rename(partial, path)
+
+
+def over(partial, descriptor, path, old):
+    """Put a finished file in the place of another, with the attributes of that.
+
+    descriptor, old  open descriptors of the new and of the old file
+    """
+    keep_attributes(old, descriptor)
+    os.replace(partial, path)
+
+
+def keep_attributes(old, new):
+    """Give a new file the owner, mode, ACL and extended attributes of the one it replaces.
+
+    old, new  open descriptors. What the caller may not set is left as it is.
+    """
+    status = os.fstat(old)
+    for names in ((status.st_uid, status.st_gid), (-1, status.st_gid)):
+        try:
+            os.fchown(new, *names)
+            break
+        except PermissionError:
+            continue
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
+    try:
+        names = os.listxattr(old)
+    except OSError:
+        return
+    for name in names:
+        if name.startswith("user.overlay."):
+            continue  # what we noted about the old content
+        try:
+            os.setxattr(new, name, os.getxattr(old, name))
+        except OSError:
+            continue
+
+
+def remove_stale(directory, scratch):
+    """Remove what killed runs of create-overlay left in a directory and in scratch.
+
+    A partial image is stale when nobody holds its lock, and its process was one of this
+    host or it is older than a day: locks alone may not reach from node to node.
+    """
+    here = os.uname().nodename
+    for name in _names(directory, _PARTIAL):
+        path = os.path.join(directory, name)
+        host, _dot, pid = name[len(_PARTIAL) :].rpartition(".")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            age = time.time() - os.fstat(descriptor).st_mtime
+            if (host == here and not _alive(pid)) or age > _DAY:
+                lock.take(descriptor, write=True)
+                os.unlink(path)
+        except (OSError, lock.Busy):
+            continue
+        finally:
+            os.close(descriptor)
+    for name in _names(scratch, _STAGING):
+        path = os.path.join(scratch, name)
+        if not _alive(name[len(_STAGING) :]) and os.stat(path).st_uid == os.getuid():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _names(directory, prefix):
+    try:
+        return [name for name in os.listdir(directory) if name.startswith(prefix)]
+    except OSError:
+        return []
+
+
+def _alive(pid):
+    """Return whether a process with this number, a string, exists on this host."""
+    return os.path.exists(f"/proc/{pid}") if pid.isdecimal() else True
