@@ -14,7 +14,7 @@ PRIVATE = ("_ModuleTable", "__LMOD_REF_COUNT_", "__MODULES_", "_LMFILES_", "LOAD
 SHELLS_OWN = {"_", "SHLVL", "PWD", "OLDPWD"}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def lmod_home():
     """Return the directory of Lmod, as a login shell knows it."""
     done = subprocess.run(

@@ -286,11 +286,12 @@ def test_wrong_environment(environ):
 
 
 def test_image_with_unset_variable(environ, site):
-    """An image whose path needs a variable that is not set says so, with the line."""
+    """An image whose path needs a variable that is not set says so when it is asked for."""
     site.write_text("[images]\nx = $NO_SUCH_PLACE/x.sif\n")
     found = config.load(environ, "/nowhere")
+    assert found.images()["x"] is None
     with pytest.raises(OverlayError) as error:
-        found.images()["x"]
+        found["images.x"]
     assert error.value.what == f"{site}, line 2: [images] x: $NO_SUCH_PLACE is not set"
     assert error.value.status == CONFIGURATION
 

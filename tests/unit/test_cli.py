@@ -1,0 +1,433 @@
+"""The programs from outside: usage, help, the error boundary, pipes, what is imported."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from overlay import __version__, cli, options
+
+PROGRAMS = sorted(cli.COMMANDS)
+
+
+@pytest.fixture(autouse=True)
+def overlays(scratch, make_image):
+    """Put an overlay and a file of commands where the programs are called."""
+    os.rename(make_image(), scratch / "a.ext3")
+    (scratch / "commands").write_text("echo hello\n")
+
+
+def told(program, sentence, hint=None):
+    """Return what a program prints for an error."""
+    lines = f"{program}: error: {sentence}\n"
+    return lines + (f"{program}: hint: {hint}\n" if hint else "")
+
+
+CREATE_HELP, MOUNT_HELP, RUN_HELP = (f"{name}-overlay --help" for name in ("create", "mount", "run"))
+THOUSANDS = "for 500 MB and 700 thousand files: create-overlay -s 500 -n 700"
+NOTHING = (
+    "run-overlay -o OVERLAY -f FILE, or run-overlay -o OVERLAY -- COMMAND;"
+    " for a shell: mount-overlay -o OVERLAY"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence", "hint"),
+    [
+        ("create-overlay", 2, "the size is missing (-s)", THOUSANDS),
+        ("create-overlay -s 500", 2, "the number of files is missing (-n)", THOUSANDS),
+        ("create-overlay -n 500", 2, "the size is missing (-s)", THOUSANDS),
+        (
+            "create-overlay -s x -n 1",
+            2,
+            "-s: 'x' is not a size; it looks like 500, 500M, 20G or 1.5T",
+            CREATE_HELP,
+        ),
+        (
+            "create-overlay -s 0 -n 1",
+            2,
+            "-s: '0' is zero; a size looks like 500, 500M, 20G or 1.5T",
+            CREATE_HELP,
+        ),
+        (
+            "create-overlay -s=-5 -n 1",
+            2,
+            "-s: '-5' is not a size; it looks like 500, 500M, 20G or 1.5T",
+            CREATE_HELP,
+        ),
+        (
+            "create-overlay -s 500 -n 0",
+            2,
+            "-n: '0' is zero; a number of files looks like 700, 700K or 2M",
+            CREATE_HELP,
+        ),
+        (
+            "create-overlay -s 500 -n -700",
+            2,
+            "-n: '-700' is not a number of files; it looks like 700, 700K or 2M",
+            CREATE_HELP,
+        ),
+        (
+            "create-overlay -s 500 -n 700000",
+            2,
+            "700,000,000 files do not fit into 500 MiB",
+            "-n counts thousands of files; for 700,000 files: -n 700",
+        ),
+        ("create-overlay -s", 2, "argument -s/--size: expected one argument", CREATE_HELP),
+        ("create-overlay -s 5 -n 1 x", 2, "unrecognized arguments: x", CREATE_HELP),
+        ("create-overlay --siz 5 -n 1", 2, "unrecognized arguments: --siz 5", CREATE_HELP),
+        (
+            "create-overlay --sparse --reserve -s 5 -n 1",
+            2,
+            "argument --reserve: not allowed with argument --sparse",
+            CREATE_HELP,
+        ),
+        ("mount-overlay", 2, "no overlay is named", "mount-overlay -o OVERLAY"),
+        ("mount-overlay a.ext3", 2, "unrecognized arguments: a.ext3", MOUNT_HELP),
+        ("mount-overlay -f x -o a.ext3", 2, "unrecognized arguments: -f x", MOUNT_HELP),
+        ("mount-overlay -o a.ext3 -o x:rw", 2, "only the first overlay can be writable",
+         "name the one to write in first, and the others without :rw"),
+        ("run-overlay", 2, "there is nothing to run", NOTHING),
+        ("run-overlay -o a.ext3", 2, "there is nothing to run", NOTHING),
+        ("run-overlay -o a.ext3 --", 2, "there is nothing to run", NOTHING),
+        ("run-overlay -f commands", 2, "no overlay is named", "run-overlay -o OVERLAY"),
+        (
+            "run-overlay -o a.ext3 -f commands -- ls",
+            2,
+            "there are both a file of commands (-f) and a command (after --)",
+            "give one of them",
+        ),
+        (
+            "run-overlay -o a.ext3 -f a.ext3",
+            2,
+            "a.ext3 is an overlay, not a file of commands",
+            "run-overlay -o a.ext3 -f FILE",
+        ),
+        ("run-overlay -o a.ext3 ls", 2, "unrecognized arguments: ls", RUN_HELP),
+        ("run-overlay -o a.ext3 -f", 2, "argument -f/--file: expected one argument", RUN_HELP),
+        (
+            "run-overlay -o none.ext3 -f commands",
+            66,
+            "there is no overlay none.ext3",
+            "list the overlays here: ls -l *.ext3 *.img *.sqsh",
+        ),
+        ("run-overlay -o a -f commands", 66, "there is no overlay a", "did you mean a.ext3?"),
+        (
+            "run-overlay -o commands -f a",
+            65,
+            "commands is not an overlay",
+            "overlays are ext3 images, squashfs files and directories",
+        ),
+        (
+            "run-overlay -o a.ext3 -f none",
+            66,
+            "cannot read the command file none: No such file or directory",
+            "to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
+        ),
+        ("run-overlay -o a.ext3 -f .", 66, "the command file . is a directory", None),
+        (
+            "run-overlay -o a.ext3 -c x -f commands",
+            66,
+            "there is no base image named x",
+            "known names: base",
+        ),
+        (
+            "run-overlay -o a.ext3 -o ./a.ext3 -f commands",
+            2,
+            "./a.ext3 is named twice, as a.ext3 too",
+            "name every overlay once",
+        ),
+        (
+            "run-overlay -o a.ext3 -o a.ext3:ro -f commands",
+            2,
+            "a.ext3 is named twice",
+            "name every overlay once",
+        ),
+    ],
+)
+def test_errors(run, scratch, words, status, sentence, hint):
+    """A mistake is told in one sentence and a hint, with its own status; nothing changes."""
+    before = {path.name: path.read_bytes() for path in scratch.iterdir()}
+    name, *arguments = words.split()
+    result = run(name, *arguments)
+    assert result == (status, "", told(name, sentence, hint))
+    assert {path.name: path.read_bytes() for path in scratch.iterdir()} == before
+
+
+def test_empty_names(run):
+    """Empty arguments are refused in words."""
+    assert run("run-overlay", "-o", "", "--", "ls") == (
+        2, "", told("run-overlay", "the name of an overlay is empty")
+    )
+    assert run("run-overlay", "-o", "a.ext3", "-f", "") == (
+        2, "", told("run-overlay", "the name of the command file is empty")
+    )
+
+
+def test_configuration_error(run, site):
+    """A wrong overlay.ini stops every command with file, line and 78."""
+    site.write_text("[creat]\n")
+    message = told("create-overlay", f"{site}, line 1: unknown section [creat]",
+                   "did you mean [create]?")
+    assert run("create-overlay", "-s", "16", "-n", "1") == (78, "", message)
+
+
+def test_no_engine(run, site, base):
+    """Without an engine it is said what was looked for."""
+    site.write_text(f"[engine]\ncommands = no-such-engine\n[images]\ndefault = {base}\n")
+    message = told("run-overlay", "no container engine found; looked for no-such-engine",
+                   "load one, for example: module load apptainer")
+    assert run("run-overlay", "-o", "a.ext3", "--", "ls") == (69, "", message)
+
+
+def test_engine_too_old(run, recorder):
+    """An engine that is too old for what was asked is refused before anything starts."""
+    recorder.write_text("#!/bin/sh\necho apptainer version 1.0.2\n")
+    message = told(
+        "run-overlay",
+        f"--fakeroot with an overlay needs apptainer 1.1 or newer; {recorder} is 1.0.2",
+        "load a newer engine; see: module avail",
+    )
+    result = run("run-overlay", "--fakeroot", "-o", "a.ext3", "--", "ls")
+    assert (result.status, result.stdout, result.stderr) == (69, "", message)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help(run, program):
+    """--help shows the summary, every option, and nothing wider than a terminal."""
+    result = run(program, "--help")
+    assert (result.status, result.stderr) == (0, "")
+    assert options.SUMMARIES[program] in result.stdout
+    assert options.EXAMPLES[program].splitlines()[0] in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 90
+    for word in ("-o", "--help", "--version", "--dry-run"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_version(run, program):
+    """-V shows name and version."""
+    for option in ("-V", "--version"):
+        assert run(program, option) == (0, f"{program} {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-o", "a", "--", "ls", "-l"], (["a"], None, ["ls", "-l"])),
+        (["-o", "a", "--", "sh", "--", "-o", "b"], (["a"], None, ["sh", "--", "-o", "b"])),
+        (["-o", "a", "-f", "x"], (["a"], "x", None)),
+        (["-oa", "-fx"], (["a"], "x", None)),
+        (["--overlay=a", "--overlay", "b", "--file", "-"], (["a", "b"], "-", None)),
+        (["-o=-a", "-f", "-"], (["=-a"], "-", None)),
+        (["-o-a", "-f-b"], (["-a"], "-b", None)),
+    ],
+)
+def test_parse_run(words, expected):
+    """What stands behind -- is the command's, options included."""
+    found = options.parse("run-overlay", words)
+    assert (found.overlays, found.file, found.command) == expected
+
+
+def test_bug(words, environ, scratch):
+    """A bug of ours is one line to send, status 70; with OVERLAY_DEBUG all of it."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from overlay.cli import main;"
+        "environ = {'OVERLAY_CONFIG': ['no text'], **dict.fromkeys(sys.argv[1:], '1')};"
+        "sys.exit(main('create-overlay', ['-s', '16', '-n', '1'], environ, '/'))"
+    )
+    lib = os.path.join(ROOT, "lib")
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-IS", "-c", script, lib, *arguments],
+            capture_output=True, text=True, check=False, cwd=scratch,
+        )
+
+    done = run()
+    assert (done.returncode, done.stdout) == (70, "")
+    assert re.fullmatch(
+        r"create-overlay: error: this is a bug: TypeError at \S+\.py:\d+: [^\n]+\n"
+        r"create-overlay: hint: send this line, and the command that you typed, to your site's"
+        r" support\n",
+        done.stderr,
+    )
+    done = run("OVERLAY_DEBUG")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback ")
+
+
+def test_broken_pipe(words, environ, scratch):
+    """A reader that goes away ends us as it ends every tool: no words, 141."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(
+            [*words("run-overlay"), "--dry-run", "-o", "a.ext3", "--", "ls"],
+            stdout=pipe, stderr=subprocess.PIPE, env=environ, cwd=scratch, check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_broken_pipe_of_help(words, environ, scratch, program):
+    """The same for --help."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(
+            [*words(program), "--help"],
+            stdout=pipe, stderr=subprocess.PIPE, env=environ, cwd=scratch, check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_full_output(words, environ, scratch):
+    """A result that cannot be written is an error, not a traceback."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*words("run-overlay"), "--dry-run", "-o", "a.ext3", "--", "ls"],
+            stdout=full, stderr=subprocess.PIPE, env=environ, cwd=scratch, check=False, text=True,
+        )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr and "this is a bug" not in done.stderr
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(words, environ, scratch, closed):
+    """Without one of the standard descriptors nothing is written where it does not belong."""
+    before = (scratch / "a.ext3").read_bytes()
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *words("run-overlay"), "--dry-run", "-o",
+         "a.ext3", "--", "ls"],
+        env=environ, cwd=scratch, check=False, capture_output=True, text=True,
+    )
+    assert "Traceback" not in done.stderr and "this is a bug" not in done.stderr
+    assert (scratch / "a.ext3").read_bytes() == before
+
+
+def test_quiet_and_verbose(run, environ):
+    """-q leaves out notices, -v adds what was not passed on."""
+    environ["PYTHONPATH"] = "/x"
+    words = ["run-overlay", "--dry-run", "-o", "a.ext3", "--", "ls"]
+    assert run(*words).stderr == ""
+    expected = "run-overlay: not passed on from the host: PYTHONPATH\n"
+    assert run(*words, "x").stderr == ""
+    assert run(words[0], "-v", *words[1:]).stderr == expected
+    environ["PYTHONPATH"] = ""
+    (result,) = {run("mount-overlay", "-q", "--dry-run", "-o", "a.ext3").stderr}
+    assert result == ""
+
+
+# ---------------------------------------------------------------- launchers --
+
+
+def launchers():
+    """Return the paths of all programs."""
+    return sorted(os.path.join(ROOT, "bin", name) for name in os.listdir(os.path.join(ROOT, "bin")))
+
+
+def test_launchers_are_all_there():
+    """There is a program for every command, executable, and no other."""
+    assert [os.path.basename(path) for path in launchers()] == PROGRAMS
+    assert all(os.access(path, os.X_OK) for path in launchers())
+
+
+@pytest.mark.parametrize("path", launchers(), ids=os.path.basename)
+def test_launcher_is_isolated(path):
+    """The first line names a fixed Python and shuts out the user's modules."""
+    with open(path, encoding="utf-8") as file:
+        assert file.readline() == "#!/usr/bin/python3 -IS\n"
+
+
+@pytest.mark.parametrize("path", launchers(), ids=os.path.basename)
+def test_launcher_parses_everywhere(path):
+    """A launcher has nothing that the first Python 3 could not parse."""
+    with open(path, encoding="utf-8") as file:
+        source = file.read()
+    tree = ast.parse(source, feature_version=(3, 7))
+    newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.AsyncFunctionDef, ast.Await)
+    assert not [node for node in ast.walk(tree) if isinstance(node, newer)]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
+
+
+@pytest.mark.parametrize("path", launchers(), ids=os.path.basename)
+def test_launcher_under_an_old_python(path):
+    """A Python that is too old gets a sentence, before anything of ours is imported."""
+    script = (
+        "import runpy, sys; sys.version_info = (3, 6, 8); sys.modules['overlay'] = None;"
+        "runpy.run_path(sys.argv[1], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", script, path], capture_output=True, text=True, check=False
+    )
+    message = f": error: needs Python 3.9 or newer, and {sys.executable} is older\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == os.path.basename(path) + message
+
+
+def test_launcher_through_a_link(environ, scratch):
+    """A link to a program finds the tree."""
+    (scratch / "run it").symlink_to(os.path.join(ROOT, "bin", "run-overlay"))
+    done = subprocess.run(
+        [sys.executable, "-IS", scratch / "run it", "-V"],
+        env=environ, cwd="/", capture_output=True, text=True, check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"run-overlay {__version__}\n")
+
+
+# ------------------------------------------------------------------ imports --
+
+HEAVY = {
+    "dataclasses", "logging", "tempfile", "json", "subprocess", "difflib", "typing", "socket",
+    "inspect", "random", "threading", "asyncio", "urllib", "pathlib", "ssl", "hashlib",
+    "overlay.creation", "overlay.reference",
+}
+
+
+def imported(environ, scratch, *words):
+    """Return the modules that a program imports."""
+    done = subprocess.run(
+        [sys.executable, "-IS", "-X", "importtime", os.path.join(ROOT, "bin", words[0]),
+         *words[1:]],
+        env=environ, cwd=scratch, capture_output=True, text=True, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run-overlay", "--dry-run", "-o", "a.ext3", "-f", "commands"],
+        ["run-overlay", "--dry-run", "-o", "a.ext3", "--", "ls"],
+        ["run-overlay", "-o", "a.ext3", "--", "ls"],
+        ["run-overlay", "-o", "a.ext3:ro", "-f", "commands"],
+        ["mount-overlay", "--dry-run", "-o", "a.ext3"],
+    ],
+)
+def test_imports(environ, scratch, tmp_path, words):
+    """What every task of every job pays for: nothing heavy on the way to the engine."""
+    environ["RECORD"] = str(tmp_path / "record")
+    found = imported(environ, scratch, *words)
+    assert "overlay.session" in found
+    assert found & HEAVY == set()
+
+
+def test_nothing_runs_at_import(environ):
+    """No module of ours reads the command line or the environment, or prints, when imported."""
+    script = (
+        "import pkgutil, os, sys; sys.path.insert(0, sys.argv[1]); del sys.argv;"
+        "os.environ = None; import overlay;"
+        "[__import__(found.name) for found in pkgutil.walk_packages(overlay.__path__, 'overlay.')]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", script, os.path.join(ROOT, "lib")],
+        env=environ, capture_output=True, text=True, check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
