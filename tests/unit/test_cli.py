@@ -36,7 +36,7 @@ NOTHING = (
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "sentence", "hint"),
+    ("line", "status", "sentence", "hint"),
     [
         ("create-overlay", 2, "the size is missing (-s)", THOUSANDS),
         ("create-overlay -s 500", 2, "the number of files is missing (-n)", THOUSANDS),
@@ -54,7 +54,7 @@ NOTHING = (
             CREATE_HELP,
         ),
         (
-            "create-overlay -s=-5 -n 1",
+            "create-overlay -s-5 -n 1",
             2,
             "-s: '-5' is not a size; it looks like 500, 500M, 20G or 1.5T",
             CREATE_HELP,
@@ -149,10 +149,10 @@ NOTHING = (
         ),
     ],
 )
-def test_errors(run, scratch, words, status, sentence, hint):
+def test_errors(run, scratch, line, status, sentence, hint):
     """A mistake is told in one sentence and a hint, with its own status; nothing changes."""
     before = {path.name: path.read_bytes() for path in scratch.iterdir()}
-    name, *arguments = words.split()
+    name, *arguments = line.split()
     result = run(name, *arguments)
     assert result == (status, "", told(name, sentence, hint))
     assert {path.name: path.read_bytes() for path in scratch.iterdir()} == before
@@ -204,7 +204,7 @@ def test_help(run, program):
     assert options.SUMMARIES[program] in result.stdout
     assert options.EXAMPLES[program].splitlines()[0] in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 90
-    for word in ("-o", "--help", "--version", "--dry-run"):
+    for word in ("--help", "--version", f"see also: man {program}"):
         assert word in result.stdout
 
 
@@ -216,25 +216,25 @@ def test_version(run, program):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (["-o", "a", "--", "ls", "-l"], (["a"], None, ["ls", "-l"])),
         (["-o", "a", "--", "sh", "--", "-o", "b"], (["a"], None, ["sh", "--", "-o", "b"])),
         (["-o", "a", "-f", "x"], (["a"], "x", None)),
         (["-oa", "-fx"], (["a"], "x", None)),
         (["--overlay=a", "--overlay", "b", "--file", "-"], (["a", "b"], "-", None)),
-        (["-o=-a", "-f", "-"], (["=-a"], "-", None)),
         (["-o-a", "-f-b"], (["-a"], "-b", None)),
     ],
 )
-def test_parse_run(words, expected):
+def test_parse_run(arguments, expected):
     """What stands behind -- is the command's, options included."""
-    found = options.parse("run-overlay", words)
+    found = options.parse("run-overlay", arguments)
     assert (found.overlays, found.file, found.command) == expected
 
 
 def test_bug(words, environ, scratch):
     """A bug of ours is one line to send, status 70; with OVERLAY_DEBUG all of it."""
+    # No text where one belongs stands for whatever nobody has thought of.
     script = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); from overlay.cli import main;"
         "environ = {'OVERLAY_CONFIG': ['no text'], **dict.fromkeys(sys.argv[1:], '1')};"
@@ -251,7 +251,7 @@ def test_bug(words, environ, scratch):
     done = run()
     assert (done.returncode, done.stdout) == (70, "")
     assert re.fullmatch(
-        r"create-overlay: error: this is a bug: TypeError at \S+\.py:\d+: [^\n]+\n"
+        r"create-overlay: error: this is a bug: TypeError at config\.py:\d+: [^\n]+\n"
         r"create-overlay: hint: send this line, and the command that you typed, to your site's"
         r" support\n",
         done.stderr,
@@ -402,7 +402,7 @@ def imported(environ, scratch, *words):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["run-overlay", "--dry-run", "-o", "a.ext3", "-f", "commands"],
         ["run-overlay", "--dry-run", "-o", "a.ext3", "--", "ls"],
@@ -411,10 +411,10 @@ def imported(environ, scratch, *words):
         ["mount-overlay", "--dry-run", "-o", "a.ext3"],
     ],
 )
-def test_imports(environ, scratch, tmp_path, words):
+def test_imports(environ, scratch, tmp_path, arguments):
     """What every task of every job pays for: nothing heavy on the way to the engine."""
     environ["RECORD"] = str(tmp_path / "record")
-    found = imported(environ, scratch, *words)
+    found = imported(environ, scratch, *arguments)
     assert "overlay.session" in found
     assert found & HEAVY == set()
 

@@ -172,7 +172,7 @@ def test_made(make, scratch):
 def test_sparse(make):
     """--sparse takes hardly any block."""
     created = make(size=512 * MIB, sparse=True)
-    assert created.allocated < 8 * MIB
+    assert created.allocated < 24 * MIB  # the journal's blocks are real
     assert os.stat(created.path).st_size == 512 * MIB
 
 
@@ -301,23 +301,19 @@ def test_gather_refuses(make, scratch, path, sentence, hint):
     assert os.listdir(scratch) == os.listdir(make.temporary) == []
 
 
-def test_too_large_for_the_disk(make, scratch):
-    """Where the blocks cannot be had nothing is left, and --sparse is named."""
-    free = os.statvfs(scratch)
-    size = (free.f_blocks * free.f_frsize // MIB + 1024) * MIB
-    error = refused(make, size=min(size, 15 << 40), path="x")
-    assert error.what.startswith("cannot create '")
-    assert error.what.endswith("are free); nothing was changed")
-    assert "--sparse" in error.hint
-    assert error.status == CANNOT_CREATE
-    assert os.listdir(scratch) == os.listdir(make.temporary) == []
-
-
-def test_message_names_the_overlay(make, scratch):
-    """A failure is told of the name that the user knows, not of our temporary one."""
-    free = os.statvfs(scratch)
-    error = refused(make, size=(free.f_blocks * free.f_frsize // MIB + 1024) * MIB, path="x")
-    assert error.what.startswith(f"cannot create '{scratch}/x.ext3': ")
+def test_file_too_large(environ, scratch, words):
+    """Where no file may be so large it is said, and nothing is left."""
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 8192; exec "$@"', "sh", *words("create-overlay"), "-s", "16", "-n",
+         "1"],
+        env=environ, cwd=scratch, capture_output=True, text=True, check=False,
+    )
+    assert (done.returncode, done.stdout) == (CANNOT_CREATE, "")
+    assert done.stderr == (
+        "create-overlay: error: the file system here takes no file of 16 MiB\n"
+        "create-overlay: hint: choose a smaller size, or another place with -o\n"
+    )
+    assert os.listdir(scratch) == []
 
 
 def ended_process():
