@@ -398,6 +398,6 @@ def test_appears_meanwhile(make, settings, scratch):
     facts = creation.gather(request, loaded, ENVIRON)
     (scratch / "x.ext3").write_text("first")
     error = refused(creation.run, request, loaded, facts, ENVIRON, print)
-    assert error.what == f"cannot create '{scratch}/x.ext3': it exists already; nothing was changed"
+    assert (error.what, error.status) == (f"'{scratch}/x.ext3' exists already", CANNOT_CREATE)
     assert (scratch / "x.ext3").read_text() == "first"
     assert os.listdir(scratch) == ["x.ext3"]
