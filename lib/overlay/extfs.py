@@ -152,6 +152,16 @@ def read_superblock(descriptor):
     return Superblock(os.pread(descriptor, SUPERBLOCK_SIZE, SUPERBLOCK_OFFSET))
 
 
+def write_state(descriptor, state):
+    """Write the state field of the superblock of an image, and see it on the disk.
+
+    descriptor  open for writing, the image locked whole
+    ext3 has no checksum over its superblock, so two bytes are all there is to write.
+    """
+    os.pwrite(descriptor, struct.pack("<H", state), SUPERBLOCK_OFFSET + 0x3A)
+    os.fsync(descriptor)
+
+
 class Inode:
     """Owner, type and first blocks of a file in an image."""
 

@@ -7,24 +7,26 @@ end, two seconds later it kills it, and reports success either way.
 import os
 import time
 
-from overlay import extfs, guard, lock, markers, record
+from overlay import extfs, guard, holders, lock, markers, record
 from overlay.errors import DATA_LOST, OverlayError, quote
 from overlay.size import format_size
 
 _FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
 
 
-def finish(facts, status, *, environ, output, program):
+def finish(facts, status, *, token, environ, output, program):
     """Look at the image after its session and return the exit status for the user.
 
     facts   of the session; the first of its images was written, and we still hold its lock
     status  how the engine ended, negative for a signal
+    token   what tells the processes of the session
     output  to print warnings
     A status of 0 becomes DATA_LOST for run-overlay when what was written may be lost.
     """
     image = facts.images[0]
     descriptor, path = image.descriptor, quote(image.path)
     lost = False
+    _tell_of_the_left_behind(path, token, output)
     if not _wait_for_servers(descriptor):
         output.notice(f"{path} is still being written after the session has ended", "warning")
         return DATA_LOST if status == 0 and program == "run-overlay" else status
@@ -56,6 +58,23 @@ def finish(facts, status, *, environ, output, program):
         output.error(error)
     record.end(descriptor)
     return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
+
+
+def _tell_of_the_left_behind(path, token, output):
+    """Warn of processes in the background that outlived the commands.
+
+    The engine takes the overlay away from them a second after the commands end. To hold
+    it open for them is not ours to do, and a process namespace, which would end them at
+    once, breaks what MPI ranks on a node share.
+    """
+    processes = holders.of_session(token)
+    if processes:
+        names = ", ".join(f"{quote(process.command)} ({process.pid})" for process in processes[:5])
+        output.notice(
+            f"still running when the commands ended: {names}; what they write to {path} is lost."
+            " End the commands with `wait`",
+            "warning",
+        )
 
 
 def _wait_for_servers(descriptor):

@@ -49,6 +49,13 @@ def look(pid):
     return Process(int(pid), int(rest.split()[1]), name, arguments, started)
 
 
+def children(pid):
+    """Return the Processes whose parent has a number."""
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        found = [look(word) for word in file.read().split()]
+    return [process for process in found if process]
+
+
 def holding(identity):
     """Return the Processes of the caller, this one left out, that have a file open.
 
@@ -95,6 +102,27 @@ def users(identity):
         if parent is not None and parent.name.startswith("starter"):
             left_behind = False
     return sorted(found + inside, key=lambda process: (process.is_server, process.pid)), left_behind
+
+
+def of_session(token):
+    """Return the caller's Processes that a session has left running.
+
+    token  the value of OVERLAY_SESSION that only the session's processes have
+    """
+    mark = b"OVERLAY_SESSION=" + os.fsencode(token)
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                inside = mark in file.read().split(b"\0")
+        except OSError:
+            continue
+        process = look(name) if inside else None
+        if process and process.arguments:
+            found.append(process)
+    return found
 
 
 def companions(servers):

@@ -63,11 +63,11 @@ def present(found, environ):
     """
     if found.kind == "directory":
         return True  # to look would take a walk through all of it
-    if found.kind == "squashfs":
-        known = record.read(found.descriptor).get("markers")
-        return known != "none" and _squashfs_has_markers(found.path, environ)
     known = _known(found)
-    if known is None:
+    if known is None and found.kind == "squashfs":
+        known = _squashfs_has_markers(found.path, environ)
+        _remember(found, known)
+    elif known is None:
         try:
             known = bool(scan(extfs.Reader(found.descriptor, found.superblock)))
         except (extfs.FormatError, OSError) as error:
@@ -80,8 +80,11 @@ def present(found, environ):
     return known
 
 
-def _stamp(superblock):
+def _stamp(found):
     """Return what changes whenever anything in an image does."""
+    superblock = found.superblock
+    if superblock is None:
+        return f"{found.status.st_mtime_ns}.{found.status.st_size}"
     return (
         f"{superblock.write_time}.{superblock.mount_time}."
         f"{superblock.free_inodes_count}.{superblock.free_blocks_count}"
@@ -91,14 +94,14 @@ def _stamp(superblock):
 def _known(found):
     """Return what the record says of markers, None when it is not of this state."""
     fields = record.read(found.descriptor)
-    if fields.get("stamp") != _stamp(found.superblock):
+    if fields.get("stamp") != _stamp(found):
         return None
     return fields.get("markers") != "none"
 
 
 def _remember(found, known):
     fields = record.read(found.descriptor)
-    fields.update(markers="some" if known else "none", stamp=_stamp(found.superblock))
+    fields.update(markers="some" if known else "none", stamp=_stamp(found))
     record.write(found.descriptor, fields)
 
 
@@ -141,7 +144,7 @@ def tidy(found, base, below, environ):
             lock.take_engine(found.descriptor)
         except lock.Busy:
             return 0
-        if _remove(program, found.path, needless, environ):
+        if _remove(program, found, needless, environ):
             found.superblock = extfs.read_superblock(found.descriptor)
             markers = scan(extfs.Reader(found.descriptor, found.superblock))
         else:
@@ -254,12 +257,14 @@ def _in_squashfs(paths, path, environ):
     }
 
 
-def _remove(program, path, markers, environ):
+def _remove(program, found, markers, environ):
     """Remove markers with debugfs(8), the image marked as not clean all the while.
 
     Directories are named by inode, so that no name inside is ever read as a command.
+    debugfs writes the superblock only at its end, so the mark is set before it starts: a
+    kill in its midst would else leave a damaged image that says it is clean.
     """
-    lines = ["set_super_value state 0"]
+    lines = []
     directory = None
     for marker in sorted(markers, key=lambda marker: marker.directory):
         if marker.directory != directory:
@@ -268,6 +273,10 @@ def _remove(program, path, markers, environ):
             # fuse-overlayfs says it twice; what one of the two ways shows, both must.
             lines.append(f"ea_rm <{directory}> user.fuseoverlayfs.opaque")
         lines.append(f"rm {marker.name.decode()}")
-    lines.append(f"set_super_value state {extfs.STATE_CLEAN}")
-    result = process.run([program, "-w", "-f", "-", path], environ, text="\n".join(lines) + "\n")
-    return result.status == 0
+    text = "\n".join(lines) + "\n"
+    extfs.write_state(found.descriptor, 0)
+    result = process.run([program, "-w", "-f", "-", found.path], environ, text=text)
+    if result.status:
+        return False
+    extfs.write_state(found.descriptor, extfs.STATE_CLEAN)
+    return True

@@ -3,6 +3,7 @@
 import os
 import signal
 
+from overlay import holders
 from overlay.errors import UNAVAILABLE, OverlayError, quote, reason
 
 # Where tools like mke2fs lie, although an ordinary user's PATH may not say so.
@@ -112,6 +113,7 @@ def stay(step, environ):
     program = step.arguments[0]
     ignored = {number for number in _RELAYED if signal.getsignal(number) is signal.SIG_IGN}
     defaults = [*_TERMINAL, *_RELAYED - ignored, signal.SIGPIPE, signal.SIGXFSZ]
+    in_foreground = _in_foreground()
     # Blocked until the child's number is known, so that no early signal is lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
     try:
@@ -127,7 +129,7 @@ def stay(step, environ):
     for number in _TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     for number in _RELAYED - ignored:
-        signal.signal(number, lambda received, _frame: _relay(child, received))
+        signal.signal(number, lambda received, _frame: _relay(child, received, in_foreground))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
     _pid, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
@@ -139,23 +141,24 @@ _TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 _RELAYED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
-def _relay(child, number):
+def _relay(child, number, in_foreground):
     """Hand a signal on to the engine, and where that keeps it for itself, to what runs inside.
 
-    In the foreground of a terminal Apptainer leaves signals to the terminal and passes none
-    on; the commands would never hear of a `kill`.
+    Started in the foreground of a terminal, Apptainer leaves signals to the terminal and
+    passes none on; the commands would never hear of a `kill`.
     """
     try:
         os.kill(child, number)
-        if _in_foreground():
-            for pid in _children(child):
-                os.kill(pid, number)
+        if in_foreground:
+            for process in holders.children(child):
+                if not process.is_server:
+                    os.kill(process.pid, number)
     except (ProcessLookupError, PermissionError):
         pass  # it has just ended
 
 
 def _in_foreground():
-    """Return whether our process group is the foreground one of a terminal."""
+    """Return whether our process group is now the foreground one of a terminal."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:
@@ -166,15 +169,6 @@ def _in_foreground():
         return False
     finally:
         os.close(terminal)
-
-
-def _children(pid):
-    """Return the children of the engine that belong to our process group: the commands.
-
-    The engine gives each of its servers a group of its own.
-    """
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-        return [int(word) for word in file.read().split() if os.getpgid(int(word)) == os.getpgrp()]
 
 
 def end_like(status):

@@ -222,12 +222,11 @@ def read_commands(path):
             status=MISSING,
             hint="to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
         ) from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        os.close(descriptor)
+        raise OverlayError(f"the command file {quote(path)} is a directory", status=MISSING)
     with open(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise OverlayError(
-                f"the command file {quote(path)} is a directory", status=MISSING
-            )
         if not stat.S_ISREG(mode):
             return CommandFile(path, regular=False)
         text = file.read()
@@ -373,17 +372,18 @@ def needed_features(session, final):
 
 
 def check_twice(found):
-    """Refuse one overlay under two names."""
+    """Refuse one overlay under two names. Raises OverlayError (USAGE)."""
     seen = {}
     for image in found:
-        other = seen.setdefault(image.identity, image.path)
-        if other is not image.path:
+        if image.identity in seen:
+            other = seen[image.identity]
             raise OverlayError(
                 f"{quote(image.path)} is named twice"
                 + ("" if other == image.path else f", as {quote(other)} too"),
                 status=USAGE,
                 hint="name every overlay once",
             )
+        seen[image.identity] = image.path
 
 
 def decide_writable(session, facts):
@@ -427,7 +427,9 @@ def _warn_of_room(image, config, facts, notices):
             (
                 "warning",
                 f"{quote(image.path)} is nearly full: {size.format_size(data)} and"
-                f" {size.format_files(files)} left",
+                f" {size.format_files(files)} left"
+                # fuse2fs wants five free blocks before it renames, and so before it deletes.
+                + ("; to delete a file, empty it first: truncate -s 0 FILE" if data < 1 << 15 else ""),
             )
         )
     growth = min(image.status.st_size - image.status.st_blocks * 512, data)

@@ -76,10 +76,13 @@ def _launch(plan, facts, environ, output, replace):
         if supervised:
             stack = markers.stack_digest(facts.base, [one.path for one in facts.images[1:]])
             record.begin(first.descriptor, environ, host=os.uname().nodename, stack=stack)
+        token = f"{os.getpid()}.{os.times().elapsed}"
+        if supervised:
+            plan.final.variables[facts.engine.variable("OVERLAY_SESSION")] = token
         status = process.stay(plan.final, environ)
         if supervised:
             status = finish.finish(
-                facts, status, environ=environ, output=output, program=output.program
+                facts, status, token=token, environ=environ, output=output, program=output.program
             )
         return status
     finally:
