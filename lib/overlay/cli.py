@@ -1,8 +1,8 @@
 """Every command's way in and out: the error boundary, and the only place that prints."""
 
 import os
-import sys
 
+from overlay import options
 from overlay.errors import INTERNAL, INTERRUPTED, OverlayError
 
 # Command -> module of overlay.commands; only the one that was called is imported.
@@ -24,8 +24,7 @@ class Output:
 
     def result(self, text):
         """Print a result."""
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        sys.stdout.flush()
+        options.write_result(text if text.endswith("\n") else text + "\n")
 
     def notice(self, text, level="notice"):
         """Print a line for the user, unless he asked for less."""
@@ -55,11 +54,10 @@ def main(program, arguments, environ, root):
     environ    the caller's environment, a dictionary
     root       the tree that holds etc/overlay.ini
     """
+    _open_standard_descriptors()
     output = Output(program)
     try:
         from importlib import import_module
-
-        from overlay import options
 
         module = import_module(f"overlay.commands.{COMMANDS[program]}")
         chosen = options.parse(program, arguments)
@@ -73,21 +71,34 @@ def main(program, arguments, environ, root):
         output.notice("interrupted", "warning")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe has gone; that is how `| head` ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + 13
+        return 128 + 13  # the reader of a pipe has gone; that is how `| head` ends
     except Exception as error:
         if environ.get("OVERLAY_DEBUG"):
             raise
         return _bug(output, error)
 
 
+def _open_standard_descriptors():
+    """See that 0, 1 and 2 are open: else the next file opened, an image, would become one.
+
+    A closed standard output is opened for reading, so that writing to it fails.
+    """
+    for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, flags)  # takes the lowest number that is free
+
+
 def _bug(output, error):
     """Say where a bug of ours is, in a line that can be sent to those who mend it."""
-    frame = error.__traceback__
-    while frame.tb_next is not None:
+    here = os.path.dirname(os.path.abspath(__file__))
+    place, frame = "unknown", error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if file.startswith(here):
+            place = f"{os.path.relpath(file, here)}:{frame.tb_lineno}"
         frame = frame.tb_next
-    place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}"
     output.error(
         OverlayError(
             f"this is a bug: {type(error).__name__} at {place}: {error}",

@@ -22,6 +22,9 @@ from overlay.plan import Plan, Step
 
 SUFFIXES = (".ext3", ".img")
 
+# Instead of the machine's own: the options say all, but mke2fs wants a file with the types.
+MKE2FS_CONFIG = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mke2fs.conf")
+
 
 class Creation:
     """What the user asked for.
@@ -211,7 +214,7 @@ def plan(creation, config, facts):
         ),
         Step(
             _mke2fs(facts, creation.size, inodes, staging, partial),
-            variables={"MKE2FS_CONFIG": "/dev/null"},
+            variables={"MKE2FS_CONFIG": MKE2FS_CONFIG},
         ),
     ]
     if not creation.sparse:
@@ -249,9 +252,9 @@ def run(creation, config, facts, environ, notice):
     try:
         staging.action()
         descriptor = truncate.action()
-        superblock = _make_filesystem(creation, mke2fs, descriptor, environ)
+        superblock = _make_filesystem(creation, mke2fs, facts.path, descriptor, environ)
         if not creation.sparse:
-            _reserve(creation, rest[0], environ, notice)
+            _reserve(creation, rest[0], facts.path, descriptor, environ, notice)
         os.fsync(descriptor)
         lock.release(descriptor)
         if facts.existing is not None:
@@ -291,7 +294,7 @@ def _make_staging(staging, inside):
         os.chmod(directory, 0o755)
 
 
-def _make_filesystem(creation, step, descriptor, environ):
+def _make_filesystem(creation, step, path, descriptor, environ):
     """Run mke2fs until the image holds what was promised; return its Superblock.
 
     mke2fs rounds the number of inodes, either way; it is read back, and asked again for
@@ -303,35 +306,42 @@ def _make_filesystem(creation, step, descriptor, environ):
         result = process.run(arguments, environ, variables=step.variables)
         if result.status:
             words = result.errors.strip().splitlines() or [f"mke2fs ended with {result.status}"]
-            raise _cannot(arguments[-1], words[-1])
+            raise _cannot(path, words[-1])
         superblock = extfs.read_superblock(descriptor)
         missing = creation.files + 2 - superblock.free_inodes_count
         if missing <= 0:
             return superblock
         arguments[place] = str(int(arguments[place]) + missing + 16)
     raise _cannot(
-        arguments[-1],
+        path,
         f"mke2fs makes {superblock.free_inodes_count} of {creation.files} files",
         "choose a larger size",
     )
 
 
-def _reserve(creation, step, environ, notice):
-    """Allocate all blocks of the image, or say that they stay holes."""
-    result = process.run(step.arguments, environ)
-    if not result.status:
-        return
-    words = result.errors.strip().rpartition(": ")[2]
+def _reserve(creation, step, path, descriptor, environ, notice):
+    """Allocate all blocks of the image, or say that they stay holes.
+
+    Raises OverlayError (CANNOT_CREATE) when there is no room for them; asked first, because
+    fallocate would take all that there is before it fails, and other jobs write here too.
+    """
+    room = os.statvfs(descriptor)
+    free = room.f_bavail * room.f_frsize
+    needed = creation.size - os.fstat(descriptor).st_blocks * 512
+    words = "there is no room" if needed > free else None
+    if words is None:
+        result = process.run(step.arguments, environ)
+        if not result.status:
+            return
+        words = result.errors.strip().rpartition(": ")[2]
     if "not supported" in words:
         notice(
             "this file system cannot reserve blocks: the overlay is sparse, and can run into a"
             " full disk or quota while it is written"
         )
         return
-    room = os.statvfs(os.path.dirname(step.arguments[-1]))
     raise _cannot(
-        step.arguments[-1],
-        f"{words} ({size.format_size(creation.size)} are needed,"
-        f" {size.format_size(room.f_bavail * room.f_frsize)} are free)",
+        path,
+        f"{words} ({size.format_size(needed)} are needed, {size.format_size(free)} are free)",
         "choose a smaller size, make room, or add --sparse to take blocks only as they are written",
     )

@@ -11,7 +11,6 @@ nothing: the ones in directories that no layer below has. What is known of an im
 in the record on it, with a stamp of the superblock that tells whether it still holds.
 """
 
-import hashlib
 import os
 
 from overlay import extfs, lock, process, record, sif
@@ -114,14 +113,14 @@ def _squashfs_has_markers(path, environ):
     return result.status != 0 or "/.wh." in result.output
 
 
-def stack_digest(base, below):
-    """Return a word that stands for the layers below a writable overlay.
+def stack_name(base, below):
+    """Return the layers below a writable overlay as one word; empty when they are too many.
 
     base   path of the base image
     below  paths of the overlays between
     """
-    names = "\0".join(os.path.realpath(path) for path in (base, *below))
-    return hashlib.sha1(names.encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
+    name = " ".join(quote(os.path.realpath(path)) for path in (base, *below))
+    return name if len(name) < 2000 else ""
 
 
 def tidy(found, base, below, environ):

@@ -1,9 +1,10 @@
 """The command lines: one parser a command, from shared groups of options."""
 
 import argparse
+import os
 
 from overlay import __version__
-from overlay.errors import USAGE, OverlayError
+from overlay.errors import DATA_LOST, USAGE, OverlayError, reason
 
 SUMMARIES = {
     "create-overlay": "Create an overlay: one file that holds as many as you need.",
@@ -19,6 +20,22 @@ EXAMPLES = {
     "run-overlay -o env.ext3:ro -- python3 script.py --option",
     "check-overlay": "check-overlay env.ext3\ncheck-overlay --repair env.ext3",
 }
+
+
+def write_result(text):
+    """Write text to standard output, now and whole.
+
+    Past sys.stdout, which would find out only at the end of Python that nobody can read it.
+    Raises OverlayError (DATA_LOST), or BrokenPipeError when the reader has gone.
+    """
+    data = text.encode(errors="surrogateescape")
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OverlayError(f"cannot write the output: {reason(error)}", status=DATA_LOST) from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +56,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """Raise what argparse found wrong, as ours."""
         raise OverlayError(message, status=USAGE, hint=f"{self.prog} --help")
+
+    def _print_message(self, message, file=None):
+        """Print the help or the version the way that results are printed."""
+        write_result(message)
 
 
 def parser(program):

@@ -34,7 +34,7 @@ def read(descriptor):
 def begin(descriptor, environ, *, host, stack):
     """Note that a writable session begins; its lock is held.
 
-    stack  what stands for the layers below. Markers that a session left behind when it was
+    stack  the layers below, as one word. Markers that a session left behind when it was
            killed are still known to be made over these layers when the next one has the same.
     """
     before = read(descriptor)
@@ -47,7 +47,7 @@ def begin(descriptor, environ, *, host, stack):
         "stack": stack,
         "tidy_from": now,
     }
-    if "ended" not in before and before.get("stack") == stack:
+    if stack and "ended" not in before and before.get("stack") == stack:
         fields["tidy_from"] = before.get("tidy_from", now)
     if environ.get("SLURM_JOB_ID"):
         fields["job"] = environ["SLURM_JOB_ID"]

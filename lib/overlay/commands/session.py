@@ -74,7 +74,7 @@ def _launch(plan, facts, environ, output, replace):
         if replace and not supervised and not plan.after:
             process.become(plan.final, environ, [image.descriptor for image in facts.images])
         if supervised:
-            stack = markers.stack_digest(facts.base, [one.path for one in facts.images[1:]])
+            stack = markers.stack_name(facts.base, [one.path for one in facts.images[1:]])
             record.begin(first.descriptor, environ, host=os.uname().nodename, stack=stack)
         token = f"{os.getpid()}.{os.times().elapsed}"
         if supervised:
