@@ -181,8 +181,16 @@ def test_zsh_completion(shell):
     """The completion of zsh appears with the module and goes with it."""
     tell = "echo ${_comps[run-overlay]-none} ${functions[_overlay]+function} $#fpath"
     done = shell.run(
-        "\n".join(["autoload -Uz compinit; compinit -u -D", tell, f"module load overlay/{VERSION}",
-                   tell, "module unload overlay", tell]),
+        "\n".join(
+            [
+                "autoload -Uz compinit; compinit -u -D",
+                tell,
+                f"module load overlay/{VERSION}",
+                tell,
+                "module unload overlay",
+                tell,
+            ]
+        ),
         shell="zsh",
     )
     before, loaded, after = (line.split() for line in done.stdout.splitlines()[-3:])
@@ -228,7 +236,7 @@ def test_engine_module_unknown(shell, prefix):
         ("/bin/sh", False),
         ("\n  no-such-engine\n  sh", False),
         ("no-such-engine /no/such/engine", True),
-        ("\n# sh\n", True),
+        ("no-such-engine\n  # sh", True),
     ],
 )
 def test_engine_on_path(shell, prefix, commands, warned):
@@ -243,8 +251,19 @@ def test_engine_of_the_last_file(shell, prefix):
     """What a later file of overlay.d sets stands above the earlier; other sections do not count."""
     choose(prefix, "module = no-such-engine", file="overlay.ini")
     choose(prefix, "module = no-such-engine", file="overlay.d/10.ini")
-    choose(prefix, "; module = x", "module = none", "[other]", "module = y", file="overlay.d/90.ini")
-    choose(prefix, "module = no-such-engine", file="overlay.d/.99.ini")
+    choose(
+        prefix, "; module = x", "module = none", "[other]", "module = y", file="overlay.d/90.ini"
+    )
+    (prefix / "etc/overlay.d/site.ini").unlink()
+    done = shell.run("module load overlay/1.0; echo $?")
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("name", [".site.ini", "site.ini~", "site.txt"])
+def test_no_file_of_the_site(shell, prefix, name):
+    """What an editor leaves in overlay.d is not read."""
+    choose(prefix, "module = none", file="overlay.ini")
+    choose(prefix, "module = no-such-engine", file=f"overlay.d/{name}")
     (prefix / "etc/overlay.d/site.ini").unlink()
     done = shell.run("module load overlay/1.0; echo $?")
     assert (done.stdout, done.stderr) == ("0\n", "")
@@ -292,6 +311,10 @@ def test_clone(system, tmp_path, how):
         os.symlink(clone, tmp_path / "link")
         clone = tmp_path / "link"
     directory = clone / "modulefiles"
-    shell = Shell(system, tmp_path, directory.relative_to(tmp_path) if how == "relative" else directory)
+    shell = Shell(
+        system, tmp_path, directory.relative_to(tmp_path) if how == "relative" else directory
+    )
     done = shell.run("module load overlay; which run-overlay; create-overlay --version")
-    assert done.stdout.splitlines() == [f"{clone}/bin/run-overlay", f"create-overlay {VERSION}"], done
+    assert done.stdout.splitlines() == [f"{clone}/bin/run-overlay", f"create-overlay {VERSION}"], (
+        done
+    )
