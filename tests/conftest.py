@@ -1,20 +1,13 @@
 """What all tests share: the tree under test, its programs, and a place to work in."""
 
-import collections
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support import PATH, ROOT, execute
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "lib"))
 sys.dont_write_bytecode = True
-
-PATH = "/usr/local/bin:/usr/bin:/bin"
-
-Result = collections.namedtuple("Result", "status stdout stderr")
 
 
 def _no_skip(report):
@@ -65,7 +58,12 @@ def site(tmp_path, site_text):
 @pytest.fixture
 def environ(home, site):
     """Return the environment that the programs under test get; a test may change it."""
-    return {"HOME": str(home), "PATH": PATH, "OVERLAY_CONFIG": str(site), "LC_ALL": "C.UTF-8"}
+    return {
+        "HOME": str(home),
+        "PATH": PATH,
+        "OVERLAY_CONFIG": str(site),
+        "LC_ALL": "C.UTF-8",
+    }
 
 
 @pytest.fixture
@@ -87,20 +85,6 @@ def run(words, environ, scratch):
         )
 
     return run
-
-
-def execute(arguments, *, environ, cwd, stdin=None):
-    """Run a program to its end and return its Result; what is no UTF-8 is kept escaped."""
-    done = subprocess.run(
-        arguments,
-        env=environ,
-        cwd=cwd,
-        input=os.fsencode(stdin or ""),
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    return Result(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
 
 
 @pytest.fixture

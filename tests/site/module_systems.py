@@ -10,7 +10,13 @@ WORK = os.environ.get("OVERLAY_WORK", "/opt/overlay-work")
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 # What the module systems keep for themselves, and the shell's own.
-PRIVATE = ("_ModuleTable", "__LMOD_REF_COUNT_", "__MODULES_", "_LMFILES_", "LOADEDMODULES")
+PRIVATE = (
+    "_ModuleTable",
+    "__LMOD_REF_COUNT_",
+    "__MODULES_",
+    "_LMFILES_",
+    "LOADEDMODULES",
+)
 SHELLS_OWN = {"_", "SHLVL", "PWD", "OLDPWD"}
 
 
@@ -31,7 +37,9 @@ def environment_modules():
     """Return the path of modulecmd.tcl."""
     [path] = {
         os.path.realpath(path)
-        for path in glob.glob(f"{WORK}/environment-modules/usr/**/modulecmd.tcl", recursive=True)
+        for path in glob.glob(
+            f"{WORK}/environment-modules/usr/**/modulecmd.tcl", recursive=True
+        )
     }
     return path
 
@@ -62,7 +70,12 @@ class Shell:
         path = self.home / f"script.{shell}"
         uses = "".join(f"module use '{directory}'\n" for directory in self.directories)
         path.write_text(f"{start(self.system, shell)}\n{uses}{script}\n")
-        options = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"], "tcsh": ["-f"]}
+        options = {
+            "bash": ["--norc"],
+            "zsh": ["-f"],
+            "fish": ["--no-config"],
+            "tcsh": ["-f"],
+        }
         return subprocess.run(
             [shell, *options[shell], path],
             env={
@@ -105,10 +118,14 @@ class Shell:
                 for name, value in json.loads(environment).items()
                 if not name.startswith(PRIVATE) and name not in SHELLS_OWN
             }
-            found.append({"names": names, "functions": functions, "completions": completions})
+            found.append(
+                {"names": names, "functions": functions, "completions": completions}
+            )
         return found
 
 
 def normal(name, value):
     """Return a value without what means nothing: several empty parts at the end of MANPATH."""
-    return value.rstrip(":") + ":" if name == "MANPATH" and value.endswith(":") else value
+    return (
+        value.rstrip(":") + ":" if name == "MANPATH" and value.endswith(":") else value
+    )

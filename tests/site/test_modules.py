@@ -13,14 +13,18 @@ VERSION = "1.0"
 NEXT = "1.10"  # to be taken for newer than 1.9, and 1.9 for newer than 1.0
 SYSTEMS = ("lmod", "modules")
 
-COMPLETION = "_overlay() { :; }\n_overlay_names() { :; }\ncomplete -F _overlay run-overlay\n"
+COMPLETION = (
+    "_overlay() { :; }\n_overlay_names() { :; }\ncomplete -F _overlay run-overlay\n"
+)
 ZSH_COMPLETION = "#compdef run-overlay\n_overlay_was_called\n"
 
 
 def install(source, prefix):
     """Install a tree as an admin does."""
     subprocess.run(
-        ["make", "-s", "-C", source, "install", f"PREFIX={prefix}"], check=True, capture_output=True
+        ["make", "-s", "-C", source, "install", f"PREFIX={prefix}"],
+        check=True,
+        capture_output=True,
     )
 
 
@@ -94,7 +98,9 @@ def engines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "manual", [{}, {"MANPATH": "/somewhere/man:"}, {"MANPATH": "/somewhere/man"}], ids=str
+    "manual",
+    [{}, {"MANPATH": "/somewhere/man:"}, {"MANPATH": "/somewhere/man"}],
+    ids=str,
 )
 def test_unload_restores(shell, prefix, manual):
     """What load changes, unload takes back: environment, functions, completions."""
@@ -103,7 +109,9 @@ def test_unload_restores(shell, prefix, manual):
         f"module load overlay/{VERSION}", "module unload overlay", **manual
     )
     changed = {
-        name for name, value in loaded["names"].items() if before["names"].get(name) != value
+        name
+        for name, value in loaded["names"].items()
+        if before["names"].get(name) != value
     }
     assert changed == {"PATH", "MANPATH"}
     assert loaded["names"]["PATH"] == f"{tree}/bin:" + before["names"]["PATH"]
@@ -132,13 +140,17 @@ def test_default_and_switch(shell, prefix):
         "module load overlay", f"module switch overlay/{VERSION}", silent=False
     )
     assert default["names"]["PATH"].split(":")[0] == str(prefix / NEXT / "bin")
-    assert switched["names"]["PATH"] == f"{prefix}/{VERSION}/bin:{before['names']['PATH']}"
+    assert (
+        switched["names"]["PATH"] == f"{prefix}/{VERSION}/bin:{before['names']['PATH']}"
+    )
     assert str(prefix / NEXT) not in str(switched["names"])
 
 
 def test_two_versions(shell, system, prefix):
     """Never two versions at once: Lmod swaps, Environment Modules say what to do."""
-    done = shell.run(f"module load overlay/{VERSION}; module load overlay/1.9; echo $PATH")
+    done = shell.run(
+        f"module load overlay/{VERSION}; module load overlay/1.9; echo $PATH"
+    )
     first = "1.9" if system == "lmod" else VERSION
     assert done.stdout.strip() == f"{prefix}/{first}/bin:{PATH}"
     assert system == "lmod" or "conflict" in done.stderr.lower()
@@ -151,14 +163,19 @@ def test_information(shell, system):
         "echo = path; echo $PATH"
     )
     parts = dict(part.split("\n", 1) for part in done.stdout.split("= ")[1:])
-    assert all(f"overlay/{version}" in parts["avail"] for version in (VERSION, "1.9", NEXT))
+    assert all(
+        f"overlay/{version}" in parts["avail"] for version in (VERSION, "1.9", NEXT)
+    )
     assert f"Version: {NEXT}" in parts["whatis"]
     assert "create-overlay -s 500 -n 700" in parts["help"]
     assert f"/{NEXT}/bin" in parts["show"]
     assert parts["path"].strip() == PATH
     if system == "lmod":
         done = shell.run("module spider overlay; module spider overlay/1.9")
-        assert f"overlay/{NEXT}" in done.stderr and "as many files as you need" in done.stderr
+        assert (
+            f"overlay/{NEXT}" in done.stderr
+            and "as many files as you need" in done.stderr
+        )
 
 
 @pytest.mark.parametrize("name", ["zsh", "fish", "tcsh"])
@@ -215,7 +232,9 @@ def test_engine_module_of_the_user(shell, prefix, engines):
     """An engine that the user loaded himself stays."""
     shell.directories += (engines,)
     choose(prefix, "module = engine")
-    states = shell.state("module load engine", "module load overlay/1.0", "module unload overlay")
+    states = shell.state(
+        "module load engine", "module load overlay/1.0", "module unload overlay"
+    )
     assert states[-1]["names"]["ENGINE_LOADED"] == "1"
 
 
@@ -252,7 +271,12 @@ def test_engine_of_the_last_file(shell, prefix):
     choose(prefix, "module = no-such-engine", file="overlay.ini")
     choose(prefix, "module = no-such-engine", file="overlay.d/10.ini")
     choose(
-        prefix, "; module = x", "module = none", "[other]", "module = y", file="overlay.d/90.ini"
+        prefix,
+        "; module = x",
+        "module = none",
+        "[other]",
+        "module = y",
+        file="overlay.d/90.ini",
     )
     (prefix / "etc/overlay.d/site.ini").unlink()
     done = shell.run("module load overlay/1.0; echo $?")
@@ -282,7 +306,9 @@ def test_hook(shell, system, prefix):
     """The site's own file is run in the place of a change to ours, and undone at unload."""
     (prefix / "etc/site.lua").write_text('setenv("SITE", myModuleVersion())\n')
     (prefix / "etc/site.tcl").write_text("setenv SITE $version\n")
-    before, loaded, after = shell.state("module load overlay/1.9", "module unload overlay")
+    before, loaded, after = shell.state(
+        "module load overlay/1.9", "module unload overlay"
+    )
     assert loaded["names"]["SITE"] == "1.9"
     assert "SITE" not in after["names"]
 
@@ -312,9 +338,12 @@ def test_clone(system, tmp_path, how):
         clone = tmp_path / "link"
     directory = clone / "modulefiles"
     shell = Shell(
-        system, tmp_path, directory.relative_to(tmp_path) if how == "relative" else directory
+        system,
+        tmp_path,
+        directory.relative_to(tmp_path) if how == "relative" else directory,
     )
     done = shell.run("module load overlay; which run-overlay; create-overlay --version")
-    assert done.stdout.splitlines() == [f"{clone}/bin/run-overlay", f"create-overlay {VERSION}"], (
-        done
-    )
+    assert done.stdout.splitlines() == [
+        f"{clone}/bin/run-overlay",
+        f"create-overlay {VERSION}",
+    ], done

@@ -2,14 +2,11 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
-
-from overlay import config, extfs, process
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from overlay import config, extfs
+from support import ROOT, tool
 
 # Stands where an engine would: it keeps its arguments, one after each NUL.
 RECORDER = """#!/bin/sh
@@ -57,7 +54,7 @@ def settings(environ):
 
     def settings(**variables):
         names = {f"OVERLAY_{name.upper()}": text for name, text in variables.items()}
-        return config.load({**environ, **names}, ROOT)
+        return config.load({**environ, **names}, str(ROOT))
 
     return settings
 
@@ -75,20 +72,13 @@ def limit():
     signal.signal(signal.SIGALRM, old)
 
 
-def tool(name, *arguments):
-    """Run a tool of the system and return its subprocess.CompletedProcess."""
-    path = process.which(name, {"PATH": "/usr/bin"})
-    return subprocess.run(
-        [path, *map(str, arguments)], capture_output=True, text=True, check=False,
-        env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
-    )
-
-
 @pytest.fixture
 def make_image(tmp_path):
     """Return a function that makes an image with the real mke2fs, as our own are made."""
 
-    def make_image(name="image.ext3", mib=16, options=None, directories=("upper", "work")):
+    def make_image(
+        name="image.ext3", mib=16, options=None, directories=("upper", "work")
+    ):
         path, content = tmp_path / name, tmp_path / f"{name}.content"
         for directory in directories:
             (content / directory).mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,8 @@ import subprocess
 import sys
 
 import pytest
-
-from conftest import ROOT
 from overlay import __version__, cli, options
+from support import ROOT
 
 PROGRAMS = sorted(cli.COMMANDS)
 
@@ -27,7 +26,9 @@ def told(program, sentence, hint=None):
     return lines + (f"{program}: hint: {hint}\n" if hint else "")
 
 
-CREATE_HELP, MOUNT_HELP, RUN_HELP = (f"{name}-overlay --help" for name in ("create", "mount", "run"))
+CREATE_HELP, MOUNT_HELP, RUN_HELP = (
+    f"{name}-overlay --help" for name in ("create", "mount", "run")
+)
 THOUSANDS = "for 500 MB and 700 thousand files: create-overlay -s 500 -n 700"
 NOTHING = (
     "run-overlay -o OVERLAY -f FILE, or run-overlay -o OVERLAY -- COMMAND;"
@@ -77,9 +78,19 @@ NOTHING = (
             "700,000,000 files do not fit into 500 MiB",
             "-n counts thousands of files; for 700,000 files: -n 700",
         ),
-        ("create-overlay -s", 2, "argument -s/--size: expected one argument", CREATE_HELP),
+        (
+            "create-overlay -s",
+            2,
+            "argument -s/--size: expected one argument",
+            CREATE_HELP,
+        ),
         ("create-overlay -s 5 -n 1 x", 2, "unrecognized arguments: x", CREATE_HELP),
-        ("create-overlay --siz 5 -n 1", 2, "unrecognized arguments: --siz 5", CREATE_HELP),
+        (
+            "create-overlay --siz 5 -n 1",
+            2,
+            "unrecognized arguments: --siz 5",
+            CREATE_HELP,
+        ),
         (
             "create-overlay --sparse --reserve -s 5 -n 1",
             2,
@@ -89,8 +100,12 @@ NOTHING = (
         ("mount-overlay", 2, "no overlay is named", "mount-overlay -o OVERLAY"),
         ("mount-overlay a.ext3", 2, "unrecognized arguments: a.ext3", MOUNT_HELP),
         ("mount-overlay -f x -o a.ext3", 2, "unrecognized arguments: -f x", MOUNT_HELP),
-        ("mount-overlay -o a.ext3 -o x:rw", 2, "only the first overlay can be writable",
-         "name the one to write in first, and the others without :rw"),
+        (
+            "mount-overlay -o a.ext3 -o x:rw",
+            2,
+            "only the first overlay can be writable",
+            "name the one to write in first, and the others without :rw",
+        ),
         ("run-overlay", 2, "there is nothing to run", NOTHING),
         ("run-overlay -o a.ext3", 2, "there is nothing to run", NOTHING),
         ("run-overlay -o a.ext3 --", 2, "there is nothing to run", NOTHING),
@@ -108,14 +123,24 @@ NOTHING = (
             "run-overlay -o a.ext3 -f FILE",
         ),
         ("run-overlay -o a.ext3 ls", 2, "unrecognized arguments: ls", RUN_HELP),
-        ("run-overlay -o a.ext3 -f", 2, "argument -f/--file: expected one argument", RUN_HELP),
+        (
+            "run-overlay -o a.ext3 -f",
+            2,
+            "argument -f/--file: expected one argument",
+            RUN_HELP,
+        ),
         (
             "run-overlay -o none.ext3 -f commands",
             66,
             "there is no overlay none.ext3",
             "list the overlays here: ls -l *.ext3 *.img *.sqsh",
         ),
-        ("run-overlay -o a -f commands", 66, "there is no overlay a", "did you mean a.ext3?"),
+        (
+            "run-overlay -o a -f commands",
+            66,
+            "there is no overlay a",
+            "did you mean a.ext3?",
+        ),
         (
             "run-overlay -o commands -f a",
             65,
@@ -161,26 +186,38 @@ def test_errors(run, scratch, line, status, sentence, hint):
 def test_empty_names(run):
     """Empty arguments are refused in words."""
     assert run("run-overlay", "-o", "", "--", "ls") == (
-        2, "", told("run-overlay", "the name of an overlay is empty")
+        2,
+        "",
+        told("run-overlay", "the name of an overlay is empty"),
     )
     assert run("run-overlay", "-o", "a.ext3", "-f", "") == (
-        2, "", told("run-overlay", "the name of the command file is empty")
+        2,
+        "",
+        told("run-overlay", "the name of the command file is empty"),
     )
 
 
 def test_configuration_error(run, site):
     """A wrong overlay.ini stops every command with file, line and 78."""
     site.write_text("[creat]\n")
-    message = told("create-overlay", f"{site}, line 1: unknown section [creat]",
-                   "did you mean [create]?")
+    message = told(
+        "create-overlay",
+        f"{site}, line 1: unknown section [creat]",
+        "did you mean [create]?",
+    )
     assert run("create-overlay", "-s", "16", "-n", "1") == (78, "", message)
 
 
 def test_no_engine(run, site, base):
     """Without an engine it is said what was looked for."""
-    site.write_text(f"[engine]\ncommands = no-such-engine\n[images]\ndefault = {base}\n")
-    message = told("run-overlay", "no container engine found; looked for no-such-engine",
-                   "load one, for example: module load apptainer")
+    site.write_text(
+        f"[engine]\ncommands = no-such-engine\n[images]\ndefault = {base}\n"
+    )
+    message = told(
+        "run-overlay",
+        "no container engine found; looked for no-such-engine",
+        "load one, for example: module load apptainer",
+    )
     assert run("run-overlay", "-o", "a.ext3", "--", "ls") == (69, "", message)
 
 
@@ -219,7 +256,10 @@ def test_version(run, program):
     ("arguments", "expected"),
     [
         (["-o", "a", "--", "ls", "-l"], (["a"], None, ["ls", "-l"])),
-        (["-o", "a", "--", "sh", "--", "-o", "b"], (["a"], None, ["sh", "--", "-o", "b"])),
+        (
+            ["-o", "a", "--", "sh", "--", "-o", "b"],
+            (["a"], None, ["sh", "--", "-o", "b"]),
+        ),
         (["-o", "a", "-f", "x"], (["a"], "x", None)),
         (["-oa", "-fx"], (["a"], "x", None)),
         (["--overlay=a", "--overlay", "b", "--file", "-"], (["a", "b"], "-", None)),
@@ -245,7 +285,10 @@ def test_bug(words, environ, scratch):
     def run(*arguments):
         return subprocess.run(
             [sys.executable, "-IS", "-c", script, lib, *arguments],
-            capture_output=True, text=True, check=False, cwd=scratch,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=scratch,
         )
 
     done = run()
@@ -268,7 +311,11 @@ def test_broken_pipe(words, environ, scratch):
     with os.fdopen(writer, "wb") as pipe:
         done = subprocess.run(
             [*words("run-overlay"), "--dry-run", "-o", "a.ext3", "--", "ls"],
-            stdout=pipe, stderr=subprocess.PIPE, env=environ, cwd=scratch, check=False,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            env=environ,
+            cwd=scratch,
+            check=False,
         )
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -281,7 +328,11 @@ def test_broken_pipe_of_help(words, environ, scratch, program):
     with os.fdopen(writer, "wb") as pipe:
         done = subprocess.run(
             [*words(program), "--help"],
-            stdout=pipe, stderr=subprocess.PIPE, env=environ, cwd=scratch, check=False,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            env=environ,
+            cwd=scratch,
+            check=False,
         )
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -291,7 +342,12 @@ def test_full_output(words, environ, scratch):
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [*words("run-overlay"), "--dry-run", "-o", "a.ext3", "--", "ls"],
-            stdout=full, stderr=subprocess.PIPE, env=environ, cwd=scratch, check=False, text=True,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environ,
+            cwd=scratch,
+            check=False,
+            text=True,
         )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr and "this is a bug" not in done.stderr
@@ -303,9 +359,23 @@ def test_closed_descriptors(words, environ, scratch, closed):
     """Without one of the standard descriptors nothing is written where it does not belong."""
     before = (scratch / "a.ext3").read_bytes()
     done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *words("run-overlay"), "--dry-run", "-o",
-         "a.ext3", "--", "ls"],
-        env=environ, cwd=scratch, check=False, capture_output=True, text=True,
+        [
+            "sh",
+            "-c",
+            f'exec "$@" {closed}',
+            "sh",
+            *words("run-overlay"),
+            "--dry-run",
+            "-o",
+            "a.ext3",
+            "--",
+            "ls",
+        ],
+        env=environ,
+        cwd=scratch,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert "Traceback" not in done.stderr and "this is a bug" not in done.stderr
     assert (scratch / "a.ext3").read_bytes() == before
@@ -329,7 +399,10 @@ def test_quiet_and_verbose(run, environ):
 
 def launchers():
     """Return the paths of all programs."""
-    return sorted(os.path.join(ROOT, "bin", name) for name in os.listdir(os.path.join(ROOT, "bin")))
+    return sorted(
+        os.path.join(ROOT, "bin", name)
+        for name in os.listdir(os.path.join(ROOT, "bin"))
+    )
 
 
 def test_launchers_are_all_there():
@@ -351,9 +424,17 @@ def test_launcher_parses_everywhere(path):
     with open(path, encoding="utf-8") as file:
         source = file.read()
     tree = ast.parse(source, feature_version=(3, 7))
-    newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.AsyncFunctionDef, ast.Await)
+    newer = (
+        ast.JoinedStr,
+        ast.AnnAssign,
+        ast.NamedExpr,
+        ast.AsyncFunctionDef,
+        ast.Await,
+    )
     assert not [node for node in ast.walk(tree) if isinstance(node, newer)]
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
+    assert not [
+        node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation
+    ]
 
 
 @pytest.mark.parametrize("path", launchers(), ids=os.path.basename)
@@ -364,7 +445,10 @@ def test_launcher_under_an_old_python(path):
         "runpy.run_path(sys.argv[1], run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-IS", "-c", script, path], capture_output=True, text=True, check=False
+        [sys.executable, "-IS", "-c", script, path],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     message = f": error: needs Python 3.9 or newer, and {sys.executable} is older\n"
     assert (done.returncode, done.stdout) == (1, "")
@@ -376,7 +460,11 @@ def test_launcher_through_a_link(environ, scratch):
     (scratch / "run it").symlink_to(os.path.join(ROOT, "bin", "run-overlay"))
     done = subprocess.run(
         [sys.executable, "-IS", scratch / "run it", "-V"],
-        env=environ, cwd="/", capture_output=True, text=True, check=False,
+        env=environ,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, f"run-overlay {__version__}\n")
 
@@ -384,18 +472,43 @@ def test_launcher_through_a_link(environ, scratch):
 # ------------------------------------------------------------------ imports --
 
 HEAVY = {
-    "dataclasses", "logging", "tempfile", "json", "subprocess", "difflib", "typing", "socket",
-    "inspect", "random", "threading", "asyncio", "urllib", "pathlib", "ssl", "hashlib",
-    "overlay.creation", "overlay.reference",
+    "dataclasses",
+    "logging",
+    "tempfile",
+    "json",
+    "subprocess",
+    "difflib",
+    "typing",
+    "socket",
+    "inspect",
+    "random",
+    "threading",
+    "asyncio",
+    "urllib",
+    "pathlib",
+    "ssl",
+    "hashlib",
+    "overlay.creation",
+    "overlay.reference",
 }
 
 
 def imported(environ, scratch, *words):
     """Return the modules that a program imports."""
     done = subprocess.run(
-        [sys.executable, "-IS", "-X", "importtime", os.path.join(ROOT, "bin", words[0]),
-         *words[1:]],
-        env=environ, cwd=scratch, capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-IS",
+            "-X",
+            "importtime",
+            os.path.join(ROOT, "bin", words[0]),
+            *words[1:],
+        ],
+        env=environ,
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return set(re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE))
@@ -428,6 +541,9 @@ def test_nothing_runs_at_import(environ):
     )
     done = subprocess.run(
         [sys.executable, "-IS", "-c", script, os.path.join(ROOT, "lib")],
-        env=environ, capture_output=True, text=True, check=False,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -3,7 +3,6 @@
 import os
 
 import pytest
-
 from overlay import config
 from overlay.errors import CONFIGURATION, MISSING, OverlayError
 
@@ -16,13 +15,23 @@ WRONG = [
     ("[]\n", 1, "a key stands before the first [section]", None),
     ("[site]\n[site]\n", 2, "[site] stands here a second time", None),
     ("[site]\nlock =\n\n[site]\n", 4, "[site] stands here a second time", None),
-    ("[create]\nsize = 1\nsize = 2\n", 3, "size stands in [create] a second time", None),
+    (
+        "[create]\nsize = 1\nsize = 2\n",
+        3,
+        "size stands in [create] a second time",
+        None,
+    ),
     ("[create]\nsize\n", 2, "it is not `key = value`", None),
     ("[create]\nsize: 5\n", 2, "it is not `key = value`", None),
     ("[create\nsize = 5\n", 1, "a key stands before the first [section]", None),
     ("[create]\n= 5\n", 2, "it is not `key = value`", None),
     ("[creat]\nsize = 5\n", 1, "unknown section [creat]", "did you mean [create]?"),
-    ("[site]\n[binds]\n[Images]\n", 3, "unknown section [Images]", "did you mean [images]?"),
+    (
+        "[site]\n[binds]\n[Images]\n",
+        3,
+        "unknown section [Images]",
+        "did you mean [images]?",
+    ),
     ("[DEFAULT]\nsize = 5\n", 1, "unknown section [DEFAULT]", SECTIONS),
     ("[xyzzy]\n", 1, "unknown section [xyzzy]", SECTIONS),
     ("[create]\nsise = 5\n", 2, "unknown key sise in [create]", "did you mean size?"),
@@ -39,7 +48,12 @@ WRONG = [
         "unknown key size in [launch]",
         "known: gpu, clear",
     ),
-    ("[engine]\ncommand = a\n", 2, "unknown key command in [engine]", "did you mean commands?"),
+    (
+        "[engine]\ncommand = a\n",
+        2,
+        "unknown key command in [engine]",
+        "did you mean commands?",
+    ),
     ("[binds]\npath = /a\n", 2, "unknown key path in [binds]", "did you mean paths?"),
     (
         "[create]\nsize = big\n",
@@ -77,7 +91,12 @@ WRONG = [
         "[create] allocation: 'holes' is not one of reserve, sparse",
         None,
     ),
-    ("[create]\nallocation =\n", 2, "[create] allocation: '' is not one of reserve, sparse", None),
+    (
+        "[create]\nallocation =\n",
+        2,
+        "[create] allocation: '' is not one of reserve, sparse",
+        None,
+    ),
     ("[launch]\ngpu = yes\n", 2, "[launch] gpu: 'yes' is not one of auto, none", None),
     (
         "[binds]\npaths = '/a\n",
@@ -145,7 +164,9 @@ def test_wrong_elsewhere(environ, site, home, place):
         "quoted": site.parent / "overlay.d" / "it's.ini",
     }[place]
     write(path, "[launch]\ngpus = auto\n")
-    named = str(path) if place != "quoted" else f"'{site.parent}/overlay.d/it'\\''s.ini'"
+    named = (
+        str(path) if place != "quoted" else f"'{site.parent}/overlay.d/it'\\''s.ini'"
+    )
     error = caught(environ)
     assert error.what == f"{named}, line 2: unknown key gpus in [launch]"
     assert error.hint == "did you mean gpu?"
@@ -194,7 +215,10 @@ def test_directory_of_files_unreadable(environ, site):
 )
 def test_layers(environ, site, home, layers, value, origin):
     """Default, site, overlay.d by name, user, environment: the later is the stronger."""
-    directory, user = site.parent / "overlay.d", home / ".config" / "overlay" / "overlay.ini"
+    directory, user = (
+        site.parent / "overlay.d",
+        home / ".config" / "overlay" / "overlay.ini",
+    )
     places = {
         "site": (site, 1),
         "a": (directory / "a.ini", 2),
@@ -212,7 +236,9 @@ def test_layers(environ, site, home, layers, value, origin):
             write(path, f"[create]\nsize = {number}\n")
     found = config.load(environ, "/nowhere")
     assert found["create.size"] == (None if value is None else value << 20)
-    assert str(found.origin("create.size")) == origin.format(site=site, d=directory, user=user)
+    assert str(found.origin("create.size")) == origin.format(
+        site=site, d=directory, user=user
+    )
 
 
 def test_user_file_place(environ, home, tmp_path):
@@ -236,7 +262,10 @@ def test_lock_of_an_image(environ, site, home):
     """An image of the site's list can be locked too."""
     site.write_text("[site]\nlock = images.a\n[images]\na = /site.sif\n")
     write(home / ".config/overlay/overlay.ini", "[images]\na = /mine.sif\nb = /b.sif\n")
-    assert config.load(environ, "/nowhere").images() == {"a": "/site.sif", "b": "/b.sif"}
+    assert config.load(environ, "/nowhere").images() == {
+        "a": "/site.sif",
+        "b": "/b.sif",
+    }
 
 
 @pytest.mark.parametrize("name", ["site.lock", "site.message"])
@@ -279,8 +308,7 @@ def test_wrong_environment(environ):
     with pytest.raises(OverlayError) as error:
         found["create.allocation"]
     assert error.value.what == (
-        "$OVERLAY_CREATE_ALLOCATION: [create] allocation:"
-        " 'holes' is not one of reserve, sparse"
+        "$OVERLAY_CREATE_ALLOCATION: [create] allocation: 'holes' is not one of reserve, sparse"
     )
     assert error.value.status == CONFIGURATION
 
@@ -323,7 +351,10 @@ def test_values(name, text, value):
 def test_boolean():
     """Yes and no are read in all usual words."""
     setting = config.Setting("a", "b", "boolean", "no", "help")
-    read = [config.convert(setting, text, {}) for text in ("yes", "On", "1", "no", "FALSE", "0")]
+    read = [
+        config.convert(setting, text, {})
+        for text in ("yes", "On", "1", "no", "FALSE", "0")
+    ]
     assert read == [True, True, True, False, False, False]
     with pytest.raises(ValueError, match="^'maybe' is not yes or no$"):
         config.convert(setting, "maybe", {})
@@ -359,7 +390,10 @@ def test_examples_load(environ, site):
 def test_site_file(tmp_path):
     """An installed version takes the file that outlives it; a clone its own."""
     root = tmp_path / "1.0"
-    own, kept = write(root / "etc/overlay.ini", ""), write(tmp_path / "etc/overlay.ini", "")
+    own, kept = (
+        write(root / "etc/overlay.ini", ""),
+        write(tmp_path / "etc/overlay.ini", ""),
+    )
     assert config.site_file(str(root)) == str(own)
     (root / ".installed").touch()
     assert config.site_file(str(root)) == str(kept)

@@ -5,10 +5,9 @@ import stat
 import subprocess
 
 import pytest
-
-from conftest import tool
 from overlay import creation, extfs, image
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError
+from support import tool
 
 MIB = 1 << 20
 ENVIRON = {"PATH": "/usr/bin:/bin"}
@@ -130,7 +129,9 @@ def test_file_name_refuses(path, sentence, hint):
 )
 def test_check_request_refuses(size, files, plain, sentence, hint):
     """What no image can be is refused with the smallest that can, or the unit that was meant."""
-    error = refused(creation.check_request, creation.Creation(size, files), plain_count=plain)
+    error = refused(
+        creation.check_request, creation.Creation(size, files), plain_count=plain
+    )
     smallest = extfs.smallest_size(files)
     assert error.what == sentence
     assert error.hint == hint.format(smallest // MIB)
@@ -180,10 +181,15 @@ def test_sparse_by_the_site(make, settings):
     """The site's directories are made, whatever they are called."""
     created = make(config={"create_directories": "/opt '/my dir/x' srv/data"})
     for name in ("/upper/opt", "/upper/my dir/x", "/upper/srv/data"):
-        assert "Type: directory" in tool("debugfs", "-R", f'stat "{name}"', created.path).stdout
+        assert (
+            "Type: directory"
+            in tool("debugfs", "-R", f'stat "{name}"', created.path).stdout
+        )
 
 
-@pytest.mark.parametrize("name", ["-x", "a,b", "it's", 'a"b', "größe", "$HOME", "a b", "x" * 240])
+@pytest.mark.parametrize(
+    "name", ["-x", "a,b", "it's", 'a"b', "größe", "$HOME", "a b", "x" * 240]
+)
 def test_names(make, scratch, name):
     """An overlay may have any name that the engine can be told."""
     assert make(path=name).path == str(scratch / f"{name}.ext3")
@@ -211,7 +217,9 @@ def content(path):
         return file.read()
 
 
-@pytest.mark.parametrize("kind", ["file", "empty", "directory", "broken link", "overlay"])
+@pytest.mark.parametrize(
+    "kind", ["file", "empty", "directory", "broken link", "overlay"]
+)
 def test_never_overwrites(make, scratch, kind):
     """What stands at the name stays as it is."""
     path = scratch / "x.ext3"
@@ -229,7 +237,10 @@ def test_never_overwrites(make, scratch, kind):
         return
     error = refused(make, path="x")
     assert error.what == f"'{path}' exists already"
-    assert error.hint == "choose another name with -o; --force replaces it, and all that is in it"
+    assert (
+        error.hint
+        == "choose another name with -o; --force replaces it, and all that is in it"
+    )
     assert error.status == CANNOT_CREATE
     assert content(path) == before
 
@@ -304,9 +315,22 @@ def test_gather_refuses(make, scratch, path, sentence, hint):
 def test_file_too_large(environ, scratch, words):
     """Where no file may be so large it is said, and nothing is left."""
     done = subprocess.run(
-        ["sh", "-c", 'ulimit -f 8192; exec "$@"', "sh", *words("create-overlay"), "-s", "16", "-n",
-         "1"],
-        env=environ, cwd=scratch, capture_output=True, text=True, check=False,
+        [
+            "sh",
+            "-c",
+            'ulimit -f 8192; exec "$@"',
+            "sh",
+            *words("create-overlay"),
+            "-s",
+            "16",
+            "-n",
+            "1",
+        ],
+        env=environ,
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (CANNOT_CREATE, "")
     assert done.stderr == (
@@ -361,14 +385,28 @@ def test_printed_plan_does_the_same(make, settings, scratch):
         facts = creation.gather(request, loaded, ENVIRON)
         lines = creation.plan(request, loaded, facts).shell()
         done = subprocess.run(
-            ["sh", "-e"], input=lines, capture_output=True, text=True, check=False, env=ENVIRON
+            ["sh", "-e"],
+            input=lines,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=ENVIRON,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         pasted = image.look(f"{name}.ext3", write=True)
         direct = image.look(made.path)
-        for field in ("blocks_count", "inodes_count", "free_inodes_count", "free_blocks_count",
-                      "reserved_blocks_count", "compatible", "incompatible"):
-            assert getattr(pasted.superblock, field) == getattr(direct.superblock, field), field
+        for field in (
+            "blocks_count",
+            "inodes_count",
+            "free_inodes_count",
+            "free_blocks_count",
+            "reserved_blocks_count",
+            "compatible",
+            "incompatible",
+        ):
+            assert getattr(pasted.superblock, field) == getattr(
+                direct.superblock, field
+            ), field
         assert pasted.upper == os.getuid()
         assert pasted.status.st_blocks == direct.status.st_blocks
         pasted.close()
@@ -386,7 +424,10 @@ def test_mke2fs_fails(make, settings, scratch):
     facts = creation.gather(request, loaded, ENVIRON)
     facts.tools["mke2fs"] = str(failing)
     error = refused(creation.run, request, loaded, facts, ENVIRON, print)
-    assert error.what == f"cannot create '{scratch}/x.ext3': mke2fs: no luck; nothing was changed"
+    assert (
+        error.what
+        == f"cannot create '{scratch}/x.ext3': mke2fs: no luck; nothing was changed"
+    )
     assert error.status == CANNOT_CREATE
     assert os.listdir(scratch) == os.listdir(make.temporary) == []
 
@@ -398,6 +439,9 @@ def test_appears_meanwhile(make, settings, scratch):
     facts = creation.gather(request, loaded, ENVIRON)
     (scratch / "x.ext3").write_text("first")
     error = refused(creation.run, request, loaded, facts, ENVIRON, print)
-    assert (error.what, error.status) == (f"'{scratch}/x.ext3' exists already", CANNOT_CREATE)
+    assert (error.what, error.status) == (
+        f"'{scratch}/x.ext3' exists already",
+        CANNOT_CREATE,
+    )
     assert (scratch / "x.ext3").read_text() == "first"
     assert os.listdir(scratch) == ["x.ext3"]

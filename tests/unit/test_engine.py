@@ -5,7 +5,6 @@ import io
 import os
 
 import pytest
-
 from overlay import engine
 from overlay.errors import UNAVAILABLE, OverlayError
 
@@ -61,7 +60,10 @@ def test_overlays_read_back():
         (("/a'b", "/a'b", False), ["--bind", "/a'b"]),
         (("/a:b", "/c", False), ["--mount", "type=bind,source=/a:b,destination=/c"]),
         (("/a", "/b:c", True), ["--mount", "type=bind,source=/a,destination=/b:c,ro"]),
-        (("/a,b", "/c", True), ["--mount", 'type=bind,"source=/a,b",destination=/c,ro']),
+        (
+            ("/a,b", "/c", True),
+            ["--mount", 'type=bind,"source=/a,b",destination=/c,ro'],
+        ),
         (
             ('/a"b', '/a"b', True),
             ["--mount", 'type=bind,"source=/a""b","destination=/a""b",ro'],
@@ -83,12 +85,26 @@ def test_binds(bind, expected):
     ("options", "expected"),
     [
         ({}, ["shell", "--overlay", "a.ext3", "base.sif"]),
-        ({"command": ["ls", "-l"]}, ["exec", "--overlay", "a.ext3", "base.sif", "ls", "-l"]),
+        (
+            {"command": ["ls", "-l"]},
+            ["exec", "--overlay", "a.ext3", "base.sif", "ls", "-l"],
+        ),
         ({"command": []}, ["exec", "--overlay", "a.ext3", "base.sif"]),
         (
             {"binds": ["/x", ("/y", "/y", True)], "flags": ["--nv", "--home", "/h"]},
-            ["shell", "--overlay", "a.ext3", "--bind", "/x", "--bind", "/y:/y:ro", "--nv",
-             "--home", "/h", "base.sif"],
+            [
+                "shell",
+                "--overlay",
+                "a.ext3",
+                "--bind",
+                "/x",
+                "--bind",
+                "/y:/y:ro",
+                "--nv",
+                "--home",
+                "/h",
+                "base.sif",
+            ],
         ),
     ],
 )
@@ -113,8 +129,18 @@ def test_parse_version(output, expected):
     assert engine.parse_version("/x", output) == expected
 
 
-@pytest.mark.parametrize("output", ["", "\n", "hello", "podman version 4.3", "apptainer version",
-                                    "apptainer version x.y", "apptainer version 1..2"])
+@pytest.mark.parametrize(
+    "output",
+    [
+        "",
+        "\n",
+        "hello",
+        "podman version 4.3",
+        "apptainer version",
+        "apptainer version x.y",
+        "apptainer version 1..2",
+    ],
+)
 def test_parse_version_refuses(output):
     """What is no version is refused with the line to try."""
     with pytest.raises(OverlayError) as error:
@@ -136,12 +162,21 @@ def program(path, text="#!/bin/sh\n", mode=0o755):
     ("version", "feature", "sentence"),
     [
         ("apptainer version 1.4.5", "--fakeroot with an overlay", None),
-        ("apptainer version 1.0.3", "--fakeroot with an overlay",
-         "--fakeroot with an overlay needs apptainer 1.1 or newer; {} is 1.0.3"),
-        ("singularity version 3.7.1", "--fakeroot with an overlay",
-         "--fakeroot with an overlay needs singularity 3.8 or newer; {} is 3.7.1"),
-        ("singularity version 3.8.7", "--mount",
-         "--mount needs singularity 3.9 or newer; {} is 3.8.7"),
+        (
+            "apptainer version 1.0.3",
+            "--fakeroot with an overlay",
+            "--fakeroot with an overlay needs apptainer 1.1 or newer; {} is 1.0.3",
+        ),
+        (
+            "singularity version 3.7.1",
+            "--fakeroot with an overlay",
+            "--fakeroot with an overlay needs singularity 3.8 or newer; {} is 3.7.1",
+        ),
+        (
+            "singularity version 3.8.7",
+            "--mount",
+            "--mount needs singularity 3.9 or newer; {} is 3.8.7",
+        ),
         ("singularity-ce version 3.11.4", "--mount", None),
     ],
 )
@@ -184,7 +219,11 @@ def test_find_link(tmp_path):
 
 @pytest.mark.parametrize(
     ("commands", "looked"),
-    [(["no-such-a", "no-such-b"], "no-such-a, no-such-b"), ([], "none"), (["/no such"], "'/no such'")],
+    [
+        (["no-such-a", "no-such-b"], "no-such-a, no-such-b"),
+        ([], "none"),
+        (["/no such"], "'/no such'"),
+    ],
 )
 def test_find_none(commands, looked):
     """Without an engine it is said what was looked for."""
@@ -200,7 +239,9 @@ def test_find_needs_a_program(tmp_path):
     (tmp_path / "apptainer").mkdir()
     program(tmp_path / "file" / "apptainer", mode=0o644)
     with pytest.raises(OverlayError):
-        engine.find([str(tmp_path / "apptainer"), str(tmp_path / "file" / "apptainer")], {})
+        engine.find(
+            [str(tmp_path / "apptainer"), str(tmp_path / "file" / "apptainer")], {}
+        )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import random
 import subprocess
 
 import pytest
-
 from overlay import errors
 
 
@@ -36,11 +35,18 @@ def test_quote(text, quoted):
 def test_quote_pastes():
     """Bash reads every quoted name as the name that it was."""
     chance = random.Random(2)
-    alphabet = "ab 'é\"\\$`!\n\t\x01\x7f\x1b~*?[]{}()#&|;<>-=:,\udc80\udcff\u202e\u00a0xf09"
-    names = ["".join(chance.choices(alphabet, k=chance.randrange(1, 9))) for _ in range(2000)]
+    alphabet = (
+        "ab 'é\"\\$`!\n\t\x01\x7f\x1b~*?[]{}()#&|;<>-=:,\udc80\udcff\u202e\u00a0xf09"
+    )
+    names = [
+        "".join(chance.choices(alphabet, k=chance.randrange(1, 9))) for _ in range(2000)
+    ]
     script = "printf '%s\\0' " + " ".join(map(errors.quote, names))
     done = subprocess.run(
-        ["bash"], input=script.encode(errors="surrogateescape"), capture_output=True, check=True
+        ["bash"],
+        input=script.encode(errors="surrogateescape"),
+        capture_output=True,
+        check=True,
     )
     expected = [name.encode(errors="surrogateescape") for name in names]
     assert done.stdout.split(b"\0")[:-1] == expected
@@ -49,7 +55,14 @@ def test_quote_pastes():
 
 def test_quote_one_line():
     """No character makes a second line or reaches the terminal as a control character."""
-    for number in [*range(0x3000), 0x85, 0x2028, 0x2029, *range(0xDC80, 0xDD00), 0x10FFFF]:
+    for number in [
+        *range(0x3000),
+        0x85,
+        0x2028,
+        0x2029,
+        *range(0xDC80, 0xDD00),
+        0x10FFFF,
+    ]:
         quoted = errors.quote(f"a{chr(number)}b")
         assert quoted.isprintable() and len(quoted.splitlines()) == 1, number
 
@@ -65,7 +78,12 @@ def test_reason():
 def test_overlay_error():
     """An OverlayError carries words, status and hint."""
     error = errors.OverlayError("what", status=errors.MISSING, hint="do")
-    assert (str(error), error.what, error.status, error.hint) == ("what", "what", 66, "do")
+    assert (str(error), error.what, error.status, error.hint) == (
+        "what",
+        "what",
+        66,
+        "do",
+    )
 
 
 def test_statuses():

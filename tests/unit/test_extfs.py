@@ -5,9 +5,8 @@ import random
 import re
 
 import pytest
-
-from conftest import tool
 from overlay import creation, extfs, image
+from support import tool
 
 MIB = 1 << 20
 
@@ -125,8 +124,9 @@ def test_available(make_image, opened, reserved, available):
 
 def filled(make_image, directories, files, options=None):
     """Return the path of an image with directories, and files of these names and sizes."""
-    content = os.path.join(os.path.dirname(make_image(directories=directories)),
-                           "image.ext3.content")
+    content = os.path.join(
+        os.path.dirname(make_image(directories=directories)), "image.ext3.content"
+    )
     for name, length in files.items():
         with open(os.path.join(content, name), "wb") as file:
             file.truncate(length)
@@ -136,7 +136,9 @@ def filled(make_image, directories, files, options=None):
 @pytest.mark.parametrize("block", ["1024", "2048", "4096"])
 def test_lookup(make_image, opened, block):
     """Names are found in large directories, through indirect blocks, and not where none is."""
-    names = {f"upper/deep/file with a long name {number:06d}": 0 for number in range(1500)}
+    names = {
+        f"upper/deep/file with a long name {number:06d}": 0 for number in range(1500)
+    }
     options = ["-t", "ext3", "-b", block, "-N", "4000"]
     path = filled(make_image, ["upper/deep/er", "work", "upper/größe"], names, options)
     reader = opened(path)
@@ -147,9 +149,17 @@ def test_lookup(make_image, opened, block):
     for name in random.Random(3).sample(sorted(names), 20):
         number, inode = reader.lookup(name.encode())
         assert not inode.is_directory
-        assert number == int(tool("debugfs", "-R", f'stat "{name}"', path).stdout.split()[1])
-    for name in (b"nothing", b"upper/nothing", b"work/deep", b"upper/deep/er/x", b"",
-                 b"upper/deep/file with a long name 000000/x"):
+        assert number == int(
+            tool("debugfs", "-R", f'stat "{name}"', path).stdout.split()[1]
+        )
+    for name in (
+        b"nothing",
+        b"upper/nothing",
+        b"work/deep",
+        b"upper/deep/er/x",
+        b"",
+        b"upper/deep/file with a long name 000000/x",
+    ):
         assert reader.lookup(name) is None
     deep = reader.lookup(b"upper/deep")[1]
     found = {name.decode() for name, number, kind in reader.entries(deep)}
@@ -159,13 +169,23 @@ def test_lookup(make_image, opened, block):
 def test_entries_types(make_image, opened):
     """An entry tells its kind, and an inode its owner, mode and size."""
     path = filled(make_image, ["upper"], {"f": 12345})
-    for command in ("mknod c c 1 3", "sif f uid 70", "sif f gid 80", "sif f mode 0100640"):
+    for command in (
+        "mknod c c 1 3",
+        "sif f uid 70",
+        "sif f gid 80",
+        "sif f mode 0100640",
+    ):
         assert tool("debugfs", "-w", "-R", command, path).stderr.count("\n") == 1
     reader = opened(path)
     kinds = {name: kind for name, _number, kind in reader.entries(reader.inode(2))}
     assert (kinds[b"upper"], kinds[b"c"], kinds[b"f"]) == (2, 3, 1)
     found = reader.lookup(b"f")[1]
-    assert (found.owner, found.group, found.mode, found.size) == (70, 80, 0o100640, 12345)
+    assert (found.owner, found.group, found.mode, found.size) == (
+        70,
+        80,
+        0o100640,
+        12345,
+    )
     assert not found.is_directory
 
 
@@ -213,7 +233,9 @@ def walk(number):
     chance = random.Random(number)
     size = int(2 ** chance.uniform(3.9, 12)) * MIB
     most = extfs.most_files(size)
-    return size, chance.choice([1, 2, most, chance.randint(1, most), int(most * 0.99) or 1])
+    return size, chance.choice(
+        [1, 2, most, chance.randint(1, most), int(most * 0.99) or 1]
+    )
 
 
 @pytest.mark.parametrize("number", range(32))
@@ -286,11 +308,20 @@ def test_limits():
 
 def test_options_leave_nothing_to_mke2fs_conf(make_image, tmp_path):
     """Features, block, inode and journal sizes are ours, and the result can grow."""
-    told = dumpe2fs(make_image(mib=500, options=extfs.mke2fs_options(500 * MIB, 700000)))
+    told = dumpe2fs(
+        make_image(mib=500, options=extfs.mke2fs_options(500 * MIB, 700000))
+    )
     assert set(told["Filesystem features"].split()) == {
-        "has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "sparse_super",
+        "has_journal",
+        "ext_attr",
+        "resize_inode",
+        "dir_index",
+        "filetype",
+        "sparse_super",
         "large_file",
     }
     assert (told["Block size"], told["Inode size"]) == ("4096", "256")
-    assert 0.98 < int(told["Reserved block count"]) * 100 / int(told["Block count"]) <= 1
+    assert (
+        0.98 < int(told["Reserved block count"]) * 100 / int(told["Block count"]) <= 1
+    )
     assert int(told["Reserved GDT blocks"]) > 0

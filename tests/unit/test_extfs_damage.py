@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from overlay import extfs, image
 from overlay.errors import DAMAGED, OverlayError
 
@@ -50,10 +49,23 @@ def mutate(chance, data):
             data[place] ^= 1 << chance.randrange(8)
         elif kind == 2:
             data[place & ~3 : (place & ~3) + 4] = struct.pack(
-                "<I", chance.choice([0, 1, 7, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, chance.getrandbits(32)])
+                "<I",
+                chance.choice(
+                    [
+                        0,
+                        1,
+                        7,
+                        0x7FFFFFFF,
+                        0x80000000,
+                        0xFFFFFFFF,
+                        chance.getrandbits(32),
+                    ]
+                ),
             )
         else:
-            data[place & ~1 : (place & ~1) + 2] = chance.choice([b"\0\0", b"\xff\xff", b"\x01\0"])
+            data[place & ~1 : (place & ~1) + 2] = chance.choice(
+                [b"\0\0", b"\xff\xff", b"\x01\0"]
+            )
     return bytes(data)
 
 
@@ -118,7 +130,9 @@ def test_random_directories(limit):
         offset = 0
         while offset < 1000 and chance.random() < 0.9:
             step = chance.choice([8, 12, 16, 64])
-            data[offset + 4 : offset + 8] = struct.pack("<HBB", step, chance.randrange(9), 1)
+            data[offset + 4 : offset + 8] = struct.pack(
+                "<HBB", step, chance.randrange(9), 1
+            )
             offset += step
         try:
             assert len(list(extfs.parse_entries(bytes(data)))) <= 128
@@ -140,11 +154,21 @@ def test_endless_directory(small, limit, depth):
     last = superblock.blocks_count - 1
     # One block full of entries, one full of pointers to it, one full of pointers to that.
     entry = struct.pack("<IHBB", 11, 12, 4, 1) + b"none"
-    os.pwrite(descriptor, entry * (block // 12 - 1) + struct.pack(
-        "<IHBB", 11, 12 + block % 12, 4, 1) + b"none" + bytes(block % 12), last * block)
+    os.pwrite(
+        descriptor,
+        entry * (block // 12 - 1)
+        + struct.pack("<IHBB", 11, 12 + block % 12, 4, 1)
+        + b"none"
+        + bytes(block % 12),
+        last * block,
+    )
     os.pwrite(descriptor, struct.pack("<I", last) * (block // 4), (last - 1) * block)
-    os.pwrite(descriptor, struct.pack("<I", last - 1) * (block // 4), (last - 2) * block)
-    os.pwrite(descriptor, struct.pack("<I", last - 2) * (block // 4), (last - 3) * block)
+    os.pwrite(
+        descriptor, struct.pack("<I", last - 1) * (block // 4), (last - 2) * block
+    )
+    os.pwrite(
+        descriptor, struct.pack("<I", last - 2) * (block // 4), (last - 3) * block
+    )
     pointers = [last] * 12 + [last - 1, 0, 0]
     pointers[13] = last - 2 if depth else 0
     pointers[14] = last - 3 if depth == 2 else 0

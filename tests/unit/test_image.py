@@ -5,10 +5,9 @@ import os
 import socket
 
 import pytest
-
-from conftest import tool
 from overlay import image
 from overlay.errors import DAMAGED, MISSING, OverlayError
+from support import tool
 
 MAKE = "make one: create-overlay -s SIZE -n FILES"
 KINDS = "overlays are ext3 images, squashfs files and directories"
@@ -69,7 +68,9 @@ def make(make_image, scratch):
         "zeros": lambda: write(bytes(1 << 16)),
         "one byte": lambda: write(b"x"),
         "text": lambda: write(b"hello\n" * 1000),
-        "sif": lambda: write(b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0" + bytes(4096)),
+        "sif": lambda: write(
+            b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0" + bytes(4096)
+        ),
         "short sif": lambda: write(b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0"),
         "gzip": compressed,
         "ext2": lambda: ext("-t", "ext2"),
@@ -105,7 +106,12 @@ def make(make_image, scratch):
         ),
         ("with suffix", MISSING, "there is no overlay x", "did you mean x.ext3?"),
         ("broken link", MISSING, "x is a link to gone, which does not exist", None),
-        ("link to itself", MISSING, "cannot open x: Too many levels of symbolic links", None),
+        (
+            "link to itself",
+            MISSING,
+            "cannot open x: Too many levels of symbolic links",
+            None,
+        ),
         ("empty", DAMAGED, "x is empty, not an overlay", MAKE),
         (
             "zeros",
@@ -215,7 +221,9 @@ def test_overlay(make, kind, found_kind, writable, upper, write):
     make(kind)
     found = image.look("x", write=write)
     assert (found.kind, found.writable) == (found_kind, writable and write)
-    assert (found.upper, found.root) == ((os.getuid(), os.getuid()) if upper else (None, None))
+    assert (found.upper, found.root) == (
+        (os.getuid(), os.getuid()) if upper else (None, None)
+    )
     assert found.identity == (os.stat("x").st_dev, os.stat("x").st_ino)
     assert not os.get_inheritable(found.descriptor)
     found.close()
@@ -279,10 +287,16 @@ def told(path, write):
 @pytest.mark.parametrize(
     ("mode", "write", "expected"),
     [
-        (0, False, "66 cannot open x: Permission denied |"
-         " ask its owner for read permission; see: ls -l x"),
-        (0, True, "66 cannot open x: Permission denied |"
-         " ask its owner for read permission; see: ls -l x"),
+        (
+            0,
+            False,
+            "66 cannot open x: Permission denied | ask its owner for read permission; see: ls -l x",
+        ),
+        (
+            0,
+            True,
+            "66 cannot open x: Permission denied | ask its owner for read permission; see: ls -l x",
+        ),
         (0o444, True, "ext3 False"),
         (0o444, False, "ext3 False"),
         (0o666, True, "ext3 True"),

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from overlay import lock
 
 MIB = 1 << 20
@@ -48,8 +47,14 @@ def engine_lock(descriptor, kind):
     )
 
 
-TABLE = [(None, False, None), (None, True, None), ("reader", False, None),
-         ("reader", True, "reader"), ("writer", False, "writer"), ("writer", True, "writer")]
+TABLE = [
+    (None, False, None),
+    (None, True, None),
+    ("reader", False, None),
+    ("reader", True, "reader"),
+    ("writer", False, "writer"),
+    ("writer", True, "writer"),
+]
 
 
 @pytest.mark.parametrize(("held", "write", "expected"), TABLE)
@@ -81,7 +86,12 @@ def test_classic(opened, held, write, expected):
 
 @pytest.mark.parametrize(
     ("first", "second", "busy"),
-    [(True, True, True), (True, False, True), (False, True, False), (False, False, None)],
+    [
+        (True, True, True),
+        (True, False, True),
+        (False, True, False),
+        (False, False, None),
+    ],
 )
 def test_ours(opened, first, second, busy):
     """Our lock is one writer's or several readers'; Busy tells whether a writer has it."""

@@ -4,7 +4,6 @@ import os
 import types
 
 import pytest
-
 from overlay import session
 from overlay.engine import Engine
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError
@@ -14,10 +13,23 @@ UID = 1000
 PREFIX = ["/e/apptainer"]
 
 
-def image(path="a.ext3", kind="ext3", *, writable=True, owner=UID, upper=UID, root=UID, inode=None):
+def image(
+    path="a.ext3",
+    kind="ext3",
+    *,
+    writable=True,
+    owner=UID,
+    upper=UID,
+    root=UID,
+    inode=None,
+):
     """Return an Image as look() would have found it."""
     status = types.SimpleNamespace(
-        st_dev=1, st_ino=inode or hash(path), st_uid=owner, st_size=1 << 24, st_blocks=1 << 15
+        st_dev=1,
+        st_ino=inode or hash(path),
+        st_uid=owner,
+        st_size=1 << 24,
+        st_blocks=1 << 15,
     )
     found = Image(path, kind, status, -1, writable)
     found.upper, found.root = (upper, root) if kind == "ext3" else (None, None)
@@ -59,7 +71,12 @@ def overlays(plan):
         (["a:rw"], [image("a")], ["a"], []),
         (["a:ro"], [image("a")], ["a:ro"], []),
         (["a", "b"], [image("a"), image("b")], ["b:ro", "a"], []),
-        (["a", "b:ro", "c"], [image("a"), image("b"), image("c")], ["c:ro", "b:ro", "a"], []),
+        (
+            ["a", "b:ro", "c"],
+            [image("a"), image("b"), image("c")],
+            ["c:ro", "b:ro", "a"],
+            [],
+        ),
         (["a:ro", "b"], [image("a"), image("b")], ["b:ro", "a:ro"], []),
         (["d"], [image("d", "directory")], ["d"], []),
         (
@@ -181,7 +198,11 @@ def test_refused(settings, named, images, status, sentence, hint):
 
 def test_fakeroot_writes_what_belongs_to_others(settings):
     """As root inside, another owner of upper/ is no obstacle."""
-    plan = decided(settings, modes("a", fakeroot=True, command=["true"]), facts(image("a", upper=0)))
+    plan = decided(
+        settings,
+        modes("a", fakeroot=True, command=["true"]),
+        facts(image("a", upper=0)),
+    )
     assert overlays(plan) == ["a"]
 
 
@@ -193,7 +214,11 @@ SHELL = ["/bin/sh", "-c", 'exec "$@"', "run-overlay"]
     ("options", "known", "expected"),
     [
         ({}, {}, ["shell", *BASE, "/i/base.sif"]),
-        ({"command": ["ls", "-l"]}, {}, ["exec", *BASE, "/i/base.sif", *SHELL, "ls", "-l"]),
+        (
+            {"command": ["ls", "-l"]},
+            {},
+            ["exec", *BASE, "/i/base.sif", *SHELL, "ls", "-l"],
+        ),
         (
             {"command": ["a b", ""], "program": "x"},
             {},
@@ -207,21 +232,44 @@ SHELL = ["/bin/sh", "-c", 'exec "$@"', "run-overlay"]
         (
             {"commands": "f.txt"},
             {"commands": session.CommandFile("f.txt")},
-            ["exec", *BASE, "--bind", "/work/here/f.txt:/work/here/f.txt:ro", "/i/base.sif",
-             "bash", "--", "f.txt"],
+            [
+                "exec",
+                *BASE,
+                "--bind",
+                "/work/here/f.txt:/work/here/f.txt:ro",
+                "/i/base.sif",
+                "bash",
+                "--",
+                "f.txt",
+            ],
         ),
         (
             {"commands": "-f"},
             {"commands": session.CommandFile("-f")},
-            ["exec", *BASE, "--bind", "/work/here/-f:/work/here/-f:ro", "/i/base.sif",
-             "bash", "--", "-f"],
+            [
+                "exec",
+                *BASE,
+                "--bind",
+                "/work/here/-f:/work/here/-f:ro",
+                "/i/base.sif",
+                "bash",
+                "--",
+                "-f",
+            ],
         ),
         (
             {"commands": "/else/a,b"},
             {"commands": session.CommandFile("/else/a,b")},
-            ["exec", *BASE, "--mount",
-             'type=bind,"source=/else/a,b","destination=/else/a,b",ro',
-             "/i/base.sif", "bash", "--", "/else/a,b"],
+            [
+                "exec",
+                *BASE,
+                "--mount",
+                'type=bind,"source=/else/a,b","destination=/else/a,b",ro',
+                "/i/base.sif",
+                "bash",
+                "--",
+                "/else/a,b",
+            ],
         ),
         (
             {"commands": "/dev/fd/63"},
@@ -231,12 +279,29 @@ SHELL = ["/bin/sh", "-c", 'exec "$@"', "run-overlay"]
         (
             {"binds": ["/x:/y"]},
             {"binds": ["/scratch", "/home"]},
-            ["shell", *BASE, "--bind", "/scratch", "--bind", "/home", "--bind", "/x:/y",
-             "/i/base.sif"],
+            [
+                "shell",
+                *BASE,
+                "--bind",
+                "/scratch",
+                "--bind",
+                "/home",
+                "--bind",
+                "/x:/y",
+                "/i/base.sif",
+            ],
         ),
         ({"gpus": ["nv"]}, {}, ["shell", *BASE, "--nv", "/i/base.sif"]),
-        ({}, {"gpus": ["nv", "rocm"]}, ["shell", *BASE, "--nv", "--rocm", "/i/base.sif"]),
-        ({"gpus": ["rocm"]}, {"gpus": ["rocm"]}, ["shell", *BASE, "--rocm", "/i/base.sif"]),
+        (
+            {},
+            {"gpus": ["nv", "rocm"]},
+            ["shell", *BASE, "--nv", "--rocm", "/i/base.sif"],
+        ),
+        (
+            {"gpus": ["rocm"]},
+            {"gpus": ["rocm"]},
+            ["shell", *BASE, "--rocm", "/i/base.sif"],
+        ),
         (
             {"fakeroot": True, "options": ["--no-home", "--pwd", "/x"]},
             {},
@@ -266,7 +331,9 @@ def test_directory_of_the_container(settings, cwd, inside):
     plan = decided(settings, modes("a.ext3", command=["true"]), facts(image(), cwd=cwd))
     words = plan.final.arguments
     assert ("--no-mount" in words) == inside
-    expected = f"the host's {cwd} is not seen inside: it is a directory of the container"
+    expected = (
+        f"the host's {cwd} is not seen inside: it is a directory of the container"
+    )
     assert [text for _level, text in plan.notices] == ([expected] if inside else [])
 
 
@@ -292,8 +359,12 @@ def test_temporary_directories(settings, monkeypatch, variables, expected):
     def put(text):
         return text.replace("{dir}/sub", below).replace("{dir}", place)
 
-    environ = {name: put(text) for name, text in {"HOME": "/home/me", **variables}.items()}
-    plan = decided(settings, modes("a.ext3", command=["true"]), facts(image(), environ=environ))
+    environ = {
+        name: put(text) for name, text in {"HOME": "/home/me", **variables}.items()
+    }
+    plan = decided(
+        settings, modes("a.ext3", command=["true"]), facts(image(), environ=environ)
+    )
     words = plan.final.arguments
     bound = [after for word, after in zip(words, words[1:]) if word == "--bind"]
     assert bound == [put(text) for text in expected]
@@ -302,22 +373,43 @@ def test_temporary_directories(settings, monkeypatch, variables, expected):
 def test_cleared(settings):
     """Variables that would mislead do not pass, nor overlays nobody named; the rest does."""
     environ = {
-        "HOME": "/home/me", "PYTHONPATH": "/x", "CONDA_PREFIX": "/c", "_CE_CONDA": "",
-        "R_LIBS_USER": "/r", "BASH_ENV": "/b", "LD_PRELOAD": "/l", "APPTAINER_OVERLAY": "evil",
-        "SINGULARITY_OVERLAYIMAGE": "evil", "KEPT": "1", "MYCONDA_X": "1",
+        "HOME": "/home/me",
+        "PYTHONPATH": "/x",
+        "CONDA_PREFIX": "/c",
+        "_CE_CONDA": "",
+        "R_LIBS_USER": "/r",
+        "BASH_ENV": "/b",
+        "LD_PRELOAD": "/l",
+        "APPTAINER_OVERLAY": "evil",
+        "SINGULARITY_OVERLAYIMAGE": "evil",
+        "KEPT": "1",
+        "MYCONDA_X": "1",
     }
-    plan = decided(settings, modes("a.ext3", command=["x"]), facts(image(), environ=environ))
-    cleared = ["BASH_ENV", "CONDA_PREFIX", "LD_PRELOAD", "PYTHONPATH", "R_LIBS_USER", "_CE_CONDA"]
+    plan = decided(
+        settings, modes("a.ext3", command=["x"]), facts(image(), environ=environ)
+    )
+    cleared = [
+        "BASH_ENV",
+        "CONDA_PREFIX",
+        "LD_PRELOAD",
+        "PYTHONPATH",
+        "R_LIBS_USER",
+        "_CE_CONDA",
+    ]
     left = plan.final.environment(environ)
     assert sorted(left) == ["HOME", "KEPT", "MYCONDA_X"]
-    assert plan.notices == [("detail", "not passed on from the host: " + " ".join(cleared))]
+    assert plan.notices == [
+        ("detail", "not passed on from the host: " + " ".join(cleared))
+    ]
 
 
 def test_clear_is_the_sites_choice(settings):
     """With nothing in [launch] clear everything passes but foreign overlays."""
     environ = {"HOME": "/h", "PYTHONPATH": "/x", "APPTAINER_OVERLAY": "evil"}
     found = facts(image(), environ=environ)
-    plan = session.plan(modes("a.ext3", command=["x"]), settings(launch_clear=""), found)
+    plan = session.plan(
+        modes("a.ext3", command=["x"]), settings(launch_clear=""), found
+    )
     assert plan.final.environment(environ) == {"HOME": "/h", "PYTHONPATH": "/x"}
 
 
@@ -352,7 +444,9 @@ def test_windows_line_ends(settings):
     found = facts(image(), commands=commands, scratch="/scr")
     plan = decided(settings, modes("a.ext3", commands="my file"), found)
     copy = f"/scr/overlay-commands.{os.getpid()}"
-    assert plan.notices == [("notice", "'my file' has Windows line ends; they are left out")]
+    assert plan.notices == [
+        ("notice", "'my file' has Windows line ends; they are left out")
+    ]
     assert plan.before[0].output == copy
     assert [step.arguments for step in plan.after] == [["rm", "-f", copy]]
     words = plan.final.arguments
@@ -381,9 +475,15 @@ def test_parse_overlay(text, expected):
     [
         ("", "the name of an overlay is empty"),
         (":ro", "the name of an overlay is empty"),
-        ("a:RO", "a:RO: a colon in the name of an overlay would be misread by the engine"),
+        (
+            "a:RO",
+            "a:RO: a colon in the name of an overlay would be misread by the engine",
+        ),
         ("a:", "a:: a colon in the name of an overlay would be misread by the engine"),
-        ("a:b.ext3", "a:b.ext3: a colon in the name of an overlay would be misread by the engine"),
+        (
+            "a:b.ext3",
+            "a:b.ext3: a colon in the name of an overlay would be misread by the engine",
+        ),
         (
             "a:b:ro",
             "a:b: colons and control characters in the name of an overlay would be misread by"

@@ -1,0 +1,68 @@
+"""Fixtures of the tests that nothing is ever lost."""
+
+import pytest
+from e2e.safety.trees import Session, holders, kill, kill_tree
+
+_COUNTS = []
+
+
+@pytest.fixture
+def rounds():
+    """Return which of two numbers of rounds is made: the short one here."""
+    return lambda short, full: short
+
+
+@pytest.fixture
+def count():
+    """Return a function that notes a line of counts, shown at the end of the tests."""
+    return _COUNTS.append
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show the counts."""
+    for line in _COUNTS:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def make(ok, scratch):
+    """Return a function that makes an overlay of a name, MiB and thousands of files."""
+
+    def make(name="a.ext3", size=64, files=4):
+        ok("create-overlay", "-q", "--sparse", "-s", size, "-n", files, "-o", name)
+        return scratch / name
+
+    return make
+
+
+@pytest.fixture
+def start(words, environ, scratch):
+    """Return a function that starts a program under test in the background."""
+    started = []
+
+    def start(name, *arguments, **options):
+        options = {"env": environ, "cwd": scratch, "start_new_session": True, **options}
+        session = Session([*words(name), *arguments], **options)
+        started.append(session)
+        return session
+
+    yield start
+    for session in started:
+        with session:
+            if session.poll() is None:
+                kill_tree(session)
+    for path in scratch.glob("*.ext3"):
+        kill(holders(path))
+
+
+@pytest.fixture
+def hold(start):
+    """Return a function that starts a session which stays until it is told to end()."""
+
+    def hold(overlay="a.ext3", *options):
+        line = "echo inside; read answer"
+        session = start("run-overlay", "-o", overlay, *options, "--", "sh", "-c", line)
+        session.says("inside")
+        return session
+
+    return hold
