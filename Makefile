@@ -45,7 +45,7 @@ unit:
 	PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -q -p no:cacheprovider tests/unit
 
 lint:
-	$(RUFF) check --no-cache --target-version py39 --line-length 110 --config 'src = ["lib", "tests"]' \
+	$(RUFF) check --no-cache --target-version py39 --line-length 110 \
 		--select E,F,W,I,B,UP --ignore UP022 lib tests setup.py tools/install
 	# The launchers must be read by a Python that is too old, to say so.
 	$(RUFF) check --no-cache --select E,F,W,I,B --ignore E402 bin/*
