@@ -9,9 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "/usr/local/bin:/usr/bin:/bin"  # of an ordinary user
-BASE = os.path.join(
-    os.environ.get("OVERLAY_WORK", "/opt/overlay-work"), "images", "base.sif"
-)
+BASE = os.path.join(os.environ.get("OVERLAY_WORK", "/opt/overlay-work"), "images", "base.sif")
 
 Result = collections.namedtuple("Result", "status stdout stderr")
 
@@ -34,9 +32,7 @@ def tool(name, *arguments):
     """Run a tool of the system's admin and return its subprocess.CompletedProcess."""
     environ = {"LC_ALL": "C", "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
     words = ["/usr/bin/env", name, *map(str, arguments)]
-    return subprocess.run(
-        words, capture_output=True, text=True, check=False, env=environ
-    )
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environ)
 
 
 def shell(line, environ, scratch, stdin=None):
@@ -64,16 +60,12 @@ def digests(directory):
     """Return names and content of all files of a directory, to see that nothing changed."""
     found = {}
     for path in sorted(Path(directory).rglob("*")):
-        content = (
-            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        )
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
         found[str(path)] = path.lstat().st_mode, content
     return found
 
 
 def is_clean(path):
     """Return whether e2fsck finds nothing in an image."""
-    done = subprocess.run(
-        ["/usr/sbin/e2fsck", "-fn", path], capture_output=True, check=False
-    )
+    done = subprocess.run(["/usr/sbin/e2fsck", "-fn", path], capture_output=True, check=False)
     return done.returncode == 0

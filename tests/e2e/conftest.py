@@ -15,9 +15,7 @@ from support import BASE, PATH, ROOT, execute
 @pytest.fixture(scope="session", autouse=True)
 def ordinary_user():
     """See that the tests run as an ordinary user on a machine that has what they need."""
-    assert os.getuid() != 0, (
-        "these tests are for an ordinary user: tools/as-user overlay-tester"
-    )
+    assert os.getuid() != 0, "these tests are for an ordinary user: tools/as-user overlay-tester"
     assert os.path.exists(BASE), f"{BASE} is missing: tools/setup image"
 
 

@@ -40,14 +40,10 @@ def test_create(environ, scratch):
 def test_run(environ, scratch, two):
     """run-overlay -o overlay1.ext3 -o overlay2.ext3 -f file1.txt; the first is writable."""
     (scratch / "seed.txt").write_text("mkdir /data && echo two > /data/two\n")
-    (scratch / "file1.txt").write_text(
-        "cat /data/two; echo one > /data/one; ls /data\n"
-    )
+    (scratch / "file1.txt").write_text("cat /data/two; echo one > /data/one; ls /data\n")
     result = shell("run-overlay -o overlay2.ext3 -f seed.txt", environ, scratch)
     assert result == (0, "", "")
-    result = shell(
-        "run-overlay -o overlay1.ext3 -o overlay2.ext3 -f file1.txt", environ, scratch
-    )
+    result = shell("run-overlay -o overlay1.ext3 -o overlay2.ext3 -f file1.txt", environ, scratch)
     assert result == (0, "two\none\ntwo\n", "")
     for name, content in (("overlay1", "one\n"), ("overlay2", "two\n")):
         result = shell(f"run-overlay -o {name}.ext3 -- ls /data", environ, scratch)
@@ -57,9 +53,7 @@ def test_run(environ, scratch, two):
 def test_job_script(environ, scratch, two, bashrc):
     """The job script and the command file of the documentation."""
     bashrc('conda() { echo conda "$@"; }\n')
-    (scratch / "abc.py").write_text(
-        "import sys; print('python', sys.version_info[0])\n"
-    )
+    (scratch / "abc.py").write_text("import sys; print('python', sys.version_info[0])\n")
     (scratch / "file.txt").write_text(
         "source ~/.bashrc\nconda activate /opt/conda-envs/myenv\npython abc.py\n"
     )
@@ -68,12 +62,7 @@ def test_job_script(environ, scratch, two, bashrc):
         "run-overlay -o overlay1.ext3 -o overlay2.ext3 -f file.txt\n"
     )
     seed = "mkdir -p /opt/conda-envs/myenv; mkdir /bin2; ln -s /usr/bin/python3 /opt/python"
-    assert (
-        shell(
-            f"run-overlay -o overlay2.ext3 -- sh -c '{seed}'", environ, scratch
-        ).status
-        == 0
-    )
+    assert shell(f"run-overlay -o overlay2.ext3 -- sh -c '{seed}'", environ, scratch).status == 0
     (scratch / "file.txt").write_text(
         "source ~/.bashrc\nconda activate /opt/conda-envs/myenv\nPATH=/opt:$PATH\npython abc.py\n"
     )

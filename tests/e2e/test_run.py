@@ -43,9 +43,7 @@ def stack(overlay, ok):
 def test_order(ok, stack, layers, top, names):
     """The order named is the order of the layers, top first; all of them are seen."""
     words = [word for layer in layers for word in ("-o", layer)]
-    found = ok(
-        "run-overlay", *words, "--", "sh", "-c", "cat /data/same; cd /data; echo ?"
-    )
+    found = ok("run-overlay", *words, "--", "sh", "-c", "cat /data/same; cd /data; echo ?")
     assert found == f"{top}\n{names}\n"
 
 
@@ -72,13 +70,10 @@ def test_lower_layers_do_not_change(ok, scratch, stack):
     write_line = "rm /data/b; echo new > /data/same; touch /data/n"
     ok("run-overlay", "-o", "a.ext3", "-o", "b.ext3", "--", "sh", "-c", write_line)
     assert (scratch / "b.ext3").read_bytes() == before
-    assert (
-        ok("run-overlay", "-o", "a.ext3", "-o", "b.ext3", "--", "ls", "/data")
-        == "a\nn\nsame\n"
+    assert ok("run-overlay", "-o", "a.ext3", "-o", "b.ext3", "--", "ls", "/data") == "a\nn\nsame\n"
+    assert ok("run-overlay", "-o", "a.ext3:ro", "-o", "b.ext3:ro", "--", "ls", "-A", "/data") == (
+        "a\nn\nsame\n"
     )
-    assert ok(
-        "run-overlay", "-o", "a.ext3:ro", "-o", "b.ext3:ro", "--", "ls", "-A", "/data"
-    ) == ("a\nn\nsame\n")
 
 
 def test_directory_overlay(ok, scratch, overlay):
@@ -102,9 +97,7 @@ def test_squashfs_overlay(run, scratch, overlay):
         capture_output=True,
     )
     overlay()
-    assert run(
-        "run-overlay", "-o", "a.ext3", "-o", "s.sqsh", "--", "cat", "/data/f"
-    ) == (
+    assert run("run-overlay", "-o", "a.ext3", "-o", "s.sqsh", "--", "cat", "/data/f") == (
         0,
         "squashed\n",
         "",
@@ -114,9 +107,7 @@ def test_squashfs_overlay(run, scratch, overlay):
         "squashed\n",
         "",
     )
-    notice = (
-        "run-overlay: s.sqsh is mounted read-only: a squashfs file cannot be written\n"
-    )
+    notice = "run-overlay: s.sqsh is mounted read-only: a squashfs file cannot be written\n"
     assert run("run-overlay", "-o", "s.sqsh", "--", "cat", "/data/f") == (
         0,
         "squashed\n",
@@ -157,10 +148,7 @@ def test_names_of_overlays(ok, scratch, overlay, name):
     ok("run-overlay", f"-o{name}", "--", "sh", "-c", "mkdir /data; echo x > /data/f")
     assert ok("run-overlay", f"-o{name}:ro", "--", "cat", "/data/f") == "x\n"
     overlay("top.ext3")
-    assert (
-        ok("run-overlay", "-o", "top.ext3", f"-o{name}", "--", "cat", "/data/f")
-        == "x\n"
-    )
+    assert ok("run-overlay", "-o", "top.ext3", f"-o{name}", "--", "cat", "/data/f") == "x\n"
     assert sorted(os.listdir(scratch)) == sorted([name, "top.ext3"])
 
 
@@ -175,9 +163,7 @@ def test_names_refused(run, scratch, overlay, name, quoted):
     assert result.status == 2
     sentence, hint = result.stderr.splitlines()
     assert sentence.startswith(f"run-overlay: error: {quoted}: ")
-    assert sentence.endswith(
-        " in the name of an overlay would be misread by the engine"
-    )
+    assert sentence.endswith(" in the name of an overlay would be misread by the engine")
     assert hint.endswith(f"make a link to it: ln -s {quoted} NAME")
     assert (scratch / name).read_bytes() == before
     (scratch / "link.ext3").symlink_to(name)
@@ -252,9 +238,7 @@ def test_statuses(run, scratch, overlay, status, mode):
     overlay()
     (scratch / "f").write_text(f"exit {status}\n")
     assert run("run-overlay", "-o", f"a.ext3{mode}", "-f", "f") == (status, "", "")
-    result = run(
-        "run-overlay", "-o", f"a.ext3{mode}", "--", "sh", "-c", f"exit {status}"
-    )
+    result = run("run-overlay", "-o", f"a.ext3{mode}", "--", "sh", "-c", f"exit {status}")
     assert result == (status, "", "")
 
 
@@ -284,10 +268,7 @@ def test_death_by_signal(environ, scratch, overlay, name, mode):
     assert result.stdout == f"{128 + getattr(signal, 'SIG' + name)}\n"
     line = f"run-overlay -o a.ext3{mode} -f f; echo $?"
     (scratch / "f").write_text(f"kill -{name} $$\n")
-    assert (
-        shell(line, environ, scratch).stdout
-        == f"{128 + getattr(signal, 'SIG' + name)}\n"
-    )
+    assert shell(line, environ, scratch).stdout == f"{128 + getattr(signal, 'SIG' + name)}\n"
 
 
 def test_arguments_pass(ok, overlay):
@@ -345,9 +326,7 @@ def test_stdin(run, scratch, overlay):
 def test_commands_from_stdin(run, overlay):
     """-f - reads the commands from standard input."""
     overlay()
-    result = run(
-        "run-overlay", "-o", "a.ext3", "-f", "-", stdin="echo one\necho two\nexit 4\n"
-    )
+    result = run("run-overlay", "-o", "a.ext3", "-f", "-", stdin="echo one\necho two\nexit 4\n")
     assert result == (4, "one\ntwo\n", "")
     assert run("run-overlay", "-o", "a.ext3", "-f", "/dev/stdin", stdin="echo x\n") == (
         0,
@@ -367,19 +346,14 @@ def test_commands_from_a_pipe(environ, scratch, overlay):
 def test_line_numbers(run, scratch, overlay):
     """Messages of bash name the file as the user did, and its own lines."""
     overlay()
-    (scratch / "my file").write_text(
-        "\n\nno-such-command\necho $LINENO ${BASH_SOURCE[0]}\n"
-    )
+    (scratch / "my file").write_text("\n\nno-such-command\necho $LINENO ${BASH_SOURCE[0]}\n")
     assert run("run-overlay", "-o", "a.ext3", "-f", "my file") == (
         0,
         "4 my file\n",
         "my file: line 3: no-such-command: command not found\n",
     )
     result = run("run-overlay", "-o", "a.ext3", "-f", scratch / "my file")
-    assert (
-        result.stderr
-        == f"{scratch}/my file: line 3: no-such-command: command not found\n"
-    )
+    assert result.stderr == f"{scratch}/my file: line 3: no-such-command: command not found\n"
 
 
 def test_syntax_error(run, scratch, overlay):
@@ -404,10 +378,7 @@ def test_large_file(run, scratch, overlay):
 def test_windows_line_ends(run, environ, scratch, overlay, home, mode, start):
     """A file with Windows line ends runs, with a notice; nothing is left of the copy."""
     overlay()
-    text = (
-        start
-        + b'echo one\r\nif true; then\r\n  no-such-command\r\nfi\r\nread x; echo "$x"\r\n'
-    )
+    text = start + b'echo one\r\nif true; then\r\n  no-such-command\r\nfi\r\nread x; echo "$x"\r\n'
     (scratch / "f").write_bytes(text)
     temporary = scratch.parent / "temporary"
     temporary.mkdir()
@@ -417,7 +388,7 @@ def test_windows_line_ends(run, environ, scratch, overlay, home, mode, start):
         0,
         "one\nword\n",
         "run-overlay: f has Windows line ends; they are left out\n"
-        "f: line 3: no-such-command: command not found\n",
+        + "f: line 3: no-such-command: command not found\n",
     )
     assert os.listdir(temporary) == []
     assert (scratch / "f").read_bytes() == text
@@ -458,9 +429,7 @@ def test_working_directory_of_the_container(run, scratch, overlay):
     assert result.stderr == (
         "run-overlay: the host's /usr/lib is not seen inside: it is a directory of the container\n"
     )
-    assert (
-        result.stdout == run("run-overlay", "-o", path, "--", "ls", "/usr/lib").stdout
-    )
+    assert result.stdout == run("run-overlay", "-o", path, "--", "ls", "/usr/lib").stdout
 
 
 def test_variables(ok, environ, overlay):
@@ -546,9 +515,9 @@ def test_bind(ok, scratch, overlay):
     overlay()
     (scratch / "data").mkdir()
     (scratch / "data" / "f").write_text("x\n")
-    assert ok(
-        "run-overlay", "-o", "a.ext3", "-b", "data:/inside:ro", "--", "cat", "/inside/f"
-    ) == ("x\n")
+    assert ok("run-overlay", "-o", "a.ext3", "-b", "data:/inside:ro", "--", "cat", "/inside/f") == (
+        "x\n"
+    )
 
 
 @pytest.mark.parametrize("option", ["--nv", "--rocm"])
@@ -567,7 +536,7 @@ def test_container_by_path_and_name(ok, run, overlay, environ):
         66,
         "",
         "run-overlay: error: there is no base image named nope\n"
-        "run-overlay: hint: known names: base\n",
+        + "run-overlay: hint: known names: base\n",
     )
 
 
@@ -653,9 +622,7 @@ def test_dry_run_does_the_same(run, environ, scratch, overlay, arguments):
     assert pasted.stdout == direct.stdout != ""
     if "windows" not in arguments:  # the line that removes the copy comes last
         assert pasted.status == direct.status
-    assert not [
-        name for name in os.listdir("/tmp") if name.startswith("overlay-commands.")
-    ]
+    assert not [name for name in os.listdir("/tmp") if name.startswith("overlay-commands.")]
 
 
 # --------------------------------------------------------------- colleagues --
@@ -705,9 +672,7 @@ def test_overlay_of_a_colleague_below(ok, colleague, overlay):
 
 def test_private_file_of_a_colleague(run, colleague):
     """What a colleague has made private inside stays so."""
-    result = run(
-        "run-overlay", "-o", f"{colleague}/0644.ext3:ro", "--", "cat", "/data/secret"
-    )
+    result = run("run-overlay", "-o", f"{colleague}/0644.ext3:ro", "--", "cat", "/data/secret")
     assert (result.status, result.stdout) == (1, "")
     assert "Permission denied" in result.stderr
 
@@ -720,7 +685,7 @@ def test_unreadable_overlay_of_a_colleague(run, colleague):
             66,
             "",
             f"run-overlay: error: cannot open {path}: Permission denied\n"
-            f"run-overlay: hint: ask its owner for read permission; see: ls -l {path}\n",
+            + f"run-overlay: hint: ask its owner for read permission; see: ls -l {path}\n",
         )
 
 

@@ -76,9 +76,7 @@ def limit():
 def make_image(tmp_path):
     """Return a function that makes an image with the real mke2fs, as our own are made."""
 
-    def make_image(
-        name="image.ext3", mib=16, options=None, directories=("upper", "work")
-    ):
+    def make_image(name="image.ext3", mib=16, options=None, directories=("upper", "work")):
         path, content = tmp_path / name, tmp_path / f"{name}.content"
         for directory in directories:
             (content / directory).mkdir(parents=True, exist_ok=True)

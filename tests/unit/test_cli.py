@@ -210,9 +210,7 @@ def test_configuration_error(run, site):
 
 def test_no_engine(run, site, base):
     """Without an engine it is said what was looked for."""
-    site.write_text(
-        f"[engine]\ncommands = no-such-engine\n[images]\ndefault = {base}\n"
-    )
+    site.write_text(f"[engine]\ncommands = no-such-engine\n[images]\ndefault = {base}\n")
     message = told(
         "run-overlay",
         "no container engine found; looked for no-such-engine",
@@ -399,10 +397,7 @@ def test_quiet_and_verbose(run, environ):
 
 def launchers():
     """Return the paths of all programs."""
-    return sorted(
-        os.path.join(ROOT, "bin", name)
-        for name in os.listdir(os.path.join(ROOT, "bin"))
-    )
+    return sorted(os.path.join(ROOT, "bin", name) for name in os.listdir(os.path.join(ROOT, "bin")))
 
 
 def test_launchers_are_all_there():
@@ -432,9 +427,7 @@ def test_launcher_parses_everywhere(path):
         ast.Await,
     )
     assert not [node for node in ast.walk(tree) if isinstance(node, newer)]
-    assert not [
-        node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation
-    ]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
 
 
 @pytest.mark.parametrize("path", launchers(), ids=os.path.basename)

@@ -164,9 +164,7 @@ def test_wrong_elsewhere(environ, site, home, place):
         "quoted": site.parent / "overlay.d" / "it's.ini",
     }[place]
     write(path, "[launch]\ngpus = auto\n")
-    named = (
-        str(path) if place != "quoted" else f"'{site.parent}/overlay.d/it'\\''s.ini'"
-    )
+    named = str(path) if place != "quoted" else f"'{site.parent}/overlay.d/it'\\''s.ini'"
     error = caught(environ)
     assert error.what == f"{named}, line 2: unknown key gpus in [launch]"
     assert error.hint == "did you mean gpu?"
@@ -236,9 +234,7 @@ def test_layers(environ, site, home, layers, value, origin):
             write(path, f"[create]\nsize = {number}\n")
     found = config.load(environ, "/nowhere")
     assert found["create.size"] == (None if value is None else value << 20)
-    assert str(found.origin("create.size")) == origin.format(
-        site=site, d=directory, user=user
-    )
+    assert str(found.origin("create.size")) == origin.format(site=site, d=directory, user=user)
 
 
 def test_user_file_place(environ, home, tmp_path):
@@ -351,10 +347,7 @@ def test_values(name, text, value):
 def test_boolean():
     """Yes and no are read in all usual words."""
     setting = config.Setting("a", "b", "boolean", "no", "help")
-    read = [
-        config.convert(setting, text, {})
-        for text in ("yes", "On", "1", "no", "FALSE", "0")
-    ]
+    read = [config.convert(setting, text, {}) for text in ("yes", "On", "1", "no", "FALSE", "0")]
     assert read == [True, True, True, False, False, False]
     with pytest.raises(ValueError, match="^'maybe' is not yes or no$"):
         config.convert(setting, "maybe", {})

@@ -70,13 +70,13 @@ def test_file_name(size, files, path, name):
         (
             "a:b",
             "a:b.ext3: colons and control characters in the name of an overlay would be misread"
-            " by the engine",
+            + " by the engine",
             "choose another name",
         ),
         (
             "a\nb",
             "$'a\\x0ab.ext3': colons and control characters in the name of an overlay would be"
-            " misread by the engine",
+            + " misread by the engine",
             "choose another name",
         ),
     ],
@@ -129,9 +129,7 @@ def test_file_name_refuses(path, sentence, hint):
 )
 def test_check_request_refuses(size, files, plain, sentence, hint):
     """What no image can be is refused with the smallest that can, or the unit that was meant."""
-    error = refused(
-        creation.check_request, creation.Creation(size, files), plain_count=plain
-    )
+    error = refused(creation.check_request, creation.Creation(size, files), plain_count=plain)
     smallest = extfs.smallest_size(files)
     assert error.what == sentence
     assert error.hint == hint.format(smallest // MIB)
@@ -181,15 +179,10 @@ def test_sparse_by_the_site(make, settings):
     """The site's directories are made, whatever they are called."""
     created = make(config={"create_directories": "/opt '/my dir/x' srv/data"})
     for name in ("/upper/opt", "/upper/my dir/x", "/upper/srv/data"):
-        assert (
-            "Type: directory"
-            in tool("debugfs", "-R", f'stat "{name}"', created.path).stdout
-        )
+        assert "Type: directory" in tool("debugfs", "-R", f'stat "{name}"', created.path).stdout
 
 
-@pytest.mark.parametrize(
-    "name", ["-x", "a,b", "it's", 'a"b', "größe", "$HOME", "a b", "x" * 240]
-)
+@pytest.mark.parametrize("name", ["-x", "a,b", "it's", 'a"b', "größe", "$HOME", "a b", "x" * 240])
 def test_names(make, scratch, name):
     """An overlay may have any name that the engine can be told."""
     assert make(path=name).path == str(scratch / f"{name}.ext3")
@@ -217,9 +210,7 @@ def content(path):
         return file.read()
 
 
-@pytest.mark.parametrize(
-    "kind", ["file", "empty", "directory", "broken link", "overlay"]
-)
+@pytest.mark.parametrize("kind", ["file", "empty", "directory", "broken link", "overlay"])
 def test_never_overwrites(make, scratch, kind):
     """What stands at the name stays as it is."""
     path = scratch / "x.ext3"
@@ -237,10 +228,7 @@ def test_never_overwrites(make, scratch, kind):
         return
     error = refused(make, path="x")
     assert error.what == f"'{path}' exists already"
-    assert (
-        error.hint
-        == "choose another name with -o; --force replaces it, and all that is in it"
-    )
+    assert error.hint == "choose another name with -o; --force replaces it, and all that is in it"
     assert error.status == CANNOT_CREATE
     assert content(path) == before
 
@@ -404,9 +392,7 @@ def test_printed_plan_does_the_same(make, settings, scratch):
             "compatible",
             "incompatible",
         ):
-            assert getattr(pasted.superblock, field) == getattr(
-                direct.superblock, field
-            ), field
+            assert getattr(pasted.superblock, field) == getattr(direct.superblock, field), field
         assert pasted.upper == os.getuid()
         assert pasted.status.st_blocks == direct.status.st_blocks
         pasted.close()
@@ -424,10 +410,7 @@ def test_mke2fs_fails(make, settings, scratch):
     facts = creation.gather(request, loaded, ENVIRON)
     facts.tools["mke2fs"] = str(failing)
     error = refused(creation.run, request, loaded, facts, ENVIRON, print)
-    assert (
-        error.what
-        == f"cannot create '{scratch}/x.ext3': mke2fs: no luck; nothing was changed"
-    )
+    assert error.what == f"cannot create '{scratch}/x.ext3': mke2fs: no luck; nothing was changed"
     assert error.status == CANNOT_CREATE
     assert os.listdir(scratch) == os.listdir(make.temporary) == []
 

@@ -239,9 +239,7 @@ def test_find_needs_a_program(tmp_path):
     (tmp_path / "apptainer").mkdir()
     program(tmp_path / "file" / "apptainer", mode=0o644)
     with pytest.raises(OverlayError):
-        engine.find(
-            [str(tmp_path / "apptainer"), str(tmp_path / "file" / "apptainer")], {}
-        )
+        engine.find([str(tmp_path / "apptainer"), str(tmp_path / "file" / "apptainer")], {})
 
 
 @pytest.mark.parametrize(

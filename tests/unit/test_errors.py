@@ -1,5 +1,6 @@
 """Errors: the words for a person, and names that cannot forge a message."""
 
+import os
 import random
 import subprocess
 
@@ -35,12 +36,8 @@ def test_quote(text, quoted):
 def test_quote_pastes():
     """Bash reads every quoted name as the name that it was."""
     chance = random.Random(2)
-    alphabet = (
-        "ab 'é\"\\$`!\n\t\x01\x7f\x1b~*?[]{}()#&|;<>-=:,\udc80\udcff\u202e\u00a0xf09"
-    )
-    names = [
-        "".join(chance.choices(alphabet, k=chance.randrange(1, 9))) for _ in range(2000)
-    ]
+    alphabet = "ab 'é\"\\$`!\n\t\x01\x7f\x1b~*?[]{}()#&|;<>-=:,\udc80\udcff\u202e\u00a0xf09"
+    names = ["".join(chance.choices(alphabet, k=chance.randrange(1, 9))) for _ in range(2000)]
     script = "printf '%s\\0' " + " ".join(map(errors.quote, names))
     done = subprocess.run(
         ["bash"],
@@ -70,7 +67,7 @@ def test_quote_one_line():
 def test_reason():
     """An operating system error is told in its words alone."""
     with pytest.raises(OSError) as caught:
-        open("/there/is/no/such/file")
+        os.stat("/there/is/no/such/file")
     assert errors.reason(caught.value) == "No such file or directory"
     assert errors.reason(OSError("odd")) == "odd"
 

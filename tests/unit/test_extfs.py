@@ -136,9 +136,7 @@ def filled(make_image, directories, files, options=None):
 @pytest.mark.parametrize("block", ["1024", "2048", "4096"])
 def test_lookup(make_image, opened, block):
     """Names are found in large directories, through indirect blocks, and not where none is."""
-    names = {
-        f"upper/deep/file with a long name {number:06d}": 0 for number in range(1500)
-    }
+    names = {f"upper/deep/file with a long name {number:06d}": 0 for number in range(1500)}
     options = ["-t", "ext3", "-b", block, "-N", "4000"]
     path = filled(make_image, ["upper/deep/er", "work", "upper/größe"], names, options)
     reader = opened(path)
@@ -149,9 +147,7 @@ def test_lookup(make_image, opened, block):
     for name in random.Random(3).sample(sorted(names), 20):
         number, inode = reader.lookup(name.encode())
         assert not inode.is_directory
-        assert number == int(
-            tool("debugfs", "-R", f'stat "{name}"', path).stdout.split()[1]
-        )
+        assert number == int(tool("debugfs", "-R", f'stat "{name}"', path).stdout.split()[1])
     for name in (
         b"nothing",
         b"upper/nothing",
@@ -233,9 +229,7 @@ def walk(number):
     chance = random.Random(number)
     size = int(2 ** chance.uniform(3.9, 12)) * MIB
     most = extfs.most_files(size)
-    return size, chance.choice(
-        [1, 2, most, chance.randint(1, most), int(most * 0.99) or 1]
-    )
+    return size, chance.choice([1, 2, most, chance.randint(1, most), int(most * 0.99) or 1])
 
 
 @pytest.mark.parametrize("number", range(32))
@@ -308,9 +302,7 @@ def test_limits():
 
 def test_options_leave_nothing_to_mke2fs_conf(make_image, tmp_path):
     """Features, block, inode and journal sizes are ours, and the result can grow."""
-    told = dumpe2fs(
-        make_image(mib=500, options=extfs.mke2fs_options(500 * MIB, 700000))
-    )
+    told = dumpe2fs(make_image(mib=500, options=extfs.mke2fs_options(500 * MIB, 700000)))
     assert set(told["Filesystem features"].split()) == {
         "has_journal",
         "ext_attr",
@@ -321,7 +313,5 @@ def test_options_leave_nothing_to_mke2fs_conf(make_image, tmp_path):
         "large_file",
     }
     assert (told["Block size"], told["Inode size"]) == ("4096", "256")
-    assert (
-        0.98 < int(told["Reserved block count"]) * 100 / int(told["Block count"]) <= 1
-    )
+    assert 0.98 < int(told["Reserved block count"]) * 100 / int(told["Block count"]) <= 1
     assert int(told["Reserved GDT blocks"]) > 0

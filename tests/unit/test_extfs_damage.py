@@ -63,9 +63,7 @@ def mutate(chance, data):
                 ),
             )
         else:
-            data[place & ~1 : (place & ~1) + 2] = chance.choice(
-                [b"\0\0", b"\xff\xff", b"\x01\0"]
-            )
+            data[place & ~1 : (place & ~1) + 2] = chance.choice([b"\0\0", b"\xff\xff", b"\x01\0"])
     return bytes(data)
 
 
@@ -130,9 +128,7 @@ def test_random_directories(limit):
         offset = 0
         while offset < 1000 and chance.random() < 0.9:
             step = chance.choice([8, 12, 16, 64])
-            data[offset + 4 : offset + 8] = struct.pack(
-                "<HBB", step, chance.randrange(9), 1
-            )
+            data[offset + 4 : offset + 8] = struct.pack("<HBB", step, chance.randrange(9), 1)
             offset += step
         try:
             assert len(list(extfs.parse_entries(bytes(data)))) <= 128
@@ -163,12 +159,8 @@ def test_endless_directory(small, limit, depth):
         last * block,
     )
     os.pwrite(descriptor, struct.pack("<I", last) * (block // 4), (last - 1) * block)
-    os.pwrite(
-        descriptor, struct.pack("<I", last - 1) * (block // 4), (last - 2) * block
-    )
-    os.pwrite(
-        descriptor, struct.pack("<I", last - 2) * (block // 4), (last - 3) * block
-    )
+    os.pwrite(descriptor, struct.pack("<I", last - 1) * (block // 4), (last - 2) * block)
+    os.pwrite(descriptor, struct.pack("<I", last - 2) * (block // 4), (last - 3) * block)
     pointers = [last] * 12 + [last - 1, 0, 0]
     pointers[13] = last - 2 if depth else 0
     pointers[14] = last - 3 if depth == 2 else 0

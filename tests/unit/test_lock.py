@@ -42,9 +42,7 @@ def opened(scratch):
 def engine_lock(descriptor, kind):
     """Lock as Apptainer does: an open file description lock over the file's length."""
     number = fcntl.F_WRLCK if kind == "writer" else fcntl.F_RDLCK
-    fcntl.fcntl(
-        descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", number, 0, 0, MIB, 0)
-    )
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", number, 0, 0, MIB, 0))
 
 
 TABLE = [

@@ -68,12 +68,8 @@ def test_random_words(scratch, program):
     """Two thousand random words come through a shell as they are."""
     chance = random.Random(7)
     alphabet = "ab '\"\\$`!*?[]{}()&|;<>#~=-\n\t\udcfeé,:"
-    words = [
-        "".join(chance.choices(alphabet, k=chance.randrange(9))) for _ in range(2000)
-    ]
-    found = recorded(
-        scratch, ["sh", "-c", Step([program, *words]).shell()], {"PATH": "/bin"}
-    )
+    words = ["".join(chance.choices(alphabet, k=chance.randrange(9))) for _ in range(2000)]
+    found = recorded(scratch, ["sh", "-c", Step([program, *words]).shell()], {"PATH": "/bin"})
     assert found.split(b"\0")[:2000] == [os.fsencode(word) for word in words]
 
 

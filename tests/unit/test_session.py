@@ -58,10 +58,15 @@ def modes(*images, **options):
     return session.Session([session.parse_overlay(text) for text in images], **options)
 
 
-def overlays(plan):
-    """Return what stands behind each --overlay."""
+def after(option, plan):
+    """Return what stands behind each of an option in the words for the engine."""
     words = plan.final.arguments
-    return [after for word, after in zip(words, words[1:]) if word == "--overlay"]
+    return [words[place + 1] for place, word in enumerate(words) if word == option]
+
+
+def overlays(plan):
+    """Return the overlays as the engine is told them."""
+    return after("--overlay", plan)
 
 
 @pytest.mark.parametrize(
@@ -331,9 +336,7 @@ def test_directory_of_the_container(settings, cwd, inside):
     plan = decided(settings, modes("a.ext3", command=["true"]), facts(image(), cwd=cwd))
     words = plan.final.arguments
     assert ("--no-mount" in words) == inside
-    expected = (
-        f"the host's {cwd} is not seen inside: it is a directory of the container"
-    )
+    expected = f"the host's {cwd} is not seen inside: it is a directory of the container"
     assert [text for _level, text in plan.notices] == ([expected] if inside else [])
 
 
@@ -359,15 +362,9 @@ def test_temporary_directories(settings, monkeypatch, variables, expected):
     def put(text):
         return text.replace("{dir}/sub", below).replace("{dir}", place)
 
-    environ = {
-        name: put(text) for name, text in {"HOME": "/home/me", **variables}.items()
-    }
-    plan = decided(
-        settings, modes("a.ext3", command=["true"]), facts(image(), environ=environ)
-    )
-    words = plan.final.arguments
-    bound = [after for word, after in zip(words, words[1:]) if word == "--bind"]
-    assert bound == [put(text) for text in expected]
+    environ = {name: put(text) for name, text in {"HOME": "/home/me", **variables}.items()}
+    plan = decided(settings, modes("a.ext3", command=["true"]), facts(image(), environ=environ))
+    assert after("--bind", plan) == [put(text) for text in expected]
 
 
 def test_cleared(settings):
@@ -385,9 +382,7 @@ def test_cleared(settings):
         "KEPT": "1",
         "MYCONDA_X": "1",
     }
-    plan = decided(
-        settings, modes("a.ext3", command=["x"]), facts(image(), environ=environ)
-    )
+    plan = decided(settings, modes("a.ext3", command=["x"]), facts(image(), environ=environ))
     cleared = [
         "BASH_ENV",
         "CONDA_PREFIX",
@@ -398,18 +393,14 @@ def test_cleared(settings):
     ]
     left = plan.final.environment(environ)
     assert sorted(left) == ["HOME", "KEPT", "MYCONDA_X"]
-    assert plan.notices == [
-        ("detail", "not passed on from the host: " + " ".join(cleared))
-    ]
+    assert plan.notices == [("detail", "not passed on from the host: " + " ".join(cleared))]
 
 
 def test_clear_is_the_sites_choice(settings):
     """With nothing in [launch] clear everything passes but foreign overlays."""
     environ = {"HOME": "/h", "PYTHONPATH": "/x", "APPTAINER_OVERLAY": "evil"}
     found = facts(image(), environ=environ)
-    plan = session.plan(
-        modes("a.ext3", command=["x"]), settings(launch_clear=""), found
-    )
+    plan = session.plan(modes("a.ext3", command=["x"]), settings(launch_clear=""), found)
     assert plan.final.environment(environ) == {"HOME": "/h", "PYTHONPATH": "/x"}
 
 
@@ -444,9 +435,7 @@ def test_windows_line_ends(settings):
     found = facts(image(), commands=commands, scratch="/scr")
     plan = decided(settings, modes("a.ext3", commands="my file"), found)
     copy = f"/scr/overlay-commands.{os.getpid()}"
-    assert plan.notices == [
-        ("notice", "'my file' has Windows line ends; they are left out")
-    ]
+    assert plan.notices == [("notice", "'my file' has Windows line ends; they are left out")]
     assert plan.before[0].output == copy
     assert [step.arguments for step in plan.after] == [["rm", "-f", copy]]
     words = plan.final.arguments
@@ -487,12 +476,12 @@ def test_parse_overlay(text, expected):
         (
             "a:b:ro",
             "a:b: colons and control characters in the name of an overlay would be misread by"
-            " the engine",
+            + " the engine",
         ),
         (
             "a\nb",
             "$'a\\x0ab': colons and control characters in the name of an overlay would be misread"
-            " by the engine",
+            + " by the engine",
         ),
     ],
 )

@@ -116,9 +116,7 @@ def test_parse_random():
     """Of random texts every one gives a positive number or ValueError, nothing else."""
     chance = random.Random(1)
     for _round in range(5000):
-        text = "".join(
-            chance.choices("0123456789.KMGTPibB -+e,_\0²", k=chance.randrange(12))
-        )
+        text = "".join(chance.choices("0123456789.KMGTPibB -+e,_\0²", k=chance.randrange(12)))
         for parse, unit in ((size.parse_size, M), (size.parse_count, 1)):
             try:
                 found = parse(text)

@@ -1,0 +1,259 @@
+"""Bad input: one sentence, a hint, a status of its own, and nothing changed."""
+
+import gzip
+import os
+import shutil
+import subprocess
+
+import pytest
+from support import BASE, digests
+
+LIST = "list the overlays here: ls -l *.ext3 *.img *.sqsh"
+KINDS = "overlays are ext3 images, squashfs files and directories"
+
+
+@pytest.fixture(autouse=True)
+def files(scratch, overlay):
+    """Put an overlay and all kinds of wrong files where the commands run."""
+    overlay()
+    (scratch / "f").write_text("echo x\n")
+    (scratch / "text.ext3").write_text("hello\n" * 500)
+    (scratch / "empty.ext3").touch()
+    (scratch / "zeros.ext3").write_bytes(bytes(1 << 20))
+    (scratch / "packed.ext3").write_bytes(gzip.compress(bytes(9999)))
+    (scratch / "secret.ext3").write_bytes(b"x" * 5000)
+    (scratch / "secret.ext3").chmod(0)
+    os.symlink("gone.ext3", scratch / "link.ext3")
+    os.mkfifo(scratch / "fifo.ext3")
+    with open(BASE, "rb") as sif, open(scratch / "sif.ext3", "wb") as copy:
+        copy.write(sif.read(100000))
+    shutil.copy(scratch / "a.ext3", scratch / "cut.ext3")
+    os.truncate(scratch / "cut.ext3", 8 << 20)
+    for kind in ("ext2", "ext4"):
+        words = ["/usr/sbin/mke2fs", "-q", "-t", kind, f"{kind}.ext3", "16M"]
+        subprocess.run(words, cwd=scratch, check=True)
+    (scratch / "sandbox" / ".singularity.d").mkdir(parents=True)
+    yield
+    (scratch / "secret.ext3").chmod(0o600)
+
+
+MAKE = "make an ext3 one: create-overlay -s SIZE -n FILES"
+
+TABLE = [
+    ("none.ext3", 66, "there is no overlay none.ext3", LIST),
+    ("a", 66, "there is no overlay a", "did you mean a.ext3?"),
+    ("link.ext3", 66, "link.ext3 is a link to gone.ext3, which does not exist", None),
+    (
+        "secret.ext3",
+        66,
+        "cannot open secret.ext3: Permission denied",
+        "ask its owner for read permission; see: ls -l secret.ext3",
+    ),
+    ("text.ext3", 65, "text.ext3 is not an overlay", KINDS),
+    (
+        "empty.ext3",
+        65,
+        "empty.ext3 is empty, not an overlay",
+        "make one: create-overlay -s SIZE -n FILES",
+    ),
+    (
+        "zeros.ext3",
+        65,
+        "zeros.ext3 holds no file system",
+        "make an overlay: create-overlay -s SIZE -n FILES",
+    ),
+    (
+        "packed.ext3",
+        65,
+        "packed.ext3 is compressed with gzip",
+        "unpack it first: gunzip packed.ext3",
+    ),
+    (
+        "sif.ext3",
+        65,
+        "sif.ext3 is a container image (SIF), not an overlay",
+        "to use it as the base image: -c sif.ext3",
+    ),
+    (
+        "ext4.ext3",
+        65,
+        "ext4.ext3 is an ext4 image, and the engines take ext3 only",
+        MAKE,
+    ),
+    (
+        "ext2.ext3",
+        65,
+        "ext2.ext3 is an ext2 image, and the engines take ext3 only",
+        MAKE,
+    ),
+    (
+        "cut.ext3",
+        65,
+        "cut.ext3 is damaged: it is cut off: 8388608 bytes of 16777216 are there",
+        "look at it without changing it: e2fsck -fn cut.ext3",
+    ),
+    ("fifo.ext3", 65, "fifo.ext3 is neither a file nor a directory", None),
+    (
+        "sandbox",
+        65,
+        "sandbox is an unpacked container image, not an overlay",
+        "to use it as the base image: -c sandbox",
+    ),
+]
+
+
+def told(program, sentence, hint):
+    """Return what a program prints for an error."""
+    line = f"{program}: hint: {hint}\n" if hint else ""
+    return f"{program}: error: {sentence}\n{line}"
+
+
+@pytest.mark.parametrize(("name", "status", "sentence", "hint"), TABLE)
+def test_overlays(run, scratch, name, status, sentence, hint):
+    """What is no overlay is told by what it is, wherever it stands, by both commands."""
+    before = digests_of_readable(scratch)
+    words = ["-o", name, "-f", "f"]
+    assert run("run-overlay", *words) == (
+        status,
+        "",
+        told("run-overlay", sentence, hint),
+    )
+    words = ["-o", "a.ext3", "-o", name, "-f", "f"]
+    assert run("run-overlay", *words) == (
+        status,
+        "",
+        told("run-overlay", sentence, hint),
+    )
+    result = run("mount-overlay", "-o", f"{name}:ro", stdin="echo in\n")
+    assert result == (status, "", told("mount-overlay", sentence, hint))
+    assert digests_of_readable(scratch) == before
+
+
+def digests_of_readable(directory):
+    """Return what digests() gives, the file that may not be read left out."""
+    os.chmod(directory / "secret.ext3", 0o600)
+    found = digests(directory)
+    os.chmod(directory / "secret.ext3", 0)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "sentence", "hint"),
+    [
+        (
+            "run-overlay -o a.ext3 -o b.ext3:rw -f f",
+            2,
+            "only the first overlay can be writable",
+            "name the one to write in first, and the others without :rw",
+        ),
+        (
+            "run-overlay -o a.ext3 -o ./a.ext3 -f f",
+            2,
+            "./a.ext3 is named twice, as a.ext3 too",
+            "name every overlay once",
+        ),
+        (
+            "run-overlay -o a.ext3 -f none",
+            66,
+            "cannot read the command file none: No such file or directory",
+            "to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
+        ),
+        (
+            "run-overlay -o a.ext3 -f secret.ext3",
+            2,
+            "secret.ext3 is an overlay, not a file of commands",
+            "run-overlay -o secret.ext3 -f FILE",
+        ),
+        (
+            "run-overlay -o a.ext3 -f sandbox",
+            66,
+            "the command file sandbox is a directory",
+            None,
+        ),
+        (
+            "run-overlay -o a.ext3 -c none.sif -f f",
+            66,
+            "there is no base image named none.sif",
+            "known names: base",
+        ),
+        (
+            "run-overlay -o a.ext3 -c ./none.sif -f f",
+            66,
+            "the base image ./none.sif cannot be used: No such file or directory",
+            "choose another with -c NAME-or-PATH; known names: base",
+        ),
+        (
+            "run-overlay -o a.ext3 -c ./empty.ext3 -f f",
+            65,
+            "the base image ./empty.ext3 is empty",
+            None,
+        ),
+        (
+            "create-overlay -s 0 -n 1",
+            2,
+            "-s: '0' is zero; a size looks like 500, 500M, 20G or 1.5T",
+            "create-overlay --help",
+        ),
+        (
+            "create-overlay -s 16 -n many",
+            2,
+            "-n: 'many' is not a number of files; it looks like 700, 700K or 2M",
+            "create-overlay --help",
+        ),
+        (
+            "create-overlay -s 500 -n 700000",
+            2,
+            "700,000,000 files do not fit into 500 MiB",
+            "-n counts thousands of files; for 700,000 files: -n 700",
+        ),
+        (
+            "create-overlay -s 17T -n 1",
+            2,
+            "17 TiB is more than an ext3 image can be (15.9 TiB)",
+            "make several overlays, each for a part of the data",
+        ),
+    ],
+)
+def test_command_lines(run, scratch, line, status, sentence, hint):
+    """A command line that cannot work is refused before anything is touched."""
+    before = digests_of_readable(scratch)
+    program, *words = line.split()
+    assert run(program, *words) == (status, "", told(program, sentence, hint))
+    assert digests_of_readable(scratch) == before
+
+
+def test_smallest_size_of_a_refusal(run, ok):
+    """The size that a refusal names is accepted."""
+    result = run("create-overlay", "-s", "20", "-n", "60")
+    assert result.status == 2
+    size = result.stderr.rpartition("-s ")[2].strip()
+    ok("create-overlay", "-s", size, "-n", "60", "--sparse")
+
+
+def test_base_image_that_is_none(run, scratch):
+    """A base image that is a text ends with words, not with a traceback."""
+    result = run("run-overlay", "-o", "a.ext3", "-c", "./text.ext3", "--", "true")
+    assert result.status != 0 and result.stdout == ""
+    assert "Traceback" not in result.stderr and "bug" not in result.stderr
+
+
+def test_current_directory_is_gone(run, scratch):
+    """From a directory that was removed it is said so."""
+    gone = scratch / "gone"
+    gone.mkdir()
+    line = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    path = scratch / "a.ext3"
+    from support import ROOT, execute
+
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "OVERLAY_CONFIG": str(scratch.parent / "site/overlay.ini"),
+    }
+    words = [ROOT / "bin/run-overlay", "-o", path, "--", "true"]
+    result = execute(["sh", "-c", line, "sh", gone, *words], environ=environ, cwd=scratch)
+    assert result == (
+        66,
+        "",
+        "run-overlay: error: the current directory is gone: No such file or directory\n"
+        + "run-overlay: hint: cd\n",
+    )
