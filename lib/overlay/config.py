@@ -22,7 +22,7 @@ from overlay.errors import CONFIGURATION, MISSING, OverlayError, quote, reason
 class Setting:
     """One key of overlay.ini.
 
-    kind     text, path, list, paths, size, count, choice, boolean, percent or names (a section
+    kind     text, path, list, paths, size, count, choice, boolean, percent, mode or names (a section
              in which the site chooses the keys, each a path)
     default  as it would stand in the file
     help     what it does, in sentences for overlay.ini and its manual page
@@ -53,6 +53,7 @@ SECTIONS = {
     "images": "Base images that users choose by name with -c.",
     "binds": "Directories of the host that are seen inside.",
     "create": "New overlays.",
+    "templates": "What users fill new overlays with.",
     "launch": "What a session takes over from the host.",
     "safety": "What protects data.",
     "quota": "What create-overlay checks before it writes.",
@@ -147,6 +148,42 @@ SETTINGS = (
         choices=("reserve", "sparse"),
     ),
     Setting(
+        "create",
+        "min_size",
+        "size",
+        "",
+        "The smallest size that is allowed. Empty: what the file system needs.",
+        example="100M",
+    ),
+    Setting("create", "max_size", "size", "", "The largest size that is allowed.", example="2T"),
+    Setting("create", "min_files", "count", "", "The least files that are allowed.", example="1K"),
+    Setting("create", "max_files", "count", "", "The most files that are allowed.", example="20M"),
+    Setting(
+        "create",
+        "permissions",
+        "mode",
+        "",
+        "The permission bits of a new overlay, octal. Empty: 0666 less the user's umask.",
+        example="0600",
+    ),
+    Setting(
+        "create",
+        "margin",
+        "percent",
+        "20%",
+        "How much more room and how many more files than its sources need an overlay gets that is"
+        " filled at creation without -s or -n.",
+    ),
+    Setting(
+        "templates",
+        "*",
+        "names",
+        "",
+        "Every key is the name of a template for create-overlay -t, its value one or more"
+        " SOURCE[:DEST] as for --from.",
+        example="/share/apps/overlay/templates/miniforge.tar.zst:/ext3",
+    ),
+    Setting(
         "launch",
         "gpu",
         "choice",
@@ -180,6 +217,14 @@ SETTINGS = (
         "5%",
         "A writable session that has less than this left of its overlay's room for data, or of"
         " its number of files, starts with a warning. 0%: never.",
+    ),
+    Setting(
+        "scratch",
+        "outside",
+        "choice",
+        "allow",
+        "What create-overlay does for a place that is not below [scratch] locations.",
+        choices=("allow", "warn", "refuse"),
     ),
     Setting(
         "scratch",
@@ -251,6 +296,14 @@ class Config:
         order = {section: number for number, section in enumerate(SECTIONS)}
         return sorted(self._texts, key=lambda name: order[name.partition(".")[0]])
 
+    def templates(self):
+        """Return the site's templates as a dictionary from name to a list of SOURCE[:DEST]."""
+        return {
+            name.partition(".")[2]: [expand(word, self.environ) for word in shlex.split(text)]
+            for name, (text, _origin) in self._texts.items()
+            if name.startswith("templates.")
+        }
+
     def images(self):
         """Return the site's images as a dictionary from name to path.
 
@@ -288,6 +341,10 @@ def convert(setting, text, environ):
         return states[text.lower()]
     if not text:
         return None
+    if kind == "mode":
+        if not text or text.strip("01234567") or int(text, 8) > 0o777:
+            raise ValueError(f"{text!r} is not a mode such as 0600")
+        return int(text, 8)
     if kind == "percent":
         number = text[:-1] if text.endswith("%") else text
         if not (number.isascii() and number.isdecimal() and int(number) <= 100):

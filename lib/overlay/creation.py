@@ -13,6 +13,7 @@ from overlay.errors import (
     CANNOT_CREATE,
     DAMAGED,
     IN_USE,
+    NOT_ALLOWED,
     USAGE,
     OverlayError,
     quote,
@@ -30,18 +31,34 @@ class Creation:
     """What the user asked for.
 
     size    bytes, a multiple of the block size
-    files   how many files it must be possible to make in it
+    files   how many files it can hold in all, those that it is filled with included
     path    where; None for overlay-<size>M-<files>K.ext3 in the current directory
     sparse  whether its blocks are taken only as they are written
     force   whether it may take the place of an overlay that is there
+    content what it is filled with, a Content; None for nothing
     """
 
-    def __init__(self, size, files, *, path=None, sparse=False, force=False):
+    def __init__(self, size, files, *, path=None, sparse=False, force=False, content=None):
         self.size = size
         self.files = files
         self.path = path
         self.sparse = sparse
         self.force = force
+        self.content = content
+
+
+class Content:
+    """What a new overlay is filled with.
+
+    amount  the sources.Amount of all of it
+    binds   (directory, place below upper/): trees that are read where they are
+    steps   Steps that have put, or would put, the rest below upper/ in the staging directory
+    """
+
+    def __init__(self, amount, binds=(), steps=()):
+        self.amount = amount
+        self.binds = list(binds)
+        self.steps = list(steps)
 
 
 class Facts:
@@ -50,10 +67,20 @@ class Facts:
     def __init__(self, *, path, existing=None, tools, scratch, host, pid):
         self.path = path  # of the new overlay, links followed
         self.existing = existing  # the Image in its place, or None
-        self.tools = tools  # name -> absolute path, of mke2fs and fallocate
+        self.tools = tools  # name -> absolute path, of mke2fs, fallocate, unshare, e2fsck
         self.scratch = scratch  # a node-local directory for temporary files
         self.host = host
         self.pid = pid
+
+    @property
+    def staging(self):
+        """The directory that mke2fs copies into the image."""
+        return replace.staging_name(self.scratch, self.pid)
+
+    @property
+    def partial(self):
+        """The name of the image until it is finished."""
+        return replace.partial_name(self.path, self.host, self.pid)
 
 
 class Created:
@@ -99,15 +126,64 @@ def file_name(creation):
     return path
 
 
+def check_policy(creation, config):
+    """Refuse what the site does not want. Raises OverlayError (NOT_ALLOWED)."""
+    checks = (
+        ("-s", creation.size, "min_size", "max_size", size.format_size, size.mebibytes),
+        ("-n", creation.files, "min_files", "max_files", size.format_files, size.thousands),
+    )
+    for option, amount, least, most, words, number in checks:
+        low, high = config[f"create.{least}"], config[f"create.{most}"]
+        for limit, wrong, side in ((low, low and amount < low, "least"), (high, high and amount > high, "most")):
+            if wrong:
+                raise OverlayError(
+                    f"{words(amount)} are not allowed here: {words(limit)} are the {side}"
+                    f" ({config.origin('create.' + (least if side == 'least' else most))})",
+                    status=NOT_ALLOWED,
+                    hint=f"{option} {number(limit)}",
+                )
+
+
+def check_place(path, config, notice):
+    """Warn of, or refuse, a place where the site does not want overlays.
+
+    Raises OverlayError (NOT_ALLOWED).
+    """
+    places = [os.path.realpath(place) for place in config["scratch.locations"]]
+    rule = config["scratch.outside"]
+    if rule == "allow" or any(session.is_below(path, [place]) for place in places):
+        return
+    known = ", ".join(map(quote, config["scratch.locations"])) or "nowhere"
+    what = f"{quote(path)} is not where overlays belong here: {known}"
+    if rule == "refuse":
+        raise OverlayError(
+            what,
+            status=NOT_ALLOWED,
+            hint=f"cd {quote(config['scratch.locations'][0])}" if places else None,
+        )
+    notice(what, "warning")
+
+
 def check_request(creation, plain_count=False):
     """Refuse what no image can be. Raises OverlayError (USAGE) naming the smallest size.
 
     plain_count  whether the number of files was given without a unit
     """
-    if extfs.fits(creation.size, creation.files):
-        return
-    smallest = extfs.smallest_size(creation.files)
+    data = creation.content.amount.bytes if creation.content else 0
     count = size.format_files(creation.files)
+    if creation.content and creation.content.amount.files > creation.files:
+        needed = -(-creation.content.amount.files // 1000)
+        raise OverlayError(
+            f"what it is to be filled with is {size.format_files(creation.content.amount.files)},"
+            f" and it is to hold {count}",
+            status=USAGE,
+            hint=f"the smallest number: -n {needed}",
+        )
+    if extfs.fits(creation.size, creation.files, data):
+        return
+    smallest = extfs.smallest_size(creation.files, data)
+    if data:
+        count += f" and {size.format_size(data)} of data"
     if creation.size > extfs.LARGEST:
         raise OverlayError(
             f"{size.format_size(creation.size)} is more than an ext3 image can be"
@@ -159,6 +235,9 @@ def gather(creation, config, environ):
     tools = {"mke2fs": process.need("mke2fs", "e2fsprogs", environ)}
     if not creation.sparse:
         tools["fallocate"] = process.need("fallocate", "util-linux", environ)
+    if creation.content:
+        tools["e2fsck"] = process.need("e2fsck", "e2fsprogs", environ)
+        tools["unshare"] = process.which("unshare", environ)
     return Facts(
         path=path,
         existing=existing,
@@ -194,67 +273,121 @@ def _replaceable(path):
     return existing
 
 
+# Binds trees to their places in the staging directory, in a mount namespace of its own,
+# and becomes mke2fs: so nothing is copied twice, and files that even their owner may not
+# read are read all the same (user_namespaces(7), unshare(1)).
+_BIND = (
+    'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'
+)
+NAMESPACE = ("--user", "--map-current-user", "--mount", "--keep-caps")
+
+
 def plan(creation, config, facts):
-    """Return the Plan for a Creation; running its steps makes the overlay. Pure."""
-    partial = replace.partial_name(facts.path, facts.host, facts.pid)
-    staging = replace.staging_name(facts.scratch, facts.pid)
-    inside = [os.path.join(staging, "upper"), os.path.join(staging, "work")]
-    for directory in config["create.directories"]:
-        inside.append(os.path.normpath(os.path.join(staging, "upper", directory.lstrip("/"))))
-    inodes = creation.files + extfs.SPARE_INODES + len(inside)
+    """Return the Plan for a Creation, to be printed; run() does the same. Pure."""
+    inside = _inside(config, facts)
     steps = [
-        Step(
-            ["mkdir", "-p", *inside],
-            action=lambda: _make_staging(staging, inside),
-            why="what belongs to you inside from the start",
-        ),
-        Step(
-            ["truncate", "-s", str(creation.size), partial],
-            action=lambda: replace.make_partial(partial, creation.size),
-        ),
-        Step(
-            _mke2fs(facts, creation.size, inodes, staging, partial),
-            variables={"MKE2FS_CONFIG": MKE2FS_CONFIG},
-        ),
+        Step(["mkdir", "-p", *inside], why="what belongs to you inside from the start"),
+        *(creation.content.steps if creation.content else ()),
+        Step(["truncate", "-s", str(creation.size), facts.partial]),
+        _mke2fs(creation, facts, len(inside)),
     ]
     if not creation.sparse:
-        steps.append(
-            Step(
-                [facts.tools["fallocate"], "-l", str(creation.size), partial],
-                why="the blocks become its own without being written",
-            )
-        )
+        steps.append(_fallocate(creation, facts))
     finish = "-f" if creation.force else "-n"
-    steps.append(Step(["mv", finish, "-T", partial, facts.path]))
-    after = [
-        Step(["rm", "-rf", staging], action=lambda: shutil.rmtree(staging, ignore_errors=True))
-    ]
-    return Plan(before=steps, after=after)
+    steps.append(Step(["mv", finish, "-T", facts.partial, facts.path]))
+    return Plan(before=steps, after=[Step(["rm", "-rf", facts.staging])])
 
 
-def _mke2fs(facts, bytes_, inodes, staging, partial):
-    options = extfs.mke2fs_options(bytes_, inodes)
-    return [facts.tools["mke2fs"], *options, "-d", staging, partial]
+def _inside(config, facts):
+    """Return the directories of the staging directory that are in every new image."""
+    inside = [os.path.join(facts.staging, "upper"), os.path.join(facts.staging, "work")]
+    for directory in config["create.directories"]:
+        inside.append(os.path.normpath(os.path.join(inside[0], directory.lstrip("/"))))
+    return inside
+
+
+def _mke2fs(creation, facts, inside):
+    """Return the Step that makes the file system.
+
+    inside  how many directories come with it
+    """
+    inodes = creation.files + extfs.SPARE_INODES + inside
+    options = extfs.mke2fs_options(creation.size, inodes)
+    arguments = [facts.tools["mke2fs"], *options, "-d", facts.staging, facts.partial]
+    if creation.content and facts.tools.get("unshare"):
+        upper = os.path.join(facts.staging, "upper")
+        pairs = [
+            word
+            for directory, place in creation.content.binds
+            for word in (directory, os.path.join(upper, place))
+        ]
+        shell = ["/bin/sh", "-c", _BIND, "sh", *pairs, "--"]
+        arguments = [facts.tools["unshare"], *NAMESPACE, *shell, *arguments]
+    return Step(arguments, variables={"MKE2FS_CONFIG": MKE2FS_CONFIG})
+
+
+def _fallocate(creation, facts):
+    return Step(
+        [facts.tools["fallocate"], "-l", str(creation.size), facts.partial],
+        why="the blocks become its own without being written",
+    )
+
+
+def can_bind(environ):
+    """Return whether trees can be bound to the staging directory by this user, here."""
+    unshare = process.which("unshare", environ)
+    return bool(unshare) and not process.run([unshare, *NAMESPACE, "true"], environ).status
+
+
+def make_staging(config, facts):
+    """Make the directory whose content mke2fs copies into the new image."""
+    shutil.rmtree(facts.staging, ignore_errors=True)  # of a killed run with our process number
+    os.mkdir(facts.staging, 0o700)
+    for path in _inside(config, facts):
+        os.makedirs(path, exist_ok=True)
+    for directory, _names, _files in os.walk(facts.staging):
+        os.chmod(directory, 0o755)
+
+
+def remove_staging(facts):
+    """Remove it again, directories without permissions included."""
+
+    def again(function, path, _error):
+        try:
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700)
+            if function is os.unlink:
+                os.unlink(path)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            pass
+
+    shutil.rmtree(facts.staging, onerror=again)
 
 
 def run(creation, config, facts, environ, notice):
     """Make the overlay and return what was Created.
 
+    The staging directory is made, and holds what Content has put there.
     notice  called with a line for the user when the blocks could not be reserved
     Raises OverlayError (CANNOT_CREATE, INTERNAL); then, and at any exception, what was
     begun is removed.
     """
     replace.remove_stale(os.path.dirname(facts.path), facts.scratch)
-    made = plan(creation, config, facts)
-    staging, truncate, mke2fs, *rest = made.before
-    partial = truncate.arguments[-1]
-    descriptor = None
+    partial, descriptor = facts.partial, None
     try:
-        staging.action()
-        descriptor = truncate.action()
-        superblock = _make_filesystem(creation, mke2fs, facts.path, descriptor, environ)
+        descriptor = replace.make_partial(partial, creation.size)
+        inside = _inside(config, facts)
+        superblock = _make_filesystem(creation, facts, len(inside), descriptor, environ)
+        if creation.content:
+            extfs.give_away(descriptor, superblock, os.getuid(), os.getgid())
+            _verify(facts, environ)
         if not creation.sparse:
-            _reserve(creation, rest[0], facts.path, descriptor, environ, notice)
+            step = _fallocate(creation, facts)
+            _reserve(creation, step, facts.path, descriptor, environ, notice)
+        if config["create.permissions"] is not None:
+            os.fchmod(descriptor, config["create.permissions"])
         os.fsync(descriptor)
         lock.release(descriptor)
         if facts.existing is not None:
@@ -272,8 +405,12 @@ def run(creation, config, facts, environ, notice):
                 os.unlink(partial)
             except FileNotFoundError:
                 pass
-        for step in made.after:
-            step.action()
+
+
+def _verify(facts, environ):
+    """See with e2fsck that a filled image is sound. Raises OverlayError."""
+    if process.run([facts.tools["e2fsck"], "-fn", facts.partial], environ).status:
+        raise _cannot(facts.path, "what mke2fs wrote is not sound")
 
 
 def _cannot(path, why, hint=None):
@@ -284,36 +421,28 @@ def _cannot(path, why, hint=None):
     )
 
 
-def _make_staging(staging, inside):
-    """Make the directories that mke2fs copies into the new image."""
-    shutil.rmtree(staging, ignore_errors=True)  # of a killed run with our process number
-    os.mkdir(staging, 0o700)
-    for path in inside:
-        os.makedirs(path, exist_ok=True)
-    for directory, _names, _files in os.walk(staging):
-        os.chmod(directory, 0o755)
-
-
-def _make_filesystem(creation, step, path, descriptor, environ):
+def _make_filesystem(creation, facts, inside, descriptor, environ):
     """Run mke2fs until the image holds what was promised; return its Superblock.
 
     mke2fs rounds the number of inodes, either way; it is read back, and asked again for
     more in the rare case that it is short.
     """
-    arguments = list(step.arguments)
+    step = _mke2fs(creation, facts, inside)
+    arguments = step.arguments
     place = arguments.index("-N") + 1
     for _attempt in range(4):
         result = process.run(arguments, environ, variables=step.variables)
         if result.status:
             words = result.errors.strip().splitlines() or [f"mke2fs ended with {result.status}"]
-            raise _cannot(path, words[-1])
+            hint = "choose a larger size with -s" if "allocate" in words[-1] else None
+            raise _cannot(facts.path, words[-1], hint)
         superblock = extfs.read_superblock(descriptor)
-        missing = creation.files + 2 - superblock.free_inodes_count
+        missing = creation.files + inside + extfs.RESERVED_INODES + 2 - superblock.inodes_count
         if missing <= 0:
             return superblock
         arguments[place] = str(int(arguments[place]) + missing + 16)
     raise _cannot(
-        path,
+        facts.path,
         f"mke2fs makes {superblock.free_inodes_count} of {creation.files} files",
         "choose a larger size",
     )

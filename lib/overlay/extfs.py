@@ -28,6 +28,7 @@ LARGE_FILE = 0x2
 BTREE_DIR = 0x4
 
 ROOT_INODE = 2
+RESERVED_INODES = 11  # the first ten, and lost+found
 DIRECTORY = 2  # file type in a directory entry
 
 # An inode that an empty file system, upper/, work/ and the engine's work/work take, and
@@ -160,6 +161,30 @@ def write_state(descriptor, state):
     """
     os.pwrite(descriptor, struct.pack("<H", state), SUPERBLOCK_OFFSET + 0x3A)
     os.fsync(descriptor)
+
+
+def give_away(descriptor, superblock, owner, group, *, first=12):
+    """Give every file of an image to a user, by its inode tables; return how many changed.
+
+    descriptor  open for writing, the image locked whole
+    first       the first inode that counts: 12 leaves out the root, the journal, lost+found
+    Raises FormatError, OSError.
+    """
+    reader = Reader(descriptor, superblock)
+    changed = 0
+    low = [struct.pack("<H", number & 0xFFFF) for number in (owner, group)]
+    high = [struct.pack("<H", number >> 16) for number in (owner, group)]
+    for number, offset, data in reader.tables():
+        table = bytearray(data)
+        for place in range(0, len(table), superblock.inode_size):
+            if number + place // superblock.inode_size < first or table[place + 26 : place + 28] == b"\0\0":
+                continue  # reserved, or without a link: not in use
+            table[place + 2 : place + 4], table[place + 24 : place + 26] = low
+            table[place + 120 : place + 122], table[place + 122 : place + 124] = high
+            changed += 1
+        if table != data:
+            os.pwrite(descriptor, table, offset)
+    return changed
 
 
 class Inode:
@@ -315,15 +340,16 @@ class Reader:
         return number, inode
 
 
-    def inodes(self, *kinds):
-        """Yield (number, Inode) of every file of some kinds, in the order of the inode tables.
+    def tables(self):
+        """Yield (number of the first inode, offset, bytes) of each group's inode table.
 
-        kinds  file types as the upper four bits of a mode: 2 character device, 4 directory
-        Reads only the part of the tables that is in use; one pass over them is many times
-        faster than walking the tree.
+        Only as far as inodes are in use.
         """
+        for number, offset, data, _bits in self._used_tables():
+            yield number, offset, data
+
+    def _used_tables(self):
         superblock = self.superblock
-        words = superblock.inode_size // 2
         for group in range(superblock.groups_count):
             _blocks, bitmap, table, _free, free = self._group(group)
             if free >= superblock.inodes_per_group:
@@ -334,12 +360,21 @@ class Reader:
             data = os.pread(self.descriptor, count * superblock.inode_size, offset)
             if len(data) < count * superblock.inode_size:
                 raise FormatError("it is cut off in its inode tables")
-            modes = array("H", data)[::words]
+            yield group * superblock.inodes_per_group + 1, offset, data, bits
+
+    def inodes(self, *kinds):
+        """Yield (number, Inode) of every file of some kinds, in the order of the inode tables.
+
+        kinds  file types as the upper four bits of a mode: 2 character device, 4 directory
+        Reads only the part of the tables that is in use; one pass over them is many times
+        faster than walking the tree.
+        """
+        size = self.superblock.inode_size
+        for first, _offset, data, bits in self._used_tables():
+            modes = array("H", data)[:: size // 2]
             for index in [index for index, mode in enumerate(modes) if mode >> 12 in kinds]:
                 if bits[index >> 3] >> (index & 7) & 1:
-                    place = index * superblock.inode_size
-                    number = group * superblock.inodes_per_group + index + 1
-                    yield number, Inode(data[place : place + 128])
+                    yield first + index, Inode(data[index * size : index * size + 128])
 
 
 def parse_entries(data):
@@ -396,22 +431,23 @@ def _tables(size, files):
     )
 
 
-def fits(size, files):
-    """Return whether an overlay of size bytes can promise that many files."""
-    return files < 1 << 31 and _tables(size, files) <= size // BLOCK_SIZE < 1 << 32
+def fits(size, files, data=0):
+    """Return whether an overlay of size bytes can promise that many files and bytes of data."""
+    blocks = size // BLOCK_SIZE
+    return files < 1 << 31 and _tables(size, files) + -(-data // BLOCK_SIZE) <= blocks < 1 << 32
 
 
-def smallest_size(files):
-    """Return the smallest size in bytes, a whole number of MiB, that fits() so many files.
+def smallest_size(files, data=0):
+    """Return the smallest size in bytes, a whole number of MiB, that fits() this.
 
     Returns None when no size does.
     """
     low, high = 0, 1 << 24  # MiB: ext3 ends at 16 TiB
-    if not fits((high - 1) << 20, files):
+    if not fits((high - 1) << 20, files, data):
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if fits(middle << 20, files):
+        if fits(middle << 20, files, data):
             high = middle
         else:
             low = middle

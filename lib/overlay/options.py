@@ -146,6 +146,50 @@ def _create(parser):
     group.add_argument(
         "--force", action="store_true", help="replace an overlay of that name and all in it"
     )
+    group.add_argument(
+        "--usable",
+        action="store_true",
+        help="SIZE is the room for data; the file is as much larger as its tables need",
+    )
+    group = parser.add_argument_group("filled at creation")
+    group.add_argument(
+        "--from",
+        metavar="SOURCE[:DEST]",
+        dest="sources",
+        action="append",
+        default=[],
+        help="fill it with a directory, a tar archive or a squashfs file, whose content appears"
+        " at DEST inside (default: /NAME of a directory, / for an archive); may be given several"
+        " times; without -s and -n the overlay is as large as this needs, and some more",
+    )
+    group.add_argument(
+        "-t", "--template", metavar="NAME", help="fill it with a template of the site"
+    )
+    group.add_argument(
+        "--list-templates", action="store_true", help="list the site's templates and exit"
+    )
+    group.add_argument(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="fill it with what the commands of FILE make, run in the base image on a local disk:"
+        " much faster than in a mounted overlay",
+    )
+    group.add_argument(
+        "-c",
+        "--container",
+        metavar="NAME-or-PATH",
+        help="the base image for -f: one of the site's names, or a path",
+    )
+    group.add_argument(
+        "-b",
+        "--bind",
+        metavar="SPEC",
+        action="append",
+        dest="binds",
+        default=[],
+        help="bind a path of the host for -f: PATH, or PATH:INSIDE[:ro]",
+    )
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="print the result as JSON")
     _verbosity(group, verbose=False)

@@ -104,9 +104,10 @@ def _not_started(program, error):
     return OverlayError(f"cannot start {quote(program)}: {reason(error)}", status=UNAVAILABLE)
 
 
-def stay(step, environ):
+def stay(step, environ, copy=None):
     """Run a Step as a child in our process group; return its status, negative for a signal.
 
+    copy  an open binary file that gets what the child prints, beside our standard output
     What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
     what is sent to this process alone, by kill(1) or a batch system, is handed on.
     """
@@ -116,6 +117,10 @@ def stay(step, environ):
     in_foreground = _in_foreground()
     # Blocked until the child's number is known, so that no early signal is lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
+    actions, reading, writing = [], None, None
+    if copy is not None:
+        reading, writing = os.pipe()
+        actions = [(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
     try:
         child = os.posix_spawn(
             program,
@@ -123,6 +128,7 @@ def stay(step, environ):
             step.environment(environ),
             setsigmask=(),
             setsigdef=defaults,
+            file_actions=actions,
         )
     except OSError as error:
         raise _not_started(program, error) from None
@@ -131,8 +137,23 @@ def stay(step, environ):
     for number in _RELAYED - ignored:
         signal.signal(number, lambda received, _frame: _relay(child, received, in_foreground))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
+    if copy is not None:
+        os.close(writing)
+        _copy_all(reading, copy)
     _pid, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+def _copy_all(reading, copy):
+    """Hand on all that comes through a pipe, to standard output and to a file."""
+    with open(reading, "rb", buffering=0) as pipe:
+        while data := pipe.read(1 << 16):
+            copy.write(data)
+            copy.flush()
+            try:
+                os.write(1, data)
+            except OSError:
+                pass  # nobody looks; the file has it
 
 
 # Left to the terminal, which sends them to all of the process group.

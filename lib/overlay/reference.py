@@ -7,7 +7,8 @@ import textwrap
 
 from overlay.config import SECTIONS, SETTINGS
 
-_IMAGE = "centos-8.2.2004"  # the name that the settings give as default
+# What stands for the keys that the site chooses: (key, whether it is there from the start).
+_NAMES = {"images": ("centos-8.2.2004", True), "templates": ("conda", False)}
 
 
 def site_ini():
@@ -28,7 +29,8 @@ def site_ini():
             lines.append("")
             lines += textwrap.wrap(setting.help, 88, initial_indent="# ", subsequent_indent="# ")
             if setting.kind == "names":
-                lines.append(f"{_IMAGE} = {setting.example}")
+                key, there = _NAMES[section]
+                lines.append(f"{'' if there else '# '}{key} = {setting.example}")
                 continue
             if setting.example:
                 lines.append(f"# {setting.key} = {setting.example}")

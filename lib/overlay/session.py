@@ -323,7 +323,7 @@ def plan(session, config, facts):
                 hint="make one with: create-overlay -s SIZE -n FILES",
             )
         layers.append((found.path, writable and number == 0))
-    inside_only = _below(facts.cwd, _INSIDE_ONLY)
+    inside_only = is_below(facts.cwd, _INSIDE_ONLY)
     flags = [f"--{gpu}" for gpu in _GPUS if gpu in session.gpus or gpu in facts.gpus]
     if session.fakeroot:
         flags.append("--fakeroot")
@@ -450,13 +450,13 @@ def _temporary_binds(facts):
     binds = []
     for name in ("TMPDIR", "SLURM_TMPDIR"):
         path = facts.environ.get(name, "")
-        if path.startswith("/") and os.path.isdir(path) and not _below(path, visible):
+        if path.startswith("/") and os.path.isdir(path) and not is_below(path, visible):
             binds.append((path, path, False))
             visible.append(path)
     return binds
 
 
-def _below(path, directories):
+def is_below(path, directories):
     """Return whether a path is one of the directories or lies in one."""
     return any(
         path == directory or path.startswith(directory.rstrip("/") + "/")

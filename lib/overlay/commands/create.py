@@ -3,34 +3,89 @@
 import os
 
 from overlay import config as configuration
-from overlay import creation, process, size
+from overlay import creation, extfs, filling, process, session, size
 from overlay.errors import USAGE, OverlayError, quote
 
 
 def main(options, environ, root, output):
     """Create what the options ask for, and say what it is."""
     config = configuration.load(environ, root)
-    request = creation.Creation(
-        _amount("-s", options.size, size.parse_size, config["create.size"]),
-        _amount("-n", options.files, size.parse_count, config["create.files"]),
-        path=options.overlay,
-        sparse=config["create.allocation"] == "sparse" if options.sparse is None else options.sparse,
-        force=options.force,
-    )
-    plain = bool(options.files) and options.files.replace(".", "").isdecimal()
-    creation.check_request(request, plain_count=plain)
-    facts = creation.gather(request, config, environ)
-    if options.dry_run:
-        output.result(creation.plan(request, config, facts).shell())
-        return 0
+    if options.list_templates:
+        return _list_templates(config, output)
+    parsed = filling.parse(options, config)
     with process.cleaning_up():
-        created = creation.run(request, config, facts, environ, output.notice)
+        scratch = creation.Facts(
+            path="",
+            tools={},
+            scratch=session.scratch_directory(config),
+            host=os.uname().nodename,
+            pid=os.getpid(),
+        )
+        try:
+            if not options.dry_run:
+                creation.make_staging(config, scratch)
+            content = filling.collect(parsed, options, scratch, config, output)
+            request = _request(options, config, content)
+            creation.check_policy(request, config)
+            facts = creation.gather(request, config, environ)
+            creation.check_place(facts.path, config, output.notice)
+            if options.dry_run:
+                output.result(creation.plan(request, config, facts).shell())
+                return 0
+            if content:
+                output.notice(
+                    f"writing {size.format_files(content.amount.files)},"
+                    f" {size.format_size(content.amount.bytes)}"
+                )
+            created = creation.run(request, config, facts, environ, output.notice)
+        finally:
+            creation.remove_staging(scratch)
     if options.json:
         import json
 
         output.result(json.dumps(created.as_dictionary()))
     elif not options.quiet:
-        output.result(_summary(created, environ))
+        output.result(_summary(created))
+    return 0
+
+
+def _request(options, config, content):
+    """Return the Creation that the options, the site and the content make."""
+    default_size, default_files = config["create.size"], config["create.files"]
+    if content and options.files is None:
+        default_files = content.amount.files + _margin(content.amount.files, config) + 1000
+    files = _amount("-n", options.files, size.parse_count, default_files)
+    data = 0
+    if content and options.size is None:
+        data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20)
+        default_size = extfs.smallest_size(files, data)
+    bytes_ = _amount("-s", options.size, size.parse_size, default_size)
+    if options.usable and options.size is not None:
+        bytes_ = extfs.smallest_size(files, bytes_) or bytes_
+    request = creation.Creation(
+        bytes_,
+        files,
+        path=options.overlay,
+        sparse=config["create.allocation"] == "sparse" if options.sparse is None else options.sparse,
+        force=options.force,
+        content=content,
+    )
+    plain = bool(options.files) and options.files.replace(".", "").isdecimal()
+    creation.check_request(request, plain_count=plain)
+    return request
+
+
+def _margin(amount, config):
+    return amount * config["create.margin"] // 100
+
+
+def _list_templates(config, output):
+    """Print the site's templates, a line each."""
+    templates = config.templates()
+    if not templates:
+        output.notice("the site has no templates")
+    for name, words in sorted(templates.items()):
+        output.result(f"{quote(name)}\t{' '.join(map(quote, words))}")
     return 0
 
 
@@ -51,7 +106,7 @@ def _amount(option, text, parse, default):
         raise OverlayError(f"{option}: {error}", status=USAGE, hint="create-overlay --help") from None
 
 
-def _summary(created, environ):
+def _summary(created):
     """Return what a person wants to know of a new overlay."""
     path = created.path
     short = os.path.relpath(path)

@@ -1,0 +1,298 @@
+"""Filling a new overlay: from sources, from a template, by a file of commands.
+
+Everything is brought together before the image is made, in a staging directory on a disk
+of the node and in trees that are read where they are; mke2fs then writes it in one go.
+"""
+
+import os
+import shutil
+
+from overlay import creation, process, session, sources
+from overlay import engine as engines
+from overlay.errors import (
+    CANNOT_CREATE,
+    INTERRUPTED,
+    MISSING,
+    USAGE,
+    OverlayError,
+    quote,
+    reason,
+)
+from overlay.plan import Step
+
+
+def parse(options, config):
+    """Return the Sources that the options name, those of a template first.
+
+    Raises OverlayError for a template or source that is not there.
+    """
+    words = list(options.sources)
+    if options.template is not None:
+        templates = config.templates()
+        if options.template not in templates:
+            known = ", ".join(map(quote, sorted(templates))) or "none"
+            raise OverlayError(
+                f"there is no template {quote(options.template)}",
+                status=MISSING,
+                hint=f"templates of this site: {known}",
+            )
+        words = [*templates[options.template], *words]
+    if options.file is None and (options.container is not None or options.binds):
+        raise OverlayError(
+            "-c and -b are for the commands of -f, and there is no -f",
+            status=USAGE,
+            hint="create-overlay --help",
+        )
+    hidden = [bind.split(":")[1] if ":" in bind else bind for bind in config["binds.paths"]]
+    hidden += ["/proc", "/sys", "/dev", "/tmp", "/var/tmp"]
+    if config.environ.get("HOME", "/") != "/":
+        hidden.append(config.environ["HOME"])
+    return [sources.parse(text, hidden) for text in words]
+
+
+def collect(parsed, options, facts, config, output):
+    """Bring everything together and return the creation.Content; None when there is nothing.
+
+    parsed  Sources
+    facts   creation.Facts with the staging directory
+    With --dry-run nothing is done, and the steps stand in the Content.
+    """
+    if not parsed and options.file is None:
+        return None
+    environ = config.environ
+    upper = os.path.join(facts.staging, "upper")
+    content = creation.Content(sources.Amount())
+    bindable = _bindable(parsed) if options.file is None and creation.can_bind(environ) else []
+    limit = _limit(options, facts)
+    for source in parsed:
+        target = os.path.join(upper, source.dest.lstrip("/"))
+        if source in bindable:
+            _bind(source, target, content, options.dry_run)
+            continue
+        content.steps.append(_step(source, target))
+        if options.dry_run:
+            if options.size is None or options.files is None:
+                raise OverlayError(
+                    "--dry-run cannot know how large an archive is",
+                    status=USAGE,
+                    hint="give -s and -n",
+                )
+            continue
+        if source.kind == "directory":
+            _copy(source, target, environ)
+        else:
+            output.notice(f"unpacking {quote(source.path)}")
+            sources.unpack(source, target, limit=limit, environ=environ)
+    if options.file is not None:
+        _build(options, facts, config, content, output)
+    if not options.dry_run:
+        _add(content.amount, sources.measure(upper))
+    for directory, _place in content.binds:
+        _add(content.amount, sources.measure(directory))
+    return content
+
+
+def _add(amount, more):
+    amount.files += more.files
+    amount.bytes += more.bytes
+
+
+def _limit(options, facts):
+    """Return the bytes that archives may unpack to: the overlay's size, or what scratch has."""
+    from overlay import size
+
+    room = os.statvfs(facts.scratch)
+    free = room.f_bavail * room.f_frsize
+    if options.size is None:
+        return free
+    try:
+        return min(free, size.parse_size(options.size))
+    except ValueError:
+        return free  # said when the size is looked at
+
+
+def _bindable(parsed):
+    """Return the directories that can be read where they are.
+
+    One whose place is /, or below or above another source's, is copied: it would hide the
+    other, or a place for the other would have to be made in it. So is one that overlaps
+    another source itself: mke2fs would make one file of two with several names.
+    """
+    found = []
+    for source in parsed:
+        rest = [other for other in parsed if other is not source]
+        apart = not any(
+            _nested(source.dest, other.dest)
+            or _nested(os.path.realpath(source.path), os.path.realpath(other.path))
+            for other in rest
+        )
+        if source.kind == "directory" and source.dest != "/" and apart:
+            found.append(source)
+    return found
+
+
+def _nested(one, other):
+    """Return whether one of two absolute paths is the other or lies in it."""
+    one, other = one.rstrip("/") + "/", other.rstrip("/") + "/"
+    return one.startswith(other) or other.startswith(one)
+
+
+def _bind(source, target, content, dry_run):
+    """Have a directory bound in its place."""
+    content.binds.append((os.path.abspath(source.path), source.dest.lstrip("/")))
+    if dry_run:
+        content.steps.append(Step(["mkdir", "-p", target]))
+    else:
+        os.makedirs(target, exist_ok=True)
+
+
+def _step(source, target):
+    """Return the Step that a person would type to put a source in its place."""
+    if source.kind == "directory":
+        words = ["cp", "-a", "--", source.path + "/.", target]
+    elif source.kind == "tar":
+        words = ["tar", "-C", target, "-xf", source.path]
+    else:
+        words = ["unsquashfs", "-n", "-f", "-d", target, source.path]
+    return Step(words)
+
+
+def _copy(source, target, environ):
+    """Copy a directory to its place."""
+    os.makedirs(target, exist_ok=True)
+    words = [process.need("cp", "coreutils", environ), "-a", "--reflink=auto", "--"]
+    if creation.can_bind(environ):
+        # With the powers of a namespace of his own a user reads all that is his, whatever
+        # its mode.
+        words = [process.need("unshare", "util-linux", environ), *creation.NAMESPACE, *words]
+    words += [source.path + "/.", target]
+    result = process.run(words, environ)
+    if result.status:
+        raise OverlayError(
+            f"cannot copy {quote(source.path)}: {result.errors.strip().splitlines()[-1]}",
+            status=CANNOT_CREATE,
+        )
+
+
+def _build(options, facts, config, content, output):
+    """Run a file of commands in the base image, with the staging directory as its overlay.
+
+    Over an unpacked base image and a directory, both on a local disk, the engine takes the
+    kernel's overlayfs: files are made there as fast as on the disk itself.
+    Raises OverlayError when a command fails; what was printed is then in a log file.
+    """
+    environ = config.environ
+    request = session.Session(
+        [(facts.staging, "rw")],
+        container=options.container,
+        binds=options.binds,
+        commands=options.file,
+        program=output.program,
+    )
+    base = session.find_container(options.container, config)
+    if options.dry_run:
+        content.steps.append(
+            Step(["run-overlay", "-o", facts.staging, "-c", base, "-f", options.file])
+        )
+        return
+    request.container = unpacked(base, facts, config, output)
+    found = session.gather(request, config, environ)
+    plan = session.plan(request, config, found)
+    log = os.path.abspath(_log_name(options))
+    output.notice(f"running the commands of {quote(options.file)}; what they print goes to {quote(log)}, too")
+    try:
+        for step in plan.before:
+            step.action()
+        with open(log, "wb") as file:
+            status = process.stay(plan.final, environ, copy=file)
+    except OSError as error:
+        raise OverlayError(
+            f"cannot write {quote(log)}: {reason(error)}", status=CANNOT_CREATE
+        ) from None
+    finally:
+        for step in plan.after:
+            step.action()
+        for image in found.images:
+            image.close()
+    if status in (-2, 130):
+        raise KeyboardInterrupt
+    if status:
+        ended = f"status {status}" if status > 0 else f"signal {-status}"
+        raise OverlayError(
+            f"the commands of {quote(options.file)} ended with {ended}; no overlay was made",
+            status=CANNOT_CREATE if status != INTERRUPTED else INTERRUPTED,
+            hint=f"see what they printed: less {quote(log)}",
+        )
+    os.unlink(log)
+    _settle(facts.staging, request.container)
+
+
+def _log_name(options):
+    if options.overlay is None:
+        return os.path.basename(options.file) + ".log"
+    return os.path.splitext(options.overlay)[0] + ".log"
+
+
+def unpacked(base, facts, config, output):
+    """Return a directory with the content of a base image, unpacked once a node and user.
+
+    Known by the image's name, size and time; made under another name, then renamed, so that
+    two builds at once do no harm.
+    """
+    if os.path.isdir(base):
+        return base
+    status = os.stat(base)
+    parent = os.path.join(facts.scratch, f"overlay-base.{os.getuid()}")
+    name = f"{os.path.basename(base)}.{status.st_size}.{status.st_mtime_ns}"
+    place = os.path.join(parent, name)
+    if os.path.isdir(place):
+        return place
+    engine = engines.find(config["engine.commands"], config.environ)
+    output.notice(f"unpacking the base image {quote(base)} (once on this node)")
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    if os.stat(parent).st_uid != os.getuid():
+        raise OverlayError(
+            f"{quote(parent)} belongs to somebody else", status=CANNOT_CREATE, hint="set TMPDIR"
+        )
+    partial = f"{place}.{os.getpid()}"
+    result = process.run([engine.path, "build", "--sandbox", partial, base], config.environ)
+    if result.status:
+        shutil.rmtree(partial, ignore_errors=True)
+        words = result.errors.strip().splitlines() or ["it failed"]
+        raise OverlayError(
+            f"cannot unpack the base image {quote(base)}: {words[-1]}", status=CANNOT_CREATE
+        )
+    try:
+        os.rename(partial, place)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # another build was first
+    return place
+
+
+def _settle(staging, base):
+    """Make of the kernel's overlay directory what reads the same in an image.
+
+    A directory that replaces one of the base image is marked by an attribute that counts in
+    no image; the file that fuse-overlayfs knows says the same. In all other directories
+    the attribute means nothing.
+    """
+    work = os.path.join(staging, "work")
+    for name in os.listdir(work):
+        os.chmod(os.path.join(work, name), 0o700)
+        shutil.rmtree(os.path.join(work, name), ignore_errors=True)
+    upper = os.path.join(staging, "upper")
+    for directory, names, _files in os.walk(upper):
+        for name in names:
+            path = os.path.join(directory, name)
+            if os.path.islink(path):
+                continue
+            below = os.path.join(base, os.path.relpath(path, upper))
+            try:
+                opaque = os.getxattr(path, "user.overlay.opaque") == b"y"
+                if opaque:
+                    os.removexattr(path, "user.overlay.opaque")
+            except OSError:
+                continue
+            if opaque and os.path.isdir(below) and not os.path.islink(below):
+                with open(os.path.join(path, ".wh..wh..opq"), "xb"):
+                    pass
