@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -104,8 +105,9 @@ def test_interrupt(mount, overlay):
     """Ctrl-C ends what runs, not the session; the shell knows the status."""
     overlay("env.ext3")
     child = mount("-o", "env.ext3", prompt="[env.ext3] ")
-    child.sendline("echo st''arted; sleep 1000")
-    child.expect_exact("started")
+    nap = f"1000.{os.getpid()}"  # as no other process sleeps
+    child.sendline(f"sleep {nap}")
+    wait_until(lambda: ["sleep", nap] in command_lines())
     child.sendintr()
     child.expect(prompted("[env.ext3] "))
     assert say(child, "echo status $?", "[env.ext3] ") == "status 130"
@@ -188,17 +190,29 @@ def test_without_a_terminal(run, overlay):
     assert result == (3, "one\n", "")
 
 
+def command_lines():
+    """Return the words of all processes of this user."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(os.fsdecode(path.read_bytes()).split("\0")[:-1])
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
 def test_run_overlay_in_a_terminal(environ, scratch, overlay):
     """Ctrl-C ends a job of run-overlay, with the status of a shell."""
     overlay()
+    nap = f"1000.{os.getpid()}"  # as no other process sleeps
     child = pexpect.spawn(
         str(ROOT / "bin" / "run-overlay"),
-        ["-o", "a.ext3", "--", "sh", "-c", "echo ready; sleep 1000"],
+        ["-o", "a.ext3", "--", "sleep", nap],
         env=environ,
         cwd=str(scratch),
         encoding="utf-8",
         timeout=20,
     )
-    child.expect_exact("ready")
+    wait_until(lambda: ["sleep", nap] in command_lines())
     child.sendintr()
     assert ended(child) == 130

@@ -116,17 +116,15 @@ def test_deleted_in_plain(ok, engine, overlay):
         assert ok("run-overlay", "-o", f"a.ext3{mode}", "--", "ls", "-A", "/data") == ""
 
 
-def test_without_upper(run, ok, scratch):
-    """An image that nobody made as an overlay works writable when its root is the user's."""
+def test_without_upper(run, scratch):
+    """An image that nobody made as an overlay is refused; the engine cannot use it either."""
     owner = f"root_owner={os.getuid()}:{os.getgid()}"
     words = ["/usr/sbin/mke2fs", "-q", "-t", "ext3", "-E", owner, "p.ext3", "32M"]
-    subprocess.run(words, cwd=scratch, check=True)
-    result = run("run-overlay", "-o", "p.ext3:ro", "--", "true")
-    assert result == (
-        65,
-        "",
-        "run-overlay: error: p.ext3 holds no upper directory: it was not made as an overlay\n"
-        + "run-overlay: hint: make one with: create-overlay -s SIZE -n FILES\n",
-    )
-    ok("run-overlay", "-o", "p.ext3", "--", "sh", "-c", "echo x > /x")
-    assert ok("run-overlay", "-o", "p.ext3:ro", "--", "cat", "/x") == "x\n"
+    subprocess.run(words, cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+    for mode in (":ro", "", ":rw"):
+        assert run("run-overlay", "-o", f"p.ext3{mode}", "--", "true") == (
+            65,
+            "",
+            "run-overlay: error: p.ext3 holds no upper directory: it was not made as an overlay\n"
+            + "run-overlay: hint: make one with: create-overlay -s SIZE -n FILES\n",
+        )

@@ -108,7 +108,6 @@ def overlays(plan):
             ["a:ro"],
             ["a is mounted read-only: what is inside belongs to another user (uid 7)"],
         ),
-        (["a"], [image("a", upper=None)], ["a"], []),
     ],
 )
 def test_layers(settings, named, images, expected, notices):
@@ -186,7 +185,7 @@ def test_layers(settings, named, images, expected, notices):
         ),
         (
             ["a"],
-            [image("a", upper=None, root=0)],
+            [image("a", upper=None)],
             DAMAGED,
             "a holds no upper directory: it was not made as an overlay",
             "make one with: create-overlay -s SIZE -n FILES",
