@@ -8,6 +8,7 @@ from overlay.errors import INTERNAL, INTERRUPTED, OverlayError
 # Command -> module of overlay.commands; only the one that was called is imported.
 COMMANDS = {
     "create-overlay": "create",
+    "create-overlay-conda": "create",
     "mount-overlay": "session",
     "run-overlay": "session",
     "check-overlay": "check",

@@ -220,6 +220,13 @@ SETTINGS = (
     ),
     Setting(
         "scratch",
+        "locations",
+        "paths",
+        "/scratch/{user}",
+        "Where users keep overlays: list-overlays looks there.",
+    ),
+    Setting(
+        "scratch",
         "outside",
         "choice",
         "allow",

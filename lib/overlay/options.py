@@ -8,6 +8,7 @@ from overlay.errors import DATA_LOST, USAGE, OverlayError, reason
 
 SUMMARIES = {
     "create-overlay": "Create an overlay: one file that holds as many as you need.",
+    "create-overlay-conda": "Create an overlay with the site's conda in it.",
     "mount-overlay": "Open a shell in which overlays are laid over the site's base image.",
     "run-overlay": "Run a file of commands, or one command, in overlays.",
     "check-overlay": "Check overlays, and repair them.",
@@ -15,6 +16,7 @@ SUMMARIES = {
 
 EXAMPLES = {
     "create-overlay": "create-overlay -s 500 -n 700\ncreate-overlay -s 20G -n 2M -o env",
+    "create-overlay-conda": "create-overlay-conda -s 7000 -n 700 -o env",
     "mount-overlay": "mount-overlay -o env.ext3\nmount-overlay -o work.ext3 -o env.ext3:ro",
     "run-overlay": "run-overlay -o env.ext3 -f commands.txt\n"
     "run-overlay -o env.ext3:ro -- python3 script.py --option",
@@ -195,6 +197,11 @@ def _create(parser):
     _verbosity(group, verbose=False)
 
 
+def _create_conda(parser):
+    _create(parser)
+    parser.set_defaults(template="conda")
+
+
 def _session(parser):
     group = parser.add_argument_group("overlays and base image")
     group.add_argument(
@@ -292,6 +299,7 @@ def _check(parser):
 
 _BUILDERS = {
     "create-overlay": _create,
+    "create-overlay-conda": _create_conda,
     "mount-overlay": _mount,
     "run-overlay": _run,
     "check-overlay": _check,
