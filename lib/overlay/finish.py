@@ -27,7 +27,7 @@ def finish(facts, status, *, token, environ, output, program):
     descriptor, path = image.descriptor, quote(image.path)
     lost = False
     _tell_of_the_left_behind(path, token, output)
-    if not _wait_for_servers(descriptor):
+    if not _wait_for_servers(descriptor, path, output):
         output.notice(f"{path} is still being written after the session has ended", "warning")
         return DATA_LOST if status == 0 and program == "run-overlay" else status
     try:
@@ -77,12 +77,17 @@ def _tell_of_the_left_behind(path, token, output):
         )
 
 
-def _wait_for_servers(descriptor):
+def _wait_for_servers(descriptor, path, output):
     """Wait until the engine's lock is free; return whether it is."""
-    deadline = time.monotonic() + _FLUSH_WAIT
+    start = time.monotonic()
+    said = False
     while lock.engine_holds(descriptor):
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - start
+        if waited >= _FLUSH_WAIT:
             return False
+        if waited > 2 and not said:
+            output.notice(f"waiting until {path} is written")
+            said = True
         time.sleep(0.02)
     return True
 

@@ -22,7 +22,7 @@ class Image:
     upper       the owner's uid of upper/ in an ext3 image; None when there is no upper/
     """
 
-    __slots__ = ("descriptor", "kind", "path", "root", "status", "superblock", "upper", "writable")
+    __slots__ = ("descriptor", "kind", "path", "status", "superblock", "upper", "writable")
 
     def __init__(self, path, kind, status, descriptor, writable, superblock=None):
         self.path = path
@@ -32,7 +32,6 @@ class Image:
         self.writable = writable
         self.superblock = superblock
         self.upper = None
-        self.root = None
 
     @property
     def identity(self):
@@ -150,7 +149,6 @@ def _ext3(path, status, descriptor, writable, head):
             )
         image = Image(path, "ext3", status, descriptor, writable, superblock)
         reader = extfs.Reader(descriptor, superblock)
-        image.root = reader.inode(extfs.ROOT_INODE).owner
         found = reader.lookup(b"upper")
     except (extfs.FormatError, OSError) as error:
         raise OverlayError(

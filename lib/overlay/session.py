@@ -314,9 +314,7 @@ def plan(session, config, facts):
         notices.append(("notice", f"{quote(facts.images[0].path)} is mounted read-only: {why}"))
     layers = []
     for number, found in enumerate(facts.images):
-        if found.kind == "ext3" and found.upper is None and (
-            number or not writable or found.root != facts.uid
-        ):
+        if found.kind == "ext3" and found.upper is None:
             raise OverlayError(
                 f"{quote(found.path)} holds no upper directory: it was not made as an overlay",
                 status=DAMAGED,

@@ -61,9 +61,7 @@ def kill_tree(session, *paths, spare=()):
     for path in paths:
         pids |= holders(path)
     # The server first: the others' end must not make it write out what it holds.
-    doomed = sorted(
-        (pid for pid in pids if program(pid) not in spare), key=_server_first
-    )
+    doomed = sorted((pid for pid in pids if program(pid) not in spare), key=_server_first)
     kill(doomed)
     session.wait()
     wait_until(lambda: not any(program(pid) for pid in doomed))
@@ -116,9 +114,7 @@ def superblock(path):
 def debugfs(path, *lines):
     """Change an image with debugfs."""
     words = ["/usr/sbin/debugfs", "-w", "-f", "-", str(path)]
-    subprocess.run(
-        words, input="\n".join(lines) + "\n", text=True, check=True, capture_output=True
-    )
+    subprocess.run(words, input="\n".join(lines) + "\n", text=True, check=True, capture_output=True)
 
 
 def e2fsck(path):
