@@ -22,8 +22,8 @@ from overlay.errors import CONFIGURATION, MISSING, OverlayError, quote, reason
 class Setting:
     """One key of overlay.ini.
 
-    kind     text, path, list, paths, size, count, choice, boolean, percent, mode or names (a section
-             in which the site chooses the keys, each a path)
+    kind     text, path, list, paths, size, count, seconds, choice, boolean, percent, mode or names
+             (a section in which the site chooses the keys, each a path)
     default  as it would stand in the file
     help     what it does, in sentences for overlay.ini and its manual page
     choices  the words that a choice allows
@@ -219,6 +219,53 @@ SETTINGS = (
         " its number of files, starts with a warning. 0%: never.",
     ),
     Setting(
+        "quota",
+        "check",
+        "choice",
+        "refuse",
+        "refuse: an overlay for which the user's quota or the file system has no room is not"
+        " made. warn: it is tried all the same. off: nothing is asked.",
+        choices=("refuse", "warn", "off"),
+    ),
+    Setting(
+        "quota",
+        "command",
+        "list",
+        "",
+        "A program with its arguments that knows the quotas of the site, for file systems that"
+        " are not asked otherwise (GPFS, BeeGFS and others). {user} and {path} stand for the"
+        " user and the directory. It prints one line for every quota there is: bytes used, limit"
+        " in bytes, files used, limit of files, and, if it likes, what the quota is called; - is"
+        " not known, a limit of - or 0 is none. When it prints nothing, the file system is asked"
+        " as without it.",
+        example="/share/apps/admin/bin/quota-line {user} {path}",
+    ),
+    Setting(
+        "quota",
+        "timeout",
+        "seconds",
+        "5",
+        "Seconds that programs which are asked for a quota may take, all together.",
+    ),
+    Setting(
+        "quota",
+        "on_failure",
+        "choice",
+        "warn",
+        "warn: when a quota cannot be found out in that time, a line says so. refuse: then no"
+        " overlay is made.",
+        choices=("warn", "refuse"),
+    ),
+    Setting(
+        "quota",
+        "hint",
+        "text",
+        "",
+        "What users are told when a quota is short, such as the site's command that shows what"
+        " takes the room.",
+        example="see what takes the room: myquota",
+    ),
+    Setting(
         "scratch",
         "locations",
         "paths",
@@ -357,6 +404,10 @@ def convert(setting, text, environ):
         if not (number.isascii() and number.isdecimal() and int(number) <= 100):
             raise ValueError(f"{text!r} is not a percentage from 0% to 100%")
         return int(number)
+    if kind == "seconds":
+        if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 3600):
+            raise ValueError(f"{text!r} is not a number of seconds from 1 to 3600")
+        return int(text)
     if kind == "size":
         return size.parse_size(text)
     if kind == "count":

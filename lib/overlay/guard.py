@@ -9,18 +9,13 @@ import fcntl
 import os
 import time
 
-from overlay import extfs, holders, lock, process, record
+from overlay import extfs, holders, lock, mounts, process, record
 from overlay import image as images
 from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
 
 _POLL = 0.1  # seconds between two tries for a lock
 _REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
 _DRAIN_WAIT = 10  # seconds that a repair waits for those who wait for it to let go
-
-# File systems that no second machine has mounted: a lock there tells everything.
-_LOCAL = frozenset(
-    "btrfs ext2 ext3 ext4 f2fs overlay ramfs reiserfs tmpfs ubifs vfat xfs zfs".split()
-)
 
 
 class _Replaced(Exception):
@@ -231,7 +226,10 @@ def _check_may_repair(image, config):
     """Refuse a repair while a session on another host could be at work unseen."""
     here = os.uname().nodename
     last = record.read(image.descriptor)
-    if config["safety.trust_locks"] or last.get("host") == here or is_local(image.status.st_dev):
+    if config["safety.trust_locks"] or last.get("host") == here:
+        return
+    mount = mounts.find(image.descriptor)
+    if mount and mount.is_local:
         return
     who = record.describe(last)
     raise OverlayError(
@@ -242,23 +240,6 @@ def _check_may_repair(image, config):
         hint="when you are sure that no session uses it anywhere:"
         f" check-overlay --repair {quote(image.path)}",
     )
-
-
-def is_local(device):
-    """Return whether a file system is surely mounted on this machine alone.
-
-    device  st_dev of a file there; looked up in /proc/self/mountinfo, proc(5)
-    """
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                fields, _dash, rest = line.partition(" - ")
-                if fields.split()[2] == wanted:
-                    return rest.split()[0] in _LOCAL
-    except OSError:
-        pass
-    return False
 
 
 def _read_as_it_is(image, environ, notice):

@@ -79,6 +79,43 @@ def run(arguments, environ, *, variables=None, text=""):
     return Result(done.returncode, done.stdout, done.stderr)
 
 
+def ask(arguments, environ, seconds):
+    """Run a program that may hang, such as one that asks a server; return its Result.
+
+    It gets the C locale, no input, and a process group of its own, which is killed when it
+    has not ended in time. Raises TimeoutError, and OverlayError as run() does.
+    """
+    import subprocess
+
+    try:
+        child = subprocess.Popen(
+            arguments,
+            env={**environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="backslashreplace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_started(arguments[0], error) from None
+    try:
+        output, errors = child.communicate(timeout=seconds)
+        return Result(child.returncode, output, errors)
+    except BaseException as error:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.stdout.close()
+        child.stderr.close()
+        try:
+            child.wait(0.5)
+        except subprocess.TimeoutExpired:
+            pass  # a system call that nothing ends, on a dead server: not waited for
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise TimeoutError from None
+        raise
+
+
 def become(step, environ, keep=()):
     """Replace this process by the program of a Step. Does not return.
 
