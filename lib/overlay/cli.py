@@ -12,6 +12,8 @@ COMMANDS = {
     "mount-overlay": "session",
     "run-overlay": "session",
     "check-overlay": "check",
+    "show-overlay": "show",
+    "list-overlays": "list",
 }
 
 
@@ -32,6 +34,15 @@ class Output:
         if level == "warning" or (not self.quiet and (level != "detail" or self.verbose)):
             self._line(f"{self.program}: {text}")
 
+    def progress(self, text):
+        """Show how far a long command is, in place of what it said before; "" takes it away.
+
+        Only a terminal shows it.
+        """
+        if not self.quiet and os.isatty(2):
+            width = os.get_terminal_size(2).columns or 80
+            self._write(f"\r{text[: width - 1]}\x1b[K")
+
     def error(self, error):
         """Print an OverlayError and its hint."""
         self._line(f"{self.program}: error: {error.what}")
@@ -40,9 +51,12 @@ class Output:
 
     def _line(self, text):
         # One write a line: the lines of sixteen tasks must not run into each other.
+        self._write(text + "\n")
+
+    def _write(self, text):
         text = text.encode(errors="backslashreplace" if text.isascii() else "surrogateescape")
         try:
-            os.write(2, text + b"\n")
+            os.write(2, text)
         except OSError:
             pass  # nobody listens; the exit status still tells
 

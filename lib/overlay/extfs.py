@@ -143,9 +143,25 @@ class Superblock:
         return max(0, self.free_blocks_count - reserved) * self.block_size
 
     @property
+    def room_bytes(self):
+        """The room for all but the tables: the size that df(1) shows inside.
+
+        The tables are counted as fuse2fs counts them: descriptors, bitmaps and inode tables.
+        """
+        descriptors = -(-32 * self.groups_count // self.block_size)
+        inodes = -(-self.inodes_per_group * self.inode_size // self.block_size)
+        tables = descriptors + self.groups_count * (inodes + 2)
+        return max(0, self.blocks_count - tables) * self.block_size
+
+    @property
     def used_bytes(self):
-        """The room that files and directories take, tables left out."""
-        return (self.blocks_count - self.free_blocks_count) * self.block_size
+        """The room that files, directories and the journal take, as df(1) shows it inside."""
+        return max(0, self.room_bytes - self.free_blocks_count * self.block_size)
+
+    @property
+    def used_inodes_count(self):
+        """The number of inodes that are taken, as df -i shows it inside."""
+        return self.inodes_count - self.free_inodes_count
 
 
 def read_superblock(descriptor):
@@ -188,17 +204,41 @@ def give_away(descriptor, superblock, owner, group, *, first=12):
 
 
 class Inode:
-    """Owner, type and first blocks of a file in an image."""
+    """What an image says of one file.
 
-    __slots__ = ("blocks", "change_time", "group", "mode", "owner", "size")
+    size    bytes
+    blocks  the first block numbers; a short link's target, a device's number
+    room    bytes that it takes, indirect blocks included
+    links   how many names it has
+    modify_time, change_time  seconds since 1970
+    """
+
+    __slots__ = (
+        "blocks",
+        "change_time",
+        "group",
+        "links",
+        "mode",
+        "modify_time",
+        "owner",
+        "room",
+        "size",
+    )
 
     def __init__(self, data):
         self.mode, owner, self.size, _access, self.change_time = struct.unpack_from("<HHIII", data)
-        (group,) = struct.unpack_from("<H", data, 24)
+        (self.modify_time,) = struct.unpack_from("<i", data, 16)
+        group, self.links, sectors = struct.unpack_from("<HHI", data, 24)
+        self.room = sectors * 512
         self.blocks = struct.unpack_from("<15I", data, 40)
         owner_high, group_high = struct.unpack_from("<HH", data, 120)
         self.owner = owner | owner_high << 16
         self.group = group | group_high << 16
+        if self.mode >> 12 == 8:  # of a directory it is something else
+            self.size |= struct.unpack_from("<I", data, 108)[0] << 32
+        if len(data) >= 140 and struct.unpack_from("<H", data, 128)[0] >= 12:
+            # Two more bits for the seconds, the rest of the field are nanoseconds.
+            self.modify_time += (struct.unpack_from("<I", data, 136)[0] & 3) << 32
 
     @property
     def is_directory(self):
@@ -223,6 +263,7 @@ class Reader:
     def __init__(self, descriptor, superblock):
         self.descriptor = descriptor
         self.superblock = superblock
+        self._tables = {}  # group -> block of its inode table, of those that inode() met
 
     def _group(self, group):
         """Return the blocks of a group's block bitmap, inode bitmap and inode table, and
@@ -249,10 +290,12 @@ class Reader:
         if not 0 < number <= superblock.inodes_count:
             raise FormatError(f"inode {number} does not exist")
         group, index = divmod(number - 1, superblock.inodes_per_group)
-        table = self._group(group)[2]
-        offset = table * superblock.block_size + index * superblock.inode_size
-        data = os.pread(self.descriptor, 128, offset)
-        if len(data) < 128:
+        if group not in self._tables:
+            self._tables[group] = self._group(group)[2]
+        offset = self._tables[group] * superblock.block_size + index * superblock.inode_size
+        length = min(superblock.inode_size, 160)
+        data = os.pread(self.descriptor, length, offset)
+        if len(data) < length:
             raise FormatError(f"inode {number} lies beyond the end")
         return Inode(data)
 
@@ -276,43 +319,45 @@ class Reader:
         for number in self._block_numbers(inode):
             if number in seen:
                 raise FormatError("a file in it holds a block twice")
-            if number:
-                seen.add(number)
-                yield self.block(number)
+            seen.add(number)
+            yield self.block(number)
 
     def _block_numbers(self, inode):
-        """Yield the numbers of the blocks of a file in order; 0 stands for a hole."""
+        """Yield the numbers of the blocks of a file in order, holes left out."""
         left = -(-inode.size // self.superblock.block_size)
         if left > self.superblock.blocks_count:
             raise FormatError("a file in it is larger than the image")
-        for number in inode.blocks[:12]:
+        for number in inode.blocks[: min(12, left)]:
+            if number:
+                yield number
+        left -= 12
+        for depth, number in enumerate(inode.blocks[12:], 1):
             if left <= 0:
                 return
-            left -= 1
-            yield number
-        for depth, number in enumerate(inode.blocks[12:], 1):
-            for pointer in self._pointers(number, depth, left):
-                left -= 1
-                yield pointer
+            yield from self._pointers(number, depth, left)
+            left -= (self.superblock.block_size // 4) ** depth
 
     def _pointers(self, number, depth, limit):
-        """Yield at most limit block numbers below an indirect block; 0 stands for a hole."""
+        """Yield those of the first limit block numbers below an indirect block that are no hole."""
+        if not number:
+            return
         per_block = self.superblock.block_size // 4
         span = per_block ** (depth - 1)
-        if limit <= 0:
-            return
-        if not number:
-            for _hole in range(min(limit, span * per_block)):
-                yield 0
-            return
-        for pointer in struct.unpack(f"<{per_block}I", self.block(number)):
-            if limit <= 0:
-                return
-            if depth == 1:
+        pointers = struct.unpack(f"<{per_block}I", self.block(number))
+        for pointer in pointers[: -(-limit // span)]:
+            if pointer and depth == 1:
                 yield pointer
-            else:
+            elif pointer:
                 yield from self._pointers(pointer, depth - 1, limit)
             limit -= span
+
+    def link_target(self, inode):
+        """Return where a symbolic link leads, as bytes; short ones stand in the inode itself."""
+        if inode.size < 60:
+            return struct.pack("<15I", *inode.blocks)[: inode.size]
+        if inode.size > self.superblock.block_size:
+            raise FormatError("a link in it is too long")
+        return next(self.data_blocks(inode), b"")[: inode.size]
 
     def entries(self, inode):
         """Yield (name, inode number, file type) of a directory, "." and ".." too.

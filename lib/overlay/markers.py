@@ -62,21 +62,21 @@ def present(found, environ):
     """
     if found.kind == "directory":
         return True  # to look would take a walk through all of it
-    known = _known(found)
-    if known is None and found.kind == "squashfs":
-        known = _squashfs_has_markers(found.path, environ)
-        _remember(found, known)
-    elif known is None:
+    there = known(found)
+    if there is None and found.kind == "squashfs":
+        there = _squashfs_has_markers(found.path, environ)
+        _remember(found, there)
+    elif there is None:
         try:
-            known = bool(scan(extfs.Reader(found.descriptor, found.superblock)))
+            there = bool(scan(extfs.Reader(found.descriptor, found.superblock)))
         except (extfs.FormatError, OSError) as error:
             raise OverlayError(
                 f"{quote(found.path)} is damaged: {error}",
                 status=DAMAGED,
                 hint=f"check-overlay {quote(found.path)}",
             ) from None
-        _remember(found, known)
-    return known
+        _remember(found, there)
+    return there
 
 
 def _stamp(found):
@@ -90,8 +90,8 @@ def _stamp(found):
     )
 
 
-def _known(found):
-    """Return what the record says of markers, None when it is not of this state."""
+def known(found):
+    """Return whether an Image has markers by its record, None when that is not of this state."""
     fields = record.read(found.descriptor)
     if fields.get("stamp") != _stamp(found):
         return None

@@ -12,6 +12,8 @@ SUMMARIES = {
     "mount-overlay": "Open a shell in which overlays are laid over the site's base image.",
     "run-overlay": "Run a file of commands, or one command, in overlays.",
     "check-overlay": "Check overlays, and repair them.",
+    "show-overlay": "Show how full overlays are, who uses them, and what is inside.",
+    "list-overlays": "List the overlays under directories.",
 }
 
 EXAMPLES = {
@@ -21,6 +23,8 @@ EXAMPLES = {
     "run-overlay": "run-overlay -o env.ext3 -f commands.txt\n"
     "run-overlay -o env.ext3:ro -- python3 script.py --option",
     "check-overlay": "check-overlay env.ext3\ncheck-overlay --repair env.ext3",
+    "show-overlay": "show-overlay env.ext3\nshow-overlay env.ext3 --files /opt/env",
+    "list-overlays": "list-overlays\nlist-overlays --sort size /scratch/projects",
 }
 
 
@@ -90,10 +94,27 @@ def parse(program, arguments):
     if program == "run-overlay" and "--" in arguments:
         place = arguments.index("--")
         arguments, command = arguments[:place], arguments[place + 1 :]
-    options = parser(program).parse_args(arguments)
+    made = parser(program)
+    # Names and options may mix: show-overlay a.ext3 --json b.ext3.
+    mixed = program in ("show-overlay", "list-overlays") and "--" not in arguments
+    options = (made.parse_intermixed_args if mixed else made.parse_args)(arguments)
     if program == "run-overlay":
         options.command = command
+    if program == "show-overlay":
+        _place_of_overlay(options)
     return options
+
+
+def _place_of_overlay(options):
+    """Take what stands behind --files or --du for an overlay where it can be nothing else.
+
+    A path inside begins with /, and there must be an overlay.
+    """
+    for name in ("files", "du"):
+        value = getattr(options, name)
+        if value and (not value.startswith("/") or not options.overlays):
+            options.overlays.append(value)
+            setattr(options, name, "/")
 
 
 def _verbosity(group, verbose=True, dry_run=True):
@@ -297,10 +318,59 @@ def _check(parser):
     _verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
 
 
+def _show(parser):
+    parser.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
+    group = parser.add_argument_group("what is inside")
+    chosen = group.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--files",
+        metavar="PATH",
+        nargs="?",
+        const="/",
+        help="list the files below PATH, as ls -l does; without PATH all of them",
+    )
+    chosen.add_argument(
+        "--du",
+        metavar="PATH",
+        nargs="?",
+        const="/",
+        help="list the largest directories below PATH, and how many files they hold",
+    )
+    _listing(parser)
+
+
+def _list(parser):
+    group = parser.add_argument_group("where, and in what order")
+    group.add_argument(
+        "directories",
+        metavar="DIR",
+        nargs="*",
+        help="a directory to look below (default: this one, and the site's scratch locations)",
+    )
+    group.add_argument(
+        "--sort",
+        metavar="KEY",
+        choices=("size", "used", "files", "age", "name"),
+        default="name",
+        help="size, used, files: the largest first; age: the oldest first; name (the default)",
+    )
+    _listing(parser)
+
+
+def _listing(parser):
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="the result, errors and warnings only"
+    )
+
+
 _BUILDERS = {
     "create-overlay": _create,
     "create-overlay-conda": _create_conda,
     "mount-overlay": _mount,
     "run-overlay": _run,
     "check-overlay": _check,
+    "show-overlay": _show,
+    "list-overlays": _list,
 }

@@ -24,6 +24,11 @@ def partial_name(path, host, pid):
     return os.path.join(os.path.dirname(path), f"{_PARTIAL}{host}.{pid}")
 
 
+def is_partial(name):
+    """Return whether a file is called as unfinished ones are."""
+    return name.startswith(_PARTIAL)
+
+
 def staging_name(scratch, pid):
     """Return the name of a directory in scratch for what goes into a new image."""
     return os.path.join(scratch, f"{_STAGING}{pid}")

@@ -1,0 +1,175 @@
+"""list-overlays: the overlays under directories, one line each."""
+
+import time
+
+from overlay import config as configuration
+from overlay import size
+from overlay.errors import MISSING, OverlayError, quote
+from overlay.search import Search, reachable
+from overlay.survey import Survey
+
+_PATIENCE = 1  # seconds before a progress line appears
+_INTERVAL = 0.2  # seconds between two of them
+
+_HEADING = ("KIND", "SIZE", "USED", "FREE", "FILES", "LEFT", "WRITTEN", "STATE", "OVERLAY")
+_NUMBERS = range(1, 7)  # columns that are aligned at the right
+
+# Largest or oldest first; what has no such figure comes last.
+_ORDERS = {
+    "size": lambda row: -(row.get("size") or 0),
+    "used": lambda row: -(row.get("data_used") or 0),
+    "files": lambda row: -(row.get("files_used") or 0),
+    "age": lambda row: row.get("written") or float("inf"),
+    "name": lambda row: row["path"],
+}
+
+
+def main(options, environ, root, output):
+    """List what is below the directories; return the first status that is not 0."""
+    config = configuration.load(environ, root)
+    low = config["safety.low"]
+    tops = options.directories or reachable([".", *config["scratch.locations"]])
+    search = Search(_progress(output))
+    rows, worst = [], 0
+    for top in tops:
+        try:
+            rows += [_row(path, found, low) for path, found in search.under(top)]
+        except OverlayError as error:
+            output.progress("")
+            output.error(error)
+            worst = worst or error.status
+    output.progress("")
+    if search.unreadable:
+        output.notice(_unreadable(search.unreadable), "warning")
+    rows.sort(key=lambda row: (_ORDERS[options.sort](row), row["path"]))
+    if options.json:
+        import json
+
+        output.result(json.dumps(rows))
+    elif rows:
+        output.result("\n".join(table(rows, time.time())))
+        if not options.quiet:
+            output.result(totals(rows))
+    elif not worst:
+        places = " or ".join("this directory" if top == "." else quote(top) for top in tops)
+        output.notice(f"there is no overlay below {places}")
+    return worst
+
+
+def _progress(output):
+    """Return a function that says now and then how far a search is."""
+    due = time.monotonic() + _PATIENCE
+
+    def tell(search):
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _INTERVAL
+            output.progress(
+                f"{size.format_count(search.looked)} files seen,"
+                f" {size.format_count(search.found)} of them overlays"
+            )
+
+    return tell
+
+
+def _row(path, found, low):
+    """Return what there is to say of what was found at a path, as for --json."""
+    path = path[2:] if path.startswith("./") else path
+    if isinstance(found, OverlayError):
+        error = found
+    else:
+        try:
+            return {**Survey(found, who=False, low=low).as_dictionary(), "path": path}
+        except OverlayError as damage:
+            error = damage
+        finally:
+            found.close()
+    state = "unreadable" if error.status == MISSING else "damaged"
+    return {"path": path, "error": error.what, "state": state}
+
+
+def table(rows, now):
+    """Return the lines of a table of overlays, with its heading.
+
+    now  seconds since 1970
+    """
+    cells = [_HEADING, *(_cells(row, now) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    widths[-1] = 0
+    return [
+        "  ".join(
+            f"{text:>{width}}" if place in _NUMBERS else f"{text:<{width}}"
+            for place, (text, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _cells(row, now):
+    """Return the words for one overlay."""
+    if "error" in row:
+        return "", "", "", "", "", "", "", row["state"], quote(row["path"])
+    written = row["written"]
+    return (
+        row["kind"],
+        _or_dash(size.format_size, row["size"]),
+        _or_dash(size.format_size, row["data_used"]),
+        _or_dash(size.format_size, row["data_available"]),
+        _or_dash(size.format_count, row["files_used"]),
+        _or_dash(size.format_count, row["files_available"]),
+        _or_dash(age, None if written is None else now - written),
+        ", ".join(_flags(row)),
+        quote(row["path"]),
+    )
+
+
+def _or_dash(form, value):
+    return "-" if value is None else form(value)
+
+
+def _flags(row):
+    """Return what is worth knowing about the state of an overlay."""
+    flags = []
+    if row["in_use"]:
+        flags.append("in use")
+    if row["clean"] is False and row["in_use"] != "writer":
+        flags.append("unclean")
+    if row["nearly_full"]:
+        flags.append("nearly full")
+    return flags
+
+
+def age(seconds):
+    """Return a time that has passed, for a person: now, 5 min, 3 h, 12 days, 2 years."""
+    minutes = int(seconds) // 60
+    if minutes < 1:
+        return "now"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h"
+    days = minutes // (24 * 60)
+    if days < 60:
+        return f"{days} days"
+    return f"{days // 30} months" if days < 730 else f"{days // 365} years"
+
+
+def totals(rows):
+    """Return the line below a table."""
+
+    def total(name):
+        return sum(row.get(name) or 0 for row in rows)
+
+    count = f"{len(rows)} overlay{'' if len(rows) == 1 else 's'}"
+    return (
+        f"{count}: {size.format_size(total('size'))}, of them"
+        f" {size.format_size(total('allocated'))} on disk;"
+        f" {size.format_files(total('files_used'))} inside"
+    )
+
+
+def _unreadable(paths):
+    """Return what to say of paths that could not be read."""
+    if len(paths) == 1:
+        return f"{quote(paths[0])} could not be read"
+    return f"{len(paths)} files or directories could not be read, such as {quote(paths[0])}"

@@ -1,0 +1,206 @@
+"""show-overlay: how full an overlay is, who uses it, and what is inside."""
+
+import os
+import stat
+import time
+
+from overlay import config as configuration
+from overlay import contents, image, record, size
+from overlay.errors import USAGE, OverlayError, quote
+from overlay.survey import Survey, user_name
+
+_BAR = 20  # characters
+_MOST = 20  # directories that --du lists for a person
+_CHUNK = 500  # lines that are printed at once
+
+
+def main(options, environ, root, output):
+    """Show every overlay that is named; return the first status that is not 0."""
+    if not options.overlays:
+        raise OverlayError("no overlay is named", status=USAGE, hint="show-overlay OVERLAY")
+    low = configuration.load(environ, root)["safety.low"]
+    worst, documents = 0, []
+    for number, path in enumerate(options.overlays):
+        try:
+            found = image.look(path)
+            try:
+                if options.json:
+                    documents.append(_document(found, options, environ, low))
+                    continue
+                if number and not options.quiet:
+                    output.result("")
+                _show(found, options, environ, low, output)
+            finally:
+                found.close()
+        except OverlayError as error:
+            output.error(error)
+            documents.append({"path": path, "error": error.what})
+            worst = worst or error.status
+    if options.json:
+        import json
+
+        output.result(json.dumps(documents))
+    return worst
+
+
+def _document(found, options, environ, low):
+    """Return what there is to say of an overlay, for --json."""
+    document = Survey(found, low=low).as_dictionary()
+    if options.files:
+        document["entries"] = [
+            entry.as_dictionary() for entry in contents.walk(found, options.files, environ)
+        ]
+    if options.du:
+        usages = contents.directories(found, options.du, environ)
+        document["directories"] = [usage.as_dictionary() for usage in usages]
+    return document
+
+
+def _show(found, options, environ, low, output):
+    """Print what there is to say of an overlay."""
+    if not options.files and not options.du:
+        output.result(f"{quote(found.path)}\n" + summary(Survey(found, low=low), bars=os.isatty(1)))
+        return
+    if len(options.overlays) > 1:
+        output.result(f"{quote(found.path)}:")
+    if options.du:
+        _show_largest(found, options.du, environ, output)
+        return
+    lines = []
+    for entry in contents.walk(found, options.files, environ):
+        lines.append(line(entry))
+        if len(lines) == _CHUNK:
+            output.result("\n".join(lines))
+            lines = []
+    if lines:
+        output.result("\n".join(lines))
+
+
+def _show_largest(found, top, environ, output):
+    usages = contents.directories(found, top, environ)
+    lines = [
+        f"{size.format_size(usage.room):>10}  {size.format_files(usage.files):>16}"
+        f"  {quote(usage.path)}"
+        for usage in usages[:_MOST]
+    ]
+    output.result("\n".join(lines))
+    if len(usages) > _MOST:
+        left = size.format_count(len(usages) - _MOST)
+        output.notice(f"{left} smaller directories are not shown; --json has all")
+    if found.kind == "squashfs":
+        output.notice("sizes are those before compression")
+
+
+def line(entry):
+    """Return an Entry as ls -l shows it."""
+    if entry.note:
+        return f"{'':62}{quote(entry.path)} ({entry.note})"
+    length = "{}, {}".format(*entry.device) if entry.device else entry.size
+    then = _date(entry.modified)
+    links = "" if entry.links is None else entry.links
+    text = (
+        f"{stat.filemode(entry.mode)} {links:>3} {entry.owner:<8} {entry.group:<8} {length:>12}"
+        f" {then} {quote(entry.path)}"
+    )
+    if entry.target is not None:
+        text += f" -> {quote(entry.target)}"
+    return text
+
+
+def summary(survey, *, bars=False):
+    """Return the lines about one overlay.
+
+    bars  whether to draw how full it is
+    """
+    rows = [("kind", _kind(survey))]
+    if survey.kind == "ext3":
+        data = size.format_size
+        rows.append(_level("room", survey.used, survey.available, data, bars))
+        count = size.format_count
+        rows.append(_level("files", survey.files_used, survey.files_free, count, bars))
+        if survey.nearly_full:
+            rows.append(("", "nearly full"))
+    elif survey.kind == "squashfs":
+        rows.append(("files", size.format_count(survey.files_used)))
+    else:
+        rows.append(("room", f"{size.format_size(survey.available)} free on its file system"))
+    rows.append(("owner", _owner(survey)))
+    rows += [("state", words) for words in _state(survey)]
+    if survey.written:
+        rows.append(("written", _written(survey)))
+    rows.append(("in use", _use(survey)))
+    return "\n".join(f"  {name:<8} {text}" for name, text in rows)
+
+
+def _kind(survey):
+    if survey.kind == "directory":
+        return "directory"
+    compression = f", {survey.compression}" if survey.compression else ""
+    reserved = survey.allocated >= survey.size
+    state = "" if reserved else f", {size.format_size(survey.allocated)} of them on disk"
+    return f"{survey.kind}{compression}, {size.format_size(survey.size)}{state}"
+
+
+def _level(name, used, free, form, bars):
+    """Return a row that tells how full something is."""
+    # Rounded up, as df(1) does.
+    percent = -(-100 * used // (used + free)) if used + free else 100
+    filled = _BAR * percent // 100
+    bar = f"[{'#' * filled:.<{_BAR}}] " if bars else ""
+    return name, f"{bar}{percent}% full: {form(used)} used, {form(free)} free"
+
+
+def _owner(survey):
+    outside = user_name(survey.owner)
+    if survey.owner_inside is None and survey.kind != "squashfs":
+        return f"{outside}; it has no directory upper, and no session takes it so"
+    if survey.owner_inside in (None, survey.owner):
+        return outside
+    return f"{outside}, but {user_name(survey.owner_inside)} inside: only he can write in it"
+
+
+def _state(survey):
+    """Return in words what state it is in; nothing when there is nothing to tell."""
+    words = []
+    if survey.clean and survey.use != "writer":
+        words.append("clean")
+    elif survey.clean is False and survey.use != "writer":
+        words.append(
+            "not closed properly; the next session checks it, or: check-overlay"
+            f" {quote(survey.path)}"
+        )
+    if survey.markers:
+        words.append("has deletion markers, which make read-only sessions slower")
+    return words
+
+
+def _written(survey):
+    words = record.clock(survey.written)
+    if words[2] == ":":
+        words = f"today {words}"
+    session = record.describe({**survey.session, "started": ""})
+    return f"{words} by {session}" if session else words
+
+
+def _use(survey):
+    if not survey.use:
+        return "no"
+    words = "a session is writing to it" if survey.use == "writer" else "sessions are reading it"
+    if survey.left_behind:
+        pids = ", ".join(str(user.pid) for user in survey.users)
+        return (
+            f"processes that a killed session left hold it ({pids}): check-overlay --recover"
+            f" {quote(survey.path)}"
+        )
+    people = [user for user in survey.users if not user.is_server]
+    for user in people[:3]:
+        words += f"\n{'':11}process {user.pid} since {record.clock(user.started)}:"
+        words += f" {quote(user.command)}"
+    if len(people) > 3:
+        words += f"\n{'':11}and {len(people) - 3} more"
+    return words
+
+
+def _date(seconds):
+    """Return a time as ls --time-style=long-iso shows it; seconds come from the image."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

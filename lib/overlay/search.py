@@ -1,0 +1,154 @@
+"""Find the overlays under directories, by what they are rather than by their names."""
+
+import os
+
+from overlay import extfs, image, record, replace
+from overlay.errors import MISSING, OverlayError, quote
+
+SQUASHFS_NAMES = (".sqsh", ".squashfs", ".sfs", ".img")
+NAMES = (".ext3", *SQUASHFS_NAMES)
+_SMALLEST = 1 << 20  # bytes of an ext3 file system with a journal, and less than it can be
+_UNIT = 1024  # bytes of its smallest block: its size is a multiple
+_MAGIC = extfs.SUPERBLOCK_OFFSET + 56
+_PSEUDO = ("/proc", "/sys", "/dev")  # the kernel's own trees hold nobody's files
+
+
+class Search:
+    """A search under one directory after another, each file once whatever its names.
+
+    looked      files and directories that were seen so far
+    found       overlays among them
+    unreadable  paths that could not be read
+    tick        called with the search now and then while it goes on
+    """
+
+    def __init__(self, tick=lambda search: None):
+        self.looked = 0
+        self.found = 0
+        self.unreadable = []
+        self._tick = tick
+        self._seen = set()
+
+    def under(self, top):
+        """Yield the overlays under a directory, or at a path, as (path, Image or OverlayError).
+
+        An OverlayError stands for one that is damaged. Links are not followed, and a
+        directory that is an overlay itself is not looked into.
+        Raises OverlayError when there is nothing at the path, or it is no overlay.
+        """
+        if not os.path.isdir(top):
+            yield top, image.look(top)
+            self.found += 1
+            return
+        if not os.access(top, os.R_OK | os.X_OK):
+            raise OverlayError(f"cannot read {quote(top)}: Permission denied", status=MISSING)
+        if not self._is_new(os.stat(top)):
+            return
+        stack = [top]
+        while stack:
+            directory = stack.pop()
+            try:
+                below, files = self._scan(directory)
+            except OSError:
+                self.unreadable.append(directory)
+                continue
+            for path, status in files:
+                found = self._file(path, status)
+                if found:
+                    self.found += 1
+                    yield path, found
+            names = {os.path.basename(path) for path in below}
+            if "upper" in names and "work" in names:
+                try:
+                    found = image.look(directory)
+                except OverlayError:
+                    continue  # an unpacked container image
+                self.found += 1
+                yield directory, found
+            else:
+                stack += reversed(below)
+
+    def _scan(self, directory):
+        """Return the directories in a directory, and (path, status) of the files that may do."""
+        below, files = [], []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                self.looked += 1
+                if not self.looked % 1000:
+                    self._tick(self)
+                if entry.is_dir(follow_symlinks=False):
+                    if self._is_new(entry.stat(follow_symlinks=False)):
+                        below.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue  # it went while we looked
+                    if _may_be(entry.name, status.st_size) and self._is_new(status):
+                        files.append((entry.path, status))
+        if os.path.abspath(directory) == "/":
+            below = [path for path in below if os.path.abspath(path) not in _PSEUDO]
+        return sorted(below), sorted(files)
+
+    def _is_new(self, status):
+        """Return whether a file or directory was not met before."""
+        identity = status.st_dev, status.st_ino
+        if identity in self._seen:
+            return False
+        self._seen.add(identity)
+        return True
+
+    def _file(self, path, status):
+        """Return the Image at a path, the OverlayError when it is damaged, None when it is none."""
+        try:
+            kind = _kind(path)
+        except OSError:
+            if path.endswith(NAMES):
+                self.unreadable.append(path)
+            return None
+        if kind is None:
+            return None
+        try:
+            found = image.look(path)
+        except OverlayError as error:
+            return error
+        if found.kind == "ext3" and found.upper is None:
+            found.close()
+            return None
+        return found
+
+
+def _may_be(name, size):
+    """Return whether a file of this name and size can be an overlay."""
+    if size >= _SMALLEST and not size % _UNIT:
+        return not replace.is_partial(name)
+    return size > 96 and name.endswith(SQUASHFS_NAMES)
+
+
+def _kind(path):
+    """Return "ext3" or "squashfs" when a file may be such an overlay, else None."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    descriptor = os.open(path, flags)
+    try:
+        head = os.pread(descriptor, extfs.SUPERBLOCK_OFFSET + extfs.SUPERBLOCK_SIZE, 0)
+        if head[:4] == b"hsqs":
+            ours = path.endswith(SQUASHFS_NAMES) or record.read(descriptor)
+            return "squashfs" if ours else None
+        if head[_MAGIC : _MAGIC + 2] != b"\x53\xef":
+            return None
+        try:
+            found = extfs.Superblock(head[extfs.SUPERBLOCK_OFFSET :])
+        except extfs.FormatError:
+            return "ext3" if path.endswith(".ext3") else None
+        return "ext3" if found.is_ext3 else None
+    finally:
+        os.close(descriptor)
+
+
+def reachable(tops):
+    """Return those of some directories that are there, each once."""
+    found = {}
+    for top in tops:
+        if os.path.isdir(top):
+            found.setdefault(os.path.realpath(top), top)
+    return list(found.values())
