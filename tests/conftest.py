@@ -14,6 +14,7 @@ def _no_skip(report):
     """In CI a check that was not made is a check that failed."""
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
+        vars(report).pop("wasxfail", None)  # pytest would not count it
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
     return report
 
