@@ -32,7 +32,7 @@ def image(
         st_blocks=1 << 15,
     )
     found = Image(path, kind, status, -1, writable)
-    found.upper, found.root = (upper, root) if kind == "ext3" else (None, None)
+    found.upper = upper if kind == "ext3" else None
     return found
 
 
