@@ -178,7 +178,7 @@ def test_links(name):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_bash_options(program):
     """The completion of bash offers the options of each command, all and no other."""
-    [words] = re.findall(rf"^ *{program}\)\s+options='([^']*)' ;;$", text(BASH), re.M)
+    [words] = re.findall(rf"^ *(?:\S+ \| )?{program}(?: \| \S+)?\)\s+options='([^']*)' ;;$", text(BASH), re.M)
     assert set(words.split()) == parsed_options(program)
 
 
@@ -186,7 +186,7 @@ def test_bash_options(program):
 def test_zsh_options(program):
     """The completion of zsh offers the options of each command, all and no other."""
     source = text(ZSH)
-    body = re.search(rf"^ *{program}\)\n(.*?)^ *;;$", source, re.M | re.S)[1]
+    body = re.search(rf"^ *(?:\S+ \| )?{program}(?: \| \S+)?\)\n(.*?)^ *;;$", source, re.M | re.S)[1]
     shared = {
         name: lines
         for name, lines in re.findall(r"^local -a (\w+)=\(\n(.*?)^\)$", source, re.M | re.S)
