@@ -35,6 +35,17 @@ def tool(name, *arguments):
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environ)
 
 
+def create(request, settings, facts, environ, notice):
+    """Make an overlay as create-overlay does, and return what was Created."""
+    from overlay import creation
+
+    try:
+        creation.make_staging(settings, facts)
+        return creation.run(request, settings, facts, environ, notice)
+    finally:
+        creation.remove_staging(facts)
+
+
 def shell(line, environ, scratch, stdin=None):
     """Run a line as a user types it into bash, and return its Result."""
     return execute(

@@ -39,7 +39,7 @@ NOTHING = (
 @pytest.mark.parametrize(
     ("line", "status", "sentence", "hint"),
     [
-        ("create-overlay", 2, "the size is missing (-s)", THOUSANDS),
+        ("create-overlay", 2, "the number of files is missing (-n)", THOUSANDS),
         ("create-overlay -s 500", 2, "the number of files is missing (-n)", THOUSANDS),
         ("create-overlay -n 500", 2, "the size is missing (-s)", THOUSANDS),
         (

@@ -8,6 +8,8 @@ from overlay.errors import CONFIGURATION, MISSING, OverlayError
 
 SECTIONS = "known: " + ", ".join(f"[{name}]" for name in config.SECTIONS)
 
+KEYS = "known: " + ", ".join(one.key for one in config.SETTINGS if one.section == "create")
+
 # Content of an overlay.ini, the line that is wrong, the sentence, the hint.
 WRONG = [
     ("x = 1\n", 1, "a key stands before the first [section]", None),
@@ -40,7 +42,7 @@ WRONG = [
         "[site]\n[create]\n\n# c\nqqq = 5\n",
         5,
         "unknown key qqq in [create]",
-        "known: size, files, directories, allocation",
+        KEYS,
     ),
     (
         "[create]\nsize = 5\n[launch]\nsize = 5\n",

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from overlay import creation, extfs, image
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError
-from support import tool
+from support import create, tool
 
 MIB = 1 << 20
 ENVIRON = {"PATH": "/usr/bin:/bin"}
@@ -26,7 +26,7 @@ def make(settings, scratch, monkeypatch):
         creation.check_request(request)
         facts = creation.gather(request, loaded, ENVIRON)
         told = [] if notices is None else notices
-        return creation.run(request, loaded, facts, ENVIRON, told.append)
+        return create(request, loaded, facts, ENVIRON, told.append)
 
     make.temporary = temporary
     return make
@@ -409,7 +409,7 @@ def test_mke2fs_fails(make, settings, scratch):
     loaded = settings(scratch_local=str(make.temporary))
     facts = creation.gather(request, loaded, ENVIRON)
     facts.tools["mke2fs"] = str(failing)
-    error = refused(creation.run, request, loaded, facts, ENVIRON, print)
+    error = refused(create, request, loaded, facts, ENVIRON, print)
     assert error.what == f"cannot create '{scratch}/x.ext3': mke2fs: no luck; nothing was changed"
     assert error.status == CANNOT_CREATE
     assert os.listdir(scratch) == os.listdir(make.temporary) == []
@@ -421,7 +421,7 @@ def test_appears_meanwhile(make, settings, scratch):
     loaded = settings(scratch_local=str(make.temporary))
     facts = creation.gather(request, loaded, ENVIRON)
     (scratch / "x.ext3").write_text("first")
-    error = refused(creation.run, request, loaded, facts, ENVIRON, print)
+    error = refused(create, request, loaded, facts, ENVIRON, print)
     assert (error.what, error.status) == (
         f"'{scratch}/x.ext3' exists already",
         CANNOT_CREATE,

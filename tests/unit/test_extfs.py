@@ -6,7 +6,7 @@ import re
 
 import pytest
 from overlay import creation, extfs, image
-from support import tool
+from support import create, tool
 
 MIB = 1 << 20
 
@@ -202,7 +202,7 @@ def make(path, size, files, settings):
     request = creation.Creation(size, files, path=str(path), sparse=True)
     config, environ = settings(), {"PATH": "/usr/bin:/bin"}
     facts = creation.gather(request, config, environ)
-    return creation.run(request, config, facts, environ, print)
+    return create(request, config, facts, environ, print)
 
 
 def check_promise(path, size, files, settings):
