@@ -7,7 +7,7 @@ so that nothing incomplete ever carries it; see overlay.replace.
 import os
 import shutil
 
-from overlay import extfs, lock, process, replace, session, size
+from overlay import extfs, lock, namespace, process, replace, session, size
 from overlay import image as images
 from overlay.errors import (
     CANNOT_CREATE,
@@ -53,21 +53,29 @@ class Content:
     amount  the sources.Amount of all of it
     binds   (directory, place below upper/): trees that are read where they are
     steps   Steps that have put, or would put, the rest below upper/ in the staging directory
+    images  (ext3 image, directory): what is mounted for the binds
+    in_namespace  whether mke2fs runs in a namespace, where it reads all that is the user's
+    owners  called with the new image's descriptor and Superblock to set the owners of what is
+            inside; None: all becomes the caller's
     """
 
-    def __init__(self, amount, binds=(), steps=()):
+    def __init__(self, amount, binds=(), steps=(), images=(), in_namespace=False, owners=None):
         self.amount = amount
         self.binds = list(binds)
         self.steps = list(steps)
+        self.images = list(images)
+        self.in_namespace = in_namespace
+        self.owners = owners
 
 
 class Facts:
     """What gather() found."""
 
-    def __init__(self, *, path, existing=None, tools, scratch, host, pid):
+    def __init__(self, *, path, existing=None, tools, scratch, host, pid, environ):
+        self.environ = environ
         self.path = path  # of the new overlay, links followed
         self.existing = existing  # the Image in its place, or None
-        self.tools = tools  # name -> absolute path, of mke2fs, fallocate, unshare, e2fsck
+        self.tools = tools  # name -> absolute path, of mke2fs, fallocate, e2fsck
         self.scratch = scratch  # a node-local directory for temporary files
         self.host = host
         self.pid = pid
@@ -237,7 +245,6 @@ def gather(creation, config, environ):
         tools["fallocate"] = process.need("fallocate", "util-linux", environ)
     if creation.content:
         tools["e2fsck"] = process.need("e2fsck", "e2fsprogs", environ)
-        tools["unshare"] = process.which("unshare", environ)
     return Facts(
         path=path,
         existing=existing,
@@ -245,6 +252,7 @@ def gather(creation, config, environ):
         scratch=session.scratch_directory(config),
         host=os.uname().nodename,
         pid=os.getpid(),
+        environ=environ,
     )
 
 
@@ -271,15 +279,6 @@ def _replaceable(path):
             hint="end the sessions that use it, then try again",
         )
     return existing
-
-
-# Binds trees to their places in the staging directory, in a mount namespace of its own,
-# and becomes mke2fs: so nothing is copied twice, and files that even their owner may not
-# read are read all the same (user_namespaces(7), unshare(1)).
-_BIND = (
-    'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@"'
-)
-NAMESPACE = ("--user", "--map-current-user", "--mount", "--keep-caps")
 
 
 def plan(creation, config, facts):
@@ -314,15 +313,12 @@ def _mke2fs(creation, facts, inside):
     inodes = creation.files + extfs.SPARE_INODES + inside
     options = extfs.mke2fs_options(creation.size, inodes)
     arguments = [facts.tools["mke2fs"], *options, "-d", facts.staging, facts.partial]
-    if creation.content and facts.tools.get("unshare"):
+    if creation.content and creation.content.in_namespace:
         upper = os.path.join(facts.staging, "upper")
-        pairs = [
-            word
-            for directory, place in creation.content.binds
-            for word in (directory, os.path.join(upper, place))
-        ]
-        shell = ["/bin/sh", "-c", _BIND, "sh", *pairs, "--"]
-        arguments = [facts.tools["unshare"], *NAMESPACE, *shell, *arguments]
+        binds = [(tree, os.path.join(upper, place)) for tree, place in creation.content.binds]
+        arguments = namespace.wrap(
+            arguments, facts.environ, binds=binds, images=creation.content.images
+        )
     return Step(arguments, variables={"MKE2FS_CONFIG": MKE2FS_CONFIG})
 
 
@@ -331,12 +327,6 @@ def _fallocate(creation, facts):
         [facts.tools["fallocate"], "-l", str(creation.size), facts.partial],
         why="the blocks become its own without being written",
     )
-
-
-def can_bind(environ):
-    """Return whether trees can be bound to the staging directory by this user, here."""
-    unshare = process.which("unshare", environ)
-    return bool(unshare) and not process.run([unshare, *NAMESPACE, "true"], environ).status
 
 
 def make_staging(config, facts):
@@ -381,7 +371,10 @@ def run(creation, config, facts, environ, notice):
         inside = _inside(config, facts)
         superblock = _make_filesystem(creation, facts, len(inside), descriptor, environ)
         if creation.content:
-            extfs.give_away(descriptor, superblock, os.getuid(), os.getgid())
+            if creation.content.owners:
+                creation.content.owners(descriptor, superblock)
+            else:
+                extfs.give_away(descriptor, superblock, os.getuid(), os.getgid())
             _verify(facts, environ)
         if not creation.sparse:
             step = _fallocate(creation, facts)

@@ -7,7 +7,7 @@ of the node and in trees that are read where they are; mke2fs then writes it in 
 import os
 import shutil
 
-from overlay import creation, process, session, sources
+from overlay import creation, namespace, process, session, sources
 from overlay import engine as engines
 from overlay.errors import (
     CANNOT_CREATE,
@@ -61,8 +61,8 @@ def collect(parsed, options, facts, config, output):
         return None
     environ = config.environ
     upper = os.path.join(facts.staging, "upper")
-    content = creation.Content(sources.Amount())
-    bindable = _bindable(parsed) if options.file is None and creation.can_bind(environ) else []
+    content = creation.Content(sources.Amount(), in_namespace=namespace.available(environ))
+    bindable = _bindable(parsed) if options.file is None and content.in_namespace else []
     limit = _limit(options, facts)
     for source in parsed:
         target = os.path.join(upper, source.dest.lstrip("/"))
@@ -79,7 +79,7 @@ def collect(parsed, options, facts, config, output):
                 )
             continue
         if source.kind == "directory":
-            _copy(source, target, environ)
+            _copy(source, target, environ, content.in_namespace)
         else:
             output.notice(f"unpacking {quote(source.path)}")
             sources.unpack(source, target, limit=limit, environ=environ)
@@ -157,15 +157,13 @@ def _step(source, target):
     return Step(words)
 
 
-def _copy(source, target, environ):
+def _copy(source, target, environ, in_namespace):
     """Copy a directory to its place."""
     os.makedirs(target, exist_ok=True)
     words = [process.need("cp", "coreutils", environ), "-a", "--reflink=auto", "--"]
-    if creation.can_bind(environ):
-        # With the powers of a namespace of his own a user reads all that is his, whatever
-        # its mode.
-        words = [process.need("unshare", "util-linux", environ), *creation.NAMESPACE, *words]
     words += [source.path + "/.", target]
+    if in_namespace:
+        words = namespace.wrap(words, environ)
     result = process.run(words, environ)
     if result.status:
         raise OverlayError(

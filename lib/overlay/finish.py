@@ -4,7 +4,6 @@ The engine unmounts in a hurry: a second after the end it asks the server of the
 end, two seconds later it kills it, and reports success either way.
 """
 
-import os
 import time
 
 from overlay import extfs, guard, holders, lock, markers, record

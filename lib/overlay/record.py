@@ -31,9 +31,11 @@ def read(descriptor):
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def begin(descriptor, environ, *, host, stack):
+def begin(descriptor, environ, *, host, stack, written):
     """Note that a writable session begins; its lock is held.
 
+    written  when the image was last written before, in seconds since 1970: markers of that
+             second are not of this session
     stack  the layers below, as one word. Markers that a session left behind when it was
            killed are still known to be made over these layers when the next one has the same.
     """
@@ -45,10 +47,10 @@ def begin(descriptor, environ, *, host, stack):
         "pid": str(os.getpid()),
         "started": now,
         "stack": stack,
-        "tidy_from": now,
+        "tidy_from": str(max(int(now), written + 1)),
     }
     if stack and "ended" not in before and before.get("stack") == stack:
-        fields["tidy_from"] = before.get("tidy_from", now)
+        fields["tidy_from"] = before.get("tidy_from", fields["tidy_from"])
     if environ.get("SLURM_JOB_ID"):
         fields["job"] = environ["SLURM_JOB_ID"]
     write(descriptor, fields)

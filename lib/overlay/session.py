@@ -10,7 +10,7 @@ import stat
 
 from overlay import engine as engines
 from overlay import image as images
-from overlay import process, size
+from overlay import size
 from overlay.errors import (
     CONFIGURATION,
     DAMAGED,

@@ -20,6 +20,7 @@ def main(options, environ, root, output):
             scratch=session.scratch_directory(config),
             host=os.uname().nodename,
             pid=os.getpid(),
+            environ=environ,
         )
         try:
             if not options.dry_run:

@@ -75,7 +75,13 @@ def _launch(plan, facts, environ, output, replace):
             process.become(plan.final, environ, [image.descriptor for image in facts.images])
         if supervised:
             stack = markers.stack_name(facts.base, [one.path for one in facts.images[1:]])
-            record.begin(first.descriptor, environ, host=os.uname().nodename, stack=stack)
+            record.begin(
+                first.descriptor,
+                environ,
+                host=os.uname().nodename,
+                stack=stack,
+                written=first.superblock.write_time,
+            )
         token = f"{os.getpid()}.{os.times().elapsed}"
         if supervised:
             plan.final.variables[facts.engine.variable("OVERLAY_SESSION")] = token
