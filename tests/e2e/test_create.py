@@ -137,7 +137,7 @@ def test_interrupted(ok, environ, scratch, number):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        process_group=0,
+        start_new_session=True,
     )
     wait_until(lambda: any(path.stat().st_size for path in scratch.iterdir()))
     # As a terminal and a batch system do: to all of the process group.
