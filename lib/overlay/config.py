@@ -330,6 +330,10 @@ class Config:
         """Return the Origin of a setting."""
         return self._texts[name][1]
 
+    def text(self, name):
+        """Return the value of a setting as it was written, nothing in it replaced."""
+        return self._texts[name][0]
+
     def __getitem__(self, name):
         """Return the typed value of a setting such as "create.size".
 

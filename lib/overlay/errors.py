@@ -4,6 +4,7 @@ The numbers are those of sysexits.h(3head) where it has a fitting one; 2 is what
 argparse and most tools use for a usage error, and 130 is a shell's for Ctrl-C.
 """
 
+NOT_READY = 1  # overlay-admin doctor found a problem
 USAGE = 2  # the command line does not make sense
 DAMAGED = 65  # not an overlay, or a damaged one
 MISSING = 66  # an input is not there or cannot be read

@@ -77,15 +77,18 @@ def engine_holds(descriptor):
 def take_engine(descriptor):
     """Take the engine's lock too, for writing: over all the image, to its end.
 
-    Raises Busy when a session, also of the plain engine, holds it.
+    Raises Busy when a session, also of the plain engine, holds it. Returns False where the
+    file system has no locks, else True.
     """
     try:
         _set(descriptor, fcntl.F_WRLCK, 0, OURS)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise Busy(holder(descriptor, write=False) == "writer") from None
-        if error.errno not in _NO_LOCKS:
-            raise
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
 
 
 def take_repair(descriptor):

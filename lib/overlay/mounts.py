@@ -7,11 +7,15 @@ _LOCAL = frozenset(
 
 
 class Mount:
-    """One line of /proc/self/mountinfo: type, point (the directory), source, all as text."""
+    """One line of /proc/self/mountinfo: type, point (the directory), source, all as text.
 
-    __slots__ = ("point", "source", "type")
+    options  the words of the file system itself, such as "flock" or "vers=4.2"
+    """
 
-    def __init__(self, type, point, source):
+    __slots__ = ("options", "point", "source", "type")
+
+    def __init__(self, type, point, source, options=()):
+        self.options = options
         self.type = type
         self.point = point
         self.source = source
@@ -37,8 +41,9 @@ def find(descriptor):
                 words, _dash, rest = line.partition(" - ")
                 words = words.split(" ")
                 if words[0] == number:
-                    type, source, *_options = rest.split(" ")
-                    return Mount(type, _plain(words[4]), _plain(source))
+                    type, source, *options = rest.split()
+                    options = tuple(",".join(options).split(","))
+                    return Mount(type, _plain(words[4]), _plain(source), options)
     except (OSError, KeyError):
         pass
     return None
