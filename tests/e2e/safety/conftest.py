@@ -1,5 +1,7 @@
 """Fixtures of the tests that nothing is ever lost."""
 
+import os
+
 import pytest
 from e2e.safety.trees import Session, holders, kill, kill_tree
 
@@ -7,9 +9,18 @@ _COUNTS = []
 
 
 @pytest.fixture
-def rounds():
-    """Return which of two numbers of rounds is made: the short one here."""
-    return lambda short, full: short
+def full():
+    """Return whether the long form of a test is wanted: not here, but in tests/soak."""
+    return False
+
+
+@pytest.fixture
+def rounds(full):
+    """Return a function from two numbers of rounds to the one that is made.
+
+    OVERLAY_ROUNDS in the environment overrules the long one.
+    """
+    return lambda short, long: int(os.environ.get("OVERLAY_ROUNDS", long)) if full else short
 
 
 @pytest.fixture

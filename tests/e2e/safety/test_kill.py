@@ -160,7 +160,7 @@ def test_end_of_session(run, start, make, rounds, count):
         session = start("run-overlay", "-o", path.name, "--", "sh", "-c", MANY)
         session.says("end")
         at_work(session, "debugfs" if turn % 2 else "unsquashfs")
-        time.sleep(moments.uniform(0, 0.03 if turn % 2 else 0.1))
+        time.sleep(moments.uniform(0, 0.04 if turn % 2 else 0.1))
         kill_tree(session)
         errors, found = state(path)
         states.append(found)
