@@ -32,9 +32,10 @@ START = {
 }
 
 
-@pytest.fixture
-def place(tmp_path):
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
     """Return a directory with overlays, other files, and a site's settings with two names."""
+    tmp_path = tmp_path_factory.mktemp("completion")
     place = tmp_path / "work"
     place.mkdir()
     for name in ("env.ext3", "env.txt", "data.img", "ref.sqsh", "base.sif", "com mands.txt",
@@ -52,10 +53,10 @@ def place(tmp_path):
     return place
 
 
-@pytest.fixture
-def environ(place, tmp_path):
+@pytest.fixture(scope="module")
+def environ(place):
     """Return the environment of the shells."""
-    home = tmp_path / "home"
+    home = place.parent / "home"
     (home / ".config/overlay").mkdir(parents=True)
     (home / ".config/overlay/overlay.ini").write_text("[images]\nmine = /c.sif")
     return {
@@ -64,18 +65,19 @@ def environ(place, tmp_path):
     }
 
 
-@pytest.fixture(params=["bash", "zsh"])
-def complete(request, place, environ, tmp_path):
+@pytest.fixture(scope="module", params=["bash", "zsh"])
+def complete(request, place, environ):
     """Return a function from what is typed, up to a Tab, to the line that the shell makes of it."""
     name = request.param
     words = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"]}[name]
-    script = tmp_path / "start"
+    script = place.parent / "start"
     script.write_text(START[name])
     shell = pexpect.spawn(
         name, words, cwd=place, env=environ, encoding="utf-8", timeout=15, dimensions=(50, 200)
     )
+    shell.delaybeforesend = None
     shell.sendline(f"unset zle_bracketed_paste; . '{script}'")
-    shell.expect_exact("\nready> " if name == "bash" else "ready> ")
+    shell.expect_exact("ready> ")
 
     def complete(text):
         shell.send(f"{text}\t\x18")
@@ -103,6 +105,10 @@ def complete(request, place, environ, tmp_path):
         ("check-overlay en", "check-overlay env.ext3 "),
         ("check-overlay env.ext3 da", "check-overlay env.ext3 data.img "),
         ("check-overlay --rec", "check-overlay --recover "),
+        ("show-overlay en", "show-overlay env.ext3 "),
+        ("list-overlays --sort si", "list-overlays --sort size "),
+        ("list-overlays su", "list-overlays sub/"),
+        ("list-overlays en", "list-overlays en"),
         ("run-overlay -c ro", "run-overlay -c rocky-9 "),
         ("run-overlay -o env.ext3 -c ub", "run-overlay -o env.ext3 -c ubuntu-24 "),
         ("run-overlay --container mi", "run-overlay --container mine "),
@@ -153,7 +159,7 @@ def test_all_candidates(environ, place):
 
 def test_site_of_the_tree(environ, place, tmp_path):
     """The settings are those that the commands of the same tree read."""
-    del environ["OVERLAY_CONFIG"]
+    environ = {name: value for name, value in environ.items() if name != "OVERLAY_CONFIG"}
     prefix = tmp_path / "prefix"
     script = prefix / "1.0/share/bash-completion/completions/overlay"
     script.parent.mkdir(parents=True)
@@ -173,7 +179,7 @@ def test_site_of_the_tree(environ, place, tmp_path):
 
 def test_no_process(environ, place):
     """A Tab starts no program: that would be felt on a slow file system."""
-    environ["PATH"] = "/nowhere"
+    environ = {**environ, "PATH": "/nowhere"}
     code = f'. "{BASH}"; COMP_WORDS=(run-overlay -c ""); COMP_CWORD=2; _overlay run-overlay "" -c; echo ok'
     done = subprocess.run(
         ["/bin/bash", "-c", code], env=environ, cwd=place, capture_output=True, text=True, check=True

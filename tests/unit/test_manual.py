@@ -4,9 +4,9 @@ import os
 import re
 import shlex
 
+import manual
 import pytest
 
-import manual
 from overlay import errors, options
 from overlay.cli import COMMANDS
 from overlay.config import SETTINGS
