@@ -41,7 +41,7 @@ def find(descriptor):
                 words, _dash, rest = line.partition(" - ")
                 words = words.split(" ")
                 if words[0] == number:
-                    type, source, *options = rest.split()
+                    type, source, *options = rest.rstrip("\n").split(" ")
                     options = tuple(",".join(options).split(","))
                     return Mount(type, _plain(words[4]), _plain(source), options)
     except (OSError, KeyError):

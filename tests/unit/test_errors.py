@@ -86,4 +86,4 @@ def test_overlay_error():
 def test_statuses():
     """Every status is its own."""
     numbers = [value for name, value in vars(errors).items() if name.isupper()]
-    assert sorted(numbers) == [2, 65, 66, 69, 70, 73, 74, 75, 77, 78, 130]
+    assert sorted(numbers) == [1, 2, 65, 66, 69, 70, 73, 74, 75, 77, 78, 130]
