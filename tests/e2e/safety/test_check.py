@@ -1,0 +1,236 @@
+"""check-overlay, and what stays of a file whose content is replaced."""
+
+import os
+import re
+import subprocess
+
+import pytest
+from e2e.safety.trees import CLEAN, debugfs, e2fsck, state
+from support import digests, tool
+
+
+@pytest.fixture
+def damaged(run, make):
+    """Return a function that makes an overlay in which a directory has lost its inode."""
+
+    def damaged(name="a.ext3", size=16):
+        path = make(name, size, 1)
+        line = "mkdir -p /data/lost; echo one >/data/lost/1; echo two >/data/lost/2; echo >/data/f"
+        assert run("run-overlay", "-o", name, "--", "sh", "-c", line).status == 0
+        debugfs(path, "clri /upper/data/lost")
+        assert e2fsck(path)[0] == 4
+        return path
+
+    return damaged
+
+
+def test_clean(run, make, scratch):
+    """A clean overlay is said to be clean; what cannot be unclean is said to be such."""
+    path = make()
+    before = path.read_bytes()
+    assert run("check-overlay", "a.ext3") == (0, "a.ext3: clean\n", "")
+    assert run("check-overlay", "--repair", "a.ext3") == (0, "a.ext3: clean\n", "")
+    assert run("check-overlay", "--recover", "a.ext3") == (0, "a.ext3: clean\n", "")
+    assert len(path.read_bytes()) == len(before)
+    (scratch / "d").mkdir()
+    result = run("check-overlay", "d")
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.startswith("d: a directory: ")
+
+
+def test_repaired(run, make):
+    """What needs no decision is repaired, said in a line, with 0."""
+    path = make()
+    debugfs(path, "ssv free_blocks_count 77", "ssv state 0")
+    result = run("check-overlay", "a.ext3")
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.startswith("a.ext3: repaired")
+    assert result.stdout.count("\n") == 1
+    assert state(path) == CLEAN
+    assert run("check-overlay", "a.ext3") == (0, "a.ext3: clean\n", "")
+
+
+def test_damaged(run, damaged):
+    """What needs a decision is left for --repair, with 65."""
+    path = damaged()
+    assert run("check-overlay", "a.ext3") == (
+        65,
+        "",
+        "check-overlay: error: a.ext3 is damaged, and repairing it needs a decision of yours\n"
+        "check-overlay: hint: check-overlay --repair a.ext3\n",
+    )
+    assert e2fsck(path)[0] != 0
+
+
+def test_several(run, make, damaged):
+    """Several overlays are all checked; the status is that of the first that is not sound."""
+    make("b.ext3")
+    damaged("c.ext3")
+    result = run("check-overlay", "b.ext3", "c.ext3", "nosuch.ext3", "b.ext3")
+    assert result.status == 65
+    assert result.stdout == "b.ext3: clean\nb.ext3: clean\n"
+    errors = [line for line in result.stderr.splitlines() if " error: " in line]
+    assert [("c.ext3" in line, "nosuch.ext3" in line) for line in errors] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_repair(run, scratch, damaged):
+    """--repair mends a copy, lists what lost its name, and says how to get it back."""
+    path = damaged()
+    result = run("check-overlay", "--repair", "a.ext3")
+    assert (result.status, result.stderr) == (0, "")
+    first, *names = result.stdout.splitlines()
+    command = "debugfs -R 'rdump /lost+found .' a.ext3"
+    path_named = command.replace("a.ext3", f"'{path}'")
+    assert first in (
+        f"a.ext3: repaired; these files lost their names (to get them: {command})",
+        f"a.ext3: repaired; these files lost their names (to get them: {path_named})",
+    )
+    assert len(names) == 2 and all(name.startswith("  lost+found/'#") for name in names)
+    assert state(path) == CLEAN
+    assert os.listdir(scratch) == ["a.ext3"]
+    line = first.partition("to get them: ")[2].removesuffix(")")
+    environ = {"PATH": "/usr/sbin:/usr/bin:/bin"}
+    (scratch / "saved").mkdir()
+    line = line.replace(" a.ext3", " ../a.ext3")
+    subprocess.run(line, shell=True, cwd=scratch / "saved", env=environ, check=True)
+    saved = [file.read_text() for file in sorted((scratch / "saved").rglob("#*")) if file.is_file()]
+    assert sorted(saved) == ["one\n", "two\n"]
+    assert run("run-overlay", "-o", "a.ext3:ro", "--", "ls", "/data") == (0, "f\n", "")
+
+
+def test_repair_keeps_sparse(run, damaged):
+    """A sparse overlay stays sparse."""
+    path = damaged(size=400)
+    before = path.stat().st_blocks
+    assert run("check-overlay", "--repair", "a.ext3").status == 0
+    assert path.stat().st_blocks < 2 * before + 2048
+
+
+# --------------------------------------------------------------------- refusals --
+
+
+@pytest.mark.parametrize("option", [None, "--repair", "--recover"])
+@pytest.mark.parametrize("mode", ["", ":ro"])
+def test_in_use(run, hold, make, mode, option):
+    """While a session uses it, nothing is done, and the error says who that is."""
+    path = make()
+    session = hold(f"a.ext3{mode}")
+    before = path.stat().st_ino
+    result = run("check-overlay", *([option] if option else []), "a.ext3")
+    assert (result.status, result.stdout) == (75, "")
+    assert result.stderr.startswith("check-overlay: error: a.ext3 is in use: ")
+    assert "on this host, since" in result.stderr
+    assert path.stat().st_ino == before
+    assert session.end() == (0, "")
+
+
+def test_in_use_by_a_reader_says_so(run, hold, make):
+    """--recover does not call readers writers."""
+    make()
+    session = hold("a.ext3:ro")
+    result = run("check-overlay", "--recover", "a.ext3")
+    assert "a.ext3 is in use: sessions are reading it" in result.stderr
+    assert session.end() == (0, "")
+
+
+@pytest.mark.parametrize("option", [None, "--repair"])
+def test_not_ours_to_write(run, make, damaged, option):
+    """An overlay that may only be read is looked at, and never changed."""
+    options = [option] if option else []
+    path = make("b.ext3")
+    path.chmod(0o444)
+    result = run("check-overlay", *options, "b.ext3")
+    assert (result.status, result.stdout) == (0, "b.ext3: clean\n")
+    path = damaged()
+    path.chmod(0o444)
+    before = digests(path.parent)
+    result = run("check-overlay", *options, "a.ext3")
+    assert (result.status, result.stdout) == (65, "")
+    assert result.stderr == (
+        "check-overlay: error: a.ext3 is damaged, and it is not yours to repair\n"
+        "check-overlay: hint: ask its owner to type: check-overlay a.ext3\n"
+    )
+    assert digests(path.parent) == before
+    path.chmod(0)
+    result = run("check-overlay", *options, "a.ext3")
+    assert (result.status, result.stdout) == (66, "")
+
+
+# -------------------------------------------------- what stays of a replaced file --
+
+
+@pytest.fixture
+def dressed():
+    """Return a function that gives a file a mode, an ACL and an xattr, and one that reads them."""
+
+    def dress(path):
+        path.chmod(0o640)
+        subprocess.run(["setfacl", "-m", "u:daemon:r", path], check=True)
+        os.setxattr(path, "user.note", b"mine")
+        return look(path)
+
+    def look(path):
+        acl = tool("getfacl", "--omit-header", "--absolute-names", path).stdout
+        return path.stat().st_mode, os.getxattr(path, "user.note"), acl
+
+    return dress, look
+
+
+@pytest.mark.parametrize("how", ["--repair", "--force"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_attributes_stay(run, scratch, damaged, dressed, how, linked):
+    """Mode, ACL and xattrs stay, and a symlink stays one, to the same place."""
+    path = damaged()
+    dress, look = dressed
+    name = "a.ext3"
+    if linked:
+        (scratch / "real place").mkdir()
+        path = path.rename(scratch / "real place" / "b.ext3")
+        (scratch / name).symlink_to("real place/b.ext3")
+    before = dress(path)
+    assert "user:daemon:r" in before[2]
+    inode = path.stat().st_ino
+    if how == "--repair":
+        result = run("check-overlay", "--repair", name)
+    else:
+        result = run("create-overlay", "-q", "-s", "16", "-n", "1", "--force", "-o", name)
+    assert result.status == 0, result
+    assert path.stat().st_ino != inode
+    assert look(path) == before
+    assert (scratch / name).is_symlink() == linked
+    assert state(path) == CLEAN
+
+
+@pytest.mark.parametrize("mode", ["", ":ro"])
+def test_force_refuses_what_is_in_use(run, hold, make, mode):
+    """create-overlay --force leaves an overlay in use as it is."""
+    path = make()
+    session = hold(f"a.ext3{mode}")
+    inode = path.stat().st_ino
+    result = run("create-overlay", "-s", "16", "-n", "1", "--force", "-o", "a.ext3")
+    assert (result.status, result.stdout) == (75, "")
+    assert re.match(r"create-overlay: error: .*a\.ext3'? is in use", result.stderr), result
+    assert path.stat().st_ino == inode
+    assert session.end() == (0, "")
+
+
+@pytest.mark.parametrize("kind", ["text", "directory", "sif", "ext4"])
+def test_force_refuses_what_is_no_overlay(run, scratch, kind):
+    """create-overlay --force replaces overlays only."""
+    path = scratch / "a.ext3"
+    if kind == "directory":
+        path.mkdir()
+        (path / "kept").touch()
+    elif kind == "ext4":
+        path.write_bytes(b"")
+        os.truncate(path, 16 << 20)
+        assert tool("mke2fs", "-q", "-t", "ext4", path).returncode == 0
+    else:
+        path.write_bytes(b"\0" * 32 + b"SIF_MAGIC" if kind == "sif" else b"a thesis\n")
+    before = digests(scratch)
+    result = run("create-overlay", "-s", "16", "-n", "1", "--force", "-o", "a.ext3")
+    assert (result.status, result.stdout) == (73, "") or (result.status, result.stdout) == (65, "")
+    assert digests(scratch) == before

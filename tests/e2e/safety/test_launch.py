@@ -1,0 +1,64 @@
+"""What a launch costs when all is well: no process besides the engine's own."""
+
+import collections
+import re
+
+import pytest
+from support import BASE, ROOT, execute
+
+LAUNCHERS = ROOT / "lib" / "overlay" / "helpers"
+
+
+@pytest.fixture
+def started(environ, scratch):
+    """Return a function from words to their programs that start, counted, and the log's lines."""
+
+    def started(*words):
+        log = scratch / "strace.log"
+        trace = ["strace", "-f", "-s", "300", "-o", log, "-e", "trace=execve,clone,clone3,vfork"]
+        result = execute([*trace, *words], environ=environ, cwd=scratch)
+        assert result.status == 0, result
+        lines = log.read_text().splitlines()
+        found = (re.search(r' execve\("([^"]*)".* = 0$', line) for line in lines)
+        # A call that another process interrupts is written in two lines.
+        begun = (re.search(r' execve\("([^"]*)".* <unfinished', line) for line in lines)
+        names = [match.group(1) for match in (*found, *begun) if match]
+        return collections.Counter(names), lines
+
+    return started
+
+
+INSIDE = ["/bin/sh", "-c", 'exec "$@"', "run-overlay", "true"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "helpers"),
+    [(":ro", ["read-only/fuse2fs"]), ("", ["writable/fuse2fs", "writable/fuse-overlayfs"])],
+)
+def test_no_process_besides_the_engine(started, words, run, make, mode, helpers):
+    """The engine, what it starts, and our launchers before its helpers; nothing else."""
+    make()
+    assert run("run-overlay", "-o", "a.ext3", "--", "mkdir", "/data").status == 0
+    assert run("run-overlay", "-o", "a.ext3:ro", "--", "true") == (0, "", "")
+    bare, _lines = started("apptainer", "exec", "--overlay", f"a.ext3{mode}", BASE, *INSIDE)
+    ours, lines = started(*words("run-overlay"), "-o", f"a.ext3{mode}", "--", "true")
+    engines = {name for name in ours if name.endswith("/apptainer")}
+    assert len(engines) == 1
+    assert ours - bare == collections.Counter(
+        [*words("run-overlay"), *(str(LAUNCHERS / helper) for helper in helpers)]
+    )
+    assert bare - ours == collections.Counter()
+    if mode == ":ro":
+        # The engine takes the place of our program, which has started nothing before.
+        first = next(number for number, line in enumerate(lines) if "/apptainer" in line)
+        assert not [line for line in lines[:first] if "execve" not in line]
+        assert lines[0].split()[0] == lines[first].split()[0]
+
+
+def test_markers_are_looked_for_once(started, words, run, make):
+    """What a first read-only session of a strange image found out is remembered on it."""
+    make()
+    counts = [
+        started(*words("run-overlay"), "-o", "a.ext3:ro", "--", "true")[0] for _turn in range(2)
+    ]
+    assert counts[0] == counts[1]
