@@ -41,7 +41,7 @@ def facts(*images, **options):
     known = {
         "engine": Engine("/e/apptainer", "apptainer"),
         "base": "/i/base.sif",
-        "cwd": "/work/here",
+        "cwd": "/data/here",
         "environ": {"HOME": "/home/me"},
         "uid": UID,
     }
@@ -240,7 +240,7 @@ SHELL = ["/bin/sh", "-c", 'exec "$@"', "run-overlay"]
                 "exec",
                 *BASE,
                 "--bind",
-                "/work/here/f.txt:/work/here/f.txt:ro",
+                "/data/here/f.txt:/data/here/f.txt:ro",
                 "/i/base.sif",
                 "bash",
                 "--",
@@ -254,7 +254,7 @@ SHELL = ["/bin/sh", "-c", 'exec "$@"', "run-overlay"]
                 "exec",
                 *BASE,
                 "--bind",
-                "/work/here/-f:/work/here/-f:ro",
+                "/data/here/-f:/data/here/-f:ro",
                 "/i/base.sif",
                 "bash",
                 "--",
@@ -438,7 +438,7 @@ def test_windows_line_ends(settings):
     assert plan.before[0].output == copy
     assert [step.arguments for step in plan.after] == [["rm", "-f", copy]]
     words = plan.final.arguments
-    assert words[words.index("--bind") + 1] == f"{copy}:/work/here/my file:ro"
+    assert words[words.index("--bind") + 1] == f"{copy}:/data/here/my file:ro"
     assert words[-3:] == ["bash", "--", "my file"]
 
 
