@@ -170,6 +170,8 @@ def _names(reader, inode):
     """Return (name, inode number) of what is in a directory, the last name first."""
     entries = reader.entries(inode)
     found = {(name, number) for name, number, _kind in entries if name not in (b".", b"..")}
+    if any(not name or b"/" in name or b"\0" in name for name, _number in found):
+        raise extfs.FormatError("a name in it is none")
     return sorted(found, reverse=True)
 
 

@@ -36,6 +36,8 @@ class Search:
         directory that is an overlay itself is not looked into.
         Raises OverlayError when there is nothing at the path, or it is no overlay.
         """
+        if not os.path.lexists(top):
+            raise OverlayError(f"there is no directory {quote(top)}", status=MISSING)
         if not os.path.isdir(top):
             yield top, image.look(top)
             self.found += 1
@@ -53,7 +55,7 @@ class Search:
                 self.unreadable.append(directory)
                 continue
             for path, status in files:
-                found = self._file(path, status)
+                found = self._file(path) if self._is_new(status) else None
                 if found:
                     self.found += 1
                     yield path, found
@@ -84,7 +86,7 @@ class Search:
                         status = entry.stat(follow_symlinks=False)
                     except OSError:
                         continue  # it went while we looked
-                    if _may_be(entry.name, status.st_size) and self._is_new(status):
+                    if _may_be(entry.name, status.st_size):
                         files.append((entry.path, status))
         if os.path.abspath(directory) == "/":
             below = [path for path in below if os.path.abspath(path) not in _PSEUDO]
@@ -98,7 +100,7 @@ class Search:
         self._seen.add(identity)
         return True
 
-    def _file(self, path, status):
+    def _file(self, path):
         """Return the Image at a path, the OverlayError when it is damaged, None when it is none."""
         try:
             kind = _kind(path)

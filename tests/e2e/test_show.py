@@ -1,0 +1,133 @@
+"""show-overlay and list-overlays beside real sessions: the same figures, and who is inside."""
+
+import json
+import re
+import subprocess
+import time
+
+import pytest
+
+from support import tool, wait_until
+
+FILL = (
+    "mkdir -p /data/deep; head -c 3000000 /dev/urandom > /data/big; cd /data/deep;"
+    " for i in $(seq 40); do echo $i > $i; done; ln 1 same; ln -s 1 link; sync"
+)
+FIGURES = (
+    "df -B1 --output=size,used,avail / | tail -n 1;"
+    " df --output=itotal,iused,iavail / | tail -n 1"
+)
+
+
+def shown(ok, *words):
+    """Return what show-overlay --json says of an overlay."""
+    return json.loads(ok("show-overlay", "--json", *words))[0]
+
+
+@pytest.mark.parametrize("size", [["16", "1"], ["300", "50"]])
+def test_figures(ok, scratch, size):
+    """What df and df -i say inside, and dumpe2fs outside, is what is shown."""
+    ok("create-overlay", "-q", "--sparse", "-s", size[0], "-n", size[1], "-o", "a")
+    ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", FILL)
+    inside = ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", FIGURES)
+    text = tool("dumpe2fs", "-h", scratch / "a.ext3").stdout
+    told = dict(re.findall(r"^([^:\n]+): +(.*)$", text, re.M))
+    found = shown(ok, "a.ext3")
+    assert list(map(int, inside.split())) == [
+        found["data_total"],
+        found["data_used"],
+        found["data_available"],
+        found["files_total"],
+        found["files_used"],
+        found["files_available"],
+    ]
+    assert found["files_available"] == int(told["Free inodes"])
+    free = int(told["Free blocks"]) * int(told["Block size"])
+    assert found["data_total"] - found["data_used"] == free
+    row = json.loads(ok("list-overlays", "--json"))[0]
+    assert row == found
+
+
+def test_files(ok, overlay):
+    """What ls shows inside is what is listed; a deletion is told in words."""
+    overlay("a.ext3")
+    overlay("b.ext3")
+    ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", FILL)
+    ok("run-overlay", "-o", "b.ext3", "-o", "a.ext3", "--", "rm", "/data/big", "/data/deep/7")
+    inside = ok(
+        "run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c",
+        "find /data -printf '%p %M %n %s %Ts %l\\n' | sort",
+    )  # fmt: skip
+    found = [
+        f"{one['path']} {one['mode']} {one['links']} {one['size']} {one['modified']}"
+        f" {one['target'] or ''}"
+        for one in shown(ok, "a.ext3", "--files")["entries"]
+        if one["path"].startswith("/data")
+    ]
+
+    def plain(lines):
+        # A directory's links and size are the layers' together.
+        return sorted(re.sub(r"( d\S+) \d+ \d+", r"\1", line) for line in lines)
+
+    assert plain(found) == plain(inside.splitlines())
+    text = ok("show-overlay", "b.ext3", "--files")
+    assert "/data/big (deleted)\n" in text and "/data/deep/7 (deleted)\n" in text
+
+
+def test_in_use(run, ok, overlay, words, environ, scratch):
+    """While a session writes, it is shown who; afterwards nobody, and by whom it was written."""
+    overlay("a.ext3")
+    session = subprocess.Popen(
+        [*words("run-overlay"), "-o", "a.ext3", "--", "sh", "-c", "touch ready; read line"],
+        env=environ,
+        cwd=scratch,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_until((scratch / "ready").exists)
+        found = shown(ok, "a.ext3")
+        assert (found["in_use"], found["left_behind"]) == ("writer", False)
+        assert session.pid in [user["pid"] for user in found["users"]]
+        text = ok("show-overlay", "a.ext3")
+        assert "  in use   a session is writing to it\n" in text
+        assert f"process {session.pid} since " in text and "not closed properly" not in text
+        listed = ok("list-overlays").splitlines()[1]
+        assert listed.endswith("  in use  a.ext3")
+        assert ok("show-overlay", "a.ext3", "--files") is not None
+    finally:
+        session.communicate(b"\n", timeout=60)
+    assert session.returncode == 0
+    found = shown(ok, "a.ext3")
+    assert found["in_use"] is None and found["clean"] and not found["users"]
+    if found["session"]:  # a file system without extended attributes keeps none
+        assert found["session"]["ended"] >= found["session"]["started"]
+        assert time.time() - found["session"]["ended"] < 60
+
+
+def test_no_session(ok, overlay, scratch):
+    """Looking changes nothing: neither the file nor its times."""
+    path = overlay("a.ext3")
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    for words in ([], ["--files"], ["--du"], ["--json"]):
+        ok("show-overlay", "a.ext3", *words)
+    ok("list-overlays")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_without_permission(run, overlay, scratch):
+    """What may not be read is said; a directory that may not is counted."""
+    overlay("a.ext3").chmod(0)
+    result = run("show-overlay", "a.ext3")
+    assert (result.status, result.stdout) == (66, "")
+    (scratch / "closed").mkdir(mode=0)
+    result = run("list-overlays")
+    assert result.status == 0
+    assert result.stderr.startswith(
+        "list-overlays: 2 files or directories could not be read, such as "
+    )
+    assert run("list-overlays", "closed").stderr == (
+        "list-overlays: error: cannot read closed: Permission denied\n"
+    )
+    assert run("list-overlays", "closed").status == 66
+    (scratch / "closed").chmod(0o700)

@@ -1,0 +1,311 @@
+"""list-overlays: what is found below directories, in what order, at what cost."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from overlay import image, search
+from overlay.commands import list as command
+from overlay.errors import OverlayError
+from support import tool
+
+
+@pytest.fixture(autouse=True)
+def here(scratch, monkeypatch):
+    """Work in the scratch directory, so that the messages name bare files."""
+    monkeypatch.chdir(scratch)
+
+
+@pytest.fixture
+def copy(make_image):
+    """Return a function that puts a copy of an ext3 overlay at a path."""
+    template = make_image()
+
+    def copy(path):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        subprocess.run(["cp", "--sparse=always", "--", template, path], check=True)
+        return path
+
+    return copy
+
+
+def squash(path, tmp_path):
+    """Put a small squashfs file at a path."""
+    content = tmp_path / "content of a squashfs"
+    (content / "opt").mkdir(parents=True, exist_ok=True)
+    assert tool("mksquashfs", content, path, "-quiet").returncode == 0
+
+
+def found(*tops):
+    """Return what a search finds below directories, as a dictionary from path to kind."""
+    one, told = search.Search(), {}
+    for top in tops or (".",):
+        for path, overlay in one.under(top):
+            told[path] = overlay.status if isinstance(overlay, OverlayError) else overlay.kind
+            if not isinstance(overlay, OverlayError):
+                overlay.close()
+    assert one.found == len(told)
+    return told
+
+
+# -------------------------------------------------------------- what is found --
+
+
+def test_by_content(copy, make_image, tmp_path):
+    """Overlays are found whatever their names, and what only looks like one is not."""
+    for path in ("a.ext3", "deep/er/b", "c.txt"):
+        copy(path)
+    squash("s.sqsh", tmp_path)
+    squash("t.img", tmp_path)
+    squash("snap", tmp_path)  # a package of something else
+    os.makedirs("d/upper/x")
+    os.makedirs("d/work")
+    copy("d/upper/inside.ext3")
+    with open("zeros.ext3", "wb") as file:
+        file.truncate(1 << 20)
+    with open("text.ext3", "wb") as file:
+        file.write(b"hello\n")
+    os.rename(make_image("other", directories=("data",)), "other.ext3")
+    os.rename(make_image("four", options=["-t", "ext4"]), "four.ext3")
+    os.mkfifo("fifo.ext3")
+    copy(".overlay-partial.host.1")
+    assert found() == {
+        "./a.ext3": "ext3",
+        "./c.txt": "ext3",
+        "./deep/er/b": "ext3",
+        "./s.sqsh": "squashfs",
+        "./t.img": "squashfs",
+        "./d": "directory",
+    }
+
+
+def test_once(copy):
+    """Hard links, links, and a directory that is named twice or twice reached count once."""
+    copy("in/a.ext3")
+    os.link("in/a.ext3", "in/b.ext3")
+    os.symlink("a.ext3", "in/c.ext3")
+    os.symlink("/", "in/out")
+    os.symlink(".", "in/loop")
+    assert list(found("in", ".", "in/../in", os.getcwd())) == ["in/a.ext3"]
+
+
+def test_named(copy):
+    """A file may be named, a link to one too; what is not there or no overlay is an error."""
+    copy("a.ext3")
+    os.symlink("a.ext3", "link")
+    assert found("link") == {"link": "ext3"}
+    for path, status in (("gone", 66), ("/etc/passwd", 65)):
+        with pytest.raises(OverlayError) as error:
+            found(path)
+        assert error.value.status == status
+
+
+def test_damaged(copy):
+    """A damaged overlay is listed as that."""
+    os.truncate(copy("short.ext3"), 8 << 20)
+    with open(copy("bad.ext3"), "r+b") as file:
+        file.seek(1024 + 32)
+        file.write(b"\0\0\0\0")
+    assert found() == {"./short.ext3": 65, "./bad.ext3": 65}
+
+
+def test_container(copy):
+    """An unpacked container image is no overlay, whatever it holds."""
+    for name in ("upper", "work", ".singularity.d"):
+        os.makedirs(f"box/{name}")
+    assert found() == {}
+
+
+def test_descriptors(copy):
+    """The search leaves no file open."""
+    for number in range(5):
+        copy(f"{number}.ext3")
+    before = len(os.listdir("/proc/self/fd"))
+    assert len(found()) == 5
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_unreadable(copy, run):
+    """What cannot be read is counted in one line, and is no failure."""
+    copy("a.ext3")
+    for name in ("b", "c"):
+        os.mkdir(name)
+    one = search.Search()
+    scan = one._scan
+
+    def refuse(directory):
+        if directory != ".":
+            raise PermissionError(13, "Permission denied")
+        return scan(directory)
+
+    one._scan = refuse
+    for _path, overlay in one.under("."):
+        overlay.close()
+    assert sorted(one.unreadable) == ["./b", "./c"]
+    words = command._unreadable(one.unreadable)
+    assert words == "2 files or directories could not be read, such as ./b"
+    assert command._unreadable(["./b"]) == "./b could not be read"
+
+
+# ------------------------------------------------------------------ the program --
+
+
+def listed(text):
+    """Return the names in a table."""
+    return [line.split()[-1] for line in text.splitlines()[1:] if " inside" not in line]
+
+
+def test_table(copy, run):
+    """A heading, a line for each, totals."""
+    copy("a.ext3")
+    copy("sub/b c.ext3")
+    tool("debugfs", "-w", "-R", "ssv state 0", "a.ext3")
+    result = run("list-overlays")
+    assert (result.status, result.stderr) == (0, "")
+    heading, first, second, totals = result.stdout.splitlines()
+    assert heading.split() == "KIND SIZE USED FREE FILES LEFT WRITTEN STATE OVERLAY".split()
+    assert first.startswith("ext3  16 MiB  ") and first.endswith("  now  unclean  a.ext3")
+    assert second.endswith("'sub/b c.ext3'") and "unclean" not in second
+    assert totals.startswith("2 overlays: 32 MiB, of them ") and totals.endswith(" 26 files inside")
+    assert len(run("list-overlays", "-q").stdout.splitlines()) == 3
+
+
+def test_nothing(run, scratch):
+    """Nothing found is no error; a directory that is not there is one, the others are listed."""
+    words = "list-overlays: there is no overlay below this directory\n"
+    assert run("list-overlays") == (0, "", words)
+    assert run("list-overlays", "--json") == (0, "[]\n", "")
+    os.makedirs("d/upper")
+    os.makedirs("d/work")
+    result = run("list-overlays", "gone", "d")
+    assert result.status == 66
+    assert result.stderr.startswith("list-overlays: error: there is no directory gone\n")
+    assert listed(result.stdout) == ["d"]
+
+
+def test_locations(copy, run, tmp_path):
+    """Without a directory the site's scratch locations are searched as well."""
+    copy("a.ext3")
+    copy(str(tmp_path / "scratch of" / "me" / "b.ext3"))
+    places = f"'{tmp_path}/scratch of/{{user}}' /not/there"
+    variables = {"OVERLAY_SCRATCH_LOCATIONS": places, "USER": "me"}
+    result = run("list-overlays", "--json", variables=variables)
+    paths = [one["path"] for one in json.loads(result.stdout)]
+    assert paths == [f"{tmp_path}/scratch of/me/b.ext3", "a.ext3"]
+    assert "scratch of" not in run("list-overlays", ".", variables=variables).stdout
+
+
+def test_json(copy, run):
+    """One document, with what show-overlay says of each; damaged ones with the reason."""
+    copy("a.ext3")
+    os.truncate(copy("b.ext3"), 8 << 20)
+    result = run("list-overlays", "--json")
+    assert result.status == 0
+    one, two = json.loads(result.stdout)
+    shown = json.loads(run("show-overlay", "--json", "a.ext3").stdout)[0]
+    assert one == shown
+    assert two["state"] == "damaged" and "b.ext3 is damaged: it is cut off" in two["error"]
+    assert "damaged  b.ext3" in run("list-overlays").stdout
+
+
+def test_sort():
+    """Largest, fullest, oldest first; what has no such figure comes last."""
+    rows = [
+        {"path": "a", "size": 1, "data_used": 9, "files_used": 5, "written": 30},
+        {"path": "b", "size": 3, "data_used": 7, "files_used": 5, "written": 10},
+        {"path": "c", "size": None, "data_used": None, "files_used": None, "written": None},
+        {"path": "d", "error": "x is damaged", "state": "damaged"},
+        {"path": "e", "size": 2, "data_used": 8, "files_used": 6, "written": 20},
+    ]
+    orders = {"size": "beacd", "used": "aebcd", "files": "eabcd", "age": "beacd", "name": "abcde"}
+    for key, order in orders.items():
+        ordered = sorted(rows, key=lambda row: (command._ORDERS[key](row), row["path"]))
+        assert "".join(row["path"] for row in ordered) == order
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "now"),
+        (59, "now"),
+        (60, "1 min"),
+        (7200, "2 h"),
+        (47 * 3600, "47 h"),
+        (48 * 3600, "2 days"),
+        (86_400 * 90, "3 months"),
+        (86_400 * 800, "2 years"),
+    ],
+)
+def test_age(seconds, words):
+    """Ages in the unit that fits."""
+    assert command.age(seconds) == words
+
+
+def test_states(copy):
+    """In use and nearly full show."""
+    import fcntl
+    import struct
+
+    copy("a.ext3")
+    with open("a.ext3", "r+b") as file:
+        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+        fcntl.fcntl(file.fileno(), fcntl.F_OFD_SETLK, lock)
+        row = command._row("./a.ext3", image.look("a.ext3"), 100)
+    assert row["path"] == "a.ext3"
+    assert command._flags(row) == ["in use", "nearly full"]
+
+
+# ------------------------------------------------------------------------- cost --
+
+
+def test_thousand(copy, run, scratch):
+    """A thousand overlays in under two seconds."""
+    copy("0.ext3")
+    for number in range(1, 1000):
+        path = f"{number % 20}/{number}.ext3"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # Beginning and tables of the image, then a hole: enough to be one.
+        with open("0.ext3", "rb") as source, open(path, "wb") as target:
+            target.write(source.read(2 << 20))
+            target.truncate(16 << 20)
+    run("list-overlays")
+    start = time.monotonic()
+    result = run("list-overlays")
+    assert time.monotonic() - start < 2
+    assert "\n1000 overlays: " in result.stdout and "damaged" not in result.stdout
+    shutil.rmtree(scratch)
+
+
+def test_opens_little(copy, monkeypatch):
+    """Of other files none is opened, unless it has the size of an overlay."""
+    for number in range(200):
+        with open(f"f{number}.ext3", "wb") as file:
+            file.write(b"x" * number)
+    with open("odd", "wb") as file:
+        file.truncate((1 << 20) + 1)
+    opened = []
+    monkeypatch.setattr(search, "_kind", opened.append)
+    found()
+    assert opened == []
+
+
+def test_progress(monkeypatch):
+    """A slow search says how far it is, at most five times a second."""
+    said, now = [], [0.0]
+
+    class Output:
+        progress = said.append
+
+    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+    tell = command._progress(Output)
+    one = search.Search()
+    one.looked, one.found = 12_000, 3
+    for _call in range(100):
+        now[0] += 0.05
+        tell(one)
+    assert said[0] == "12,000 files seen, 3 of them overlays"
+    assert 15 <= len(said) <= 25
