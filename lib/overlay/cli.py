@@ -12,6 +12,7 @@ COMMANDS = {
     "mount-overlay": "session",
     "run-overlay": "session",
     "check-overlay": "check",
+    "resize-overlay": "resize",
     "show-overlay": "show",
     "list-overlays": "list",
 }

@@ -329,11 +329,14 @@ def _fallocate(creation, facts):
     )
 
 
-def make_staging(config, facts):
-    """Make the directory whose content mke2fs copies into the new image."""
+def make_staging(config, facts, bare=False):
+    """Make the directory whose content mke2fs copies into the new image.
+
+    bare  only upper/ and work/, without the site's directories
+    """
     shutil.rmtree(facts.staging, ignore_errors=True)  # of a killed run with our process number
     os.mkdir(facts.staging, 0o700)
-    for path in _inside(config, facts):
+    for path in _inside(config, facts)[: 2 if bare else None]:
         os.makedirs(path, exist_ok=True)
     for directory, _names, _files in os.walk(facts.staging):
         os.chmod(directory, 0o755)
@@ -377,9 +380,8 @@ def run(creation, config, facts, environ, notice):
                 extfs.give_away(descriptor, superblock, os.getuid(), os.getgid())
             _verify(facts, environ)
         if not creation.sparse:
-            step = _fallocate(creation, facts)
-            _reserve(creation, step, facts.path, descriptor, environ, notice)
-        if config["create.permissions"] is not None:
+            reserve(facts.path, descriptor, creation.size, environ, notice, partial)
+        if config["create.permissions"] is not None and facts.existing is None:
             os.fchmod(descriptor, config["create.permissions"])
         os.fsync(descriptor)
         lock.release(descriptor)
@@ -441,26 +443,31 @@ def _make_filesystem(creation, facts, inside, descriptor, environ):
     )
 
 
-def _reserve(creation, step, path, descriptor, environ, notice):
-    """Allocate all blocks of the image, or say that they stay holes.
+def reserve(path, descriptor, bytes_, environ, notice, partial=None):
+    """Allocate all blocks of an image, or say that they stay holes.
 
+    path     its name for messages, and its own unless it is still called partial
+    bytes_   how long it is
+    notice   called with a line when the file system cannot; None to say nothing
     Raises OverlayError (CANNOT_CREATE) when there is no room for them; asked first, because
     fallocate would take all that there is before it fails, and other jobs write here too.
     """
     room = os.statvfs(descriptor)
     free = room.f_bavail * room.f_frsize
-    needed = creation.size - os.fstat(descriptor).st_blocks * 512
+    needed = bytes_ - os.fstat(descriptor).st_blocks * 512
     words = "there is no room" if needed > free else None
     if words is None:
-        result = process.run(step.arguments, environ)
+        program = process.need("fallocate", "util-linux", environ)
+        result = process.run([program, "-l", str(bytes_), partial or path], environ)
         if not result.status:
             return
         words = result.errors.strip().rpartition(": ")[2]
     if "not supported" in words:
-        notice(
-            "this file system cannot reserve blocks: the overlay is sparse, and can run into a"
-            " full disk or quota while it is written"
-        )
+        if notice:
+            notice(
+                "this file system cannot reserve blocks: the overlay is sparse, and can run into"
+                " a full disk or quota while it is written"
+            )
         return
     raise _cannot(
         path,

@@ -179,25 +179,40 @@ def write_state(descriptor, state):
     os.fsync(descriptor)
 
 
-def give_away(descriptor, superblock, owner, group, *, first=12):
+def give_away(descriptor, superblock, owner, group):
     """Give every file of an image to a user, by its inode tables; return how many changed.
 
     descriptor  open for writing, the image locked whole
-    first       the first inode that counts: 12 leaves out the root, the journal, lost+found
     Raises FormatError, OSError.
     """
-    reader = Reader(descriptor, superblock)
+    return set_owners(descriptor, superblock, {}, (owner, group))
+
+
+def set_owners(descriptor, superblock, owners, rest):
+    """Set the owners of the files of an image; return how many changed.
+
+    descriptor  open for writing, the image locked whole
+    owners      number of an inode -> (owner, group)
+    rest        (owner, group) of all others but the root, the journal and lost+found
+    Raises FormatError, OSError.
+    """
     changed = 0
-    low = [struct.pack("<H", number & 0xFFFF) for number in (owner, group)]
-    high = [struct.pack("<H", number >> 16) for number in (owner, group)]
-    for number, offset, data in reader.tables():
+    for first, offset, data in Reader(descriptor, superblock).tables():
         table = bytearray(data)
         for place in range(0, len(table), superblock.inode_size):
-            if number + place // superblock.inode_size < first or table[place + 26 : place + 28] == b"\0\0":
-                continue  # reserved, or without a link: not in use
-            table[place + 2 : place + 4], table[place + 24 : place + 26] = low
-            table[place + 120 : place + 122], table[place + 122 : place + 124] = high
-            changed += 1
+            number = first + place // superblock.inode_size
+            if number <= RESERVED_INODES or table[place + 26 : place + 28] == b"\0\0":
+                continue  # the latter has no link: it is not in use
+            owner, group = owners.get(number, rest)
+            words = struct.pack("<HHHH", owner & 0xFFFF, group & 0xFFFF, owner >> 16, group >> 16)
+            before = table[place + 2 : place + 4], table[place + 24 : place + 26], table[
+                place + 120 : place + 124
+            ]
+            if b"".join(before) != words:
+                table[place + 2 : place + 4] = words[:2]
+                table[place + 24 : place + 26] = words[2:4]
+                table[place + 120 : place + 124] = words[4:]
+                changed += 1
         if table != data:
             os.pwrite(descriptor, table, offset)
     return changed

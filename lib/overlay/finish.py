@@ -42,7 +42,7 @@ def finish(facts, status, *, token, environ, output, program):
             lost = True
             output.notice(
                 f"{path} is full ({format_size(superblock.available_bytes)} left): what was"
-                " written last may be lost",
+                f" written last may be lost; for more room: resize-overlay {path} -s +SIZE",
                 "warning",
             )
         if not lost:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 
-from overlay import extfs, holders, lock, mounts, process, record
+from overlay import extfs, holders, lock, mounts, process, record, undo
 from overlay import image as images
 from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
 
@@ -202,6 +202,7 @@ def check(path, environ, *options):
     options  more options of e2fsck(8) beside -p
     Raises OverlayError (DAMAGED) when the image is not sound afterwards.
     """
+    undo.recover(path, environ)
     program = process.need("e2fsck", "e2fsprogs", environ)
     result = process.run([program, "-p", *options, path], environ)
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.

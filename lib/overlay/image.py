@@ -38,6 +38,11 @@ class Image:
         """What tells it from every other file on this host, whatever its name."""
         return self.status.st_dev, self.status.st_ino
 
+    @property
+    def upper_is_mine(self):
+        """Whether what is inside belongs to the caller, who could then write it."""
+        return self.upper in (None, os.getuid()) or os.getuid() == 0
+
     def reopen(self, write):
         """Look at the path again, because another file has taken its place.
 

@@ -12,6 +12,7 @@ SUMMARIES = {
     "mount-overlay": "Open a shell in which overlays are laid over the site's base image.",
     "run-overlay": "Run a file of commands, or one command, in overlays.",
     "check-overlay": "Check overlays, and repair them.",
+    "resize-overlay": "Give an overlay more room or more files, or less.",
     "show-overlay": "Show how full overlays are, who uses them, and what is inside.",
     "list-overlays": "List the overlays under directories.",
 }
@@ -23,6 +24,7 @@ EXAMPLES = {
     "run-overlay": "run-overlay -o env.ext3 -f commands.txt\n"
     "run-overlay -o env.ext3:ro -- python3 script.py --option",
     "check-overlay": "check-overlay env.ext3\ncheck-overlay --repair env.ext3",
+    "resize-overlay": "resize-overlay env.ext3 -s +5G\nresize-overlay env.ext3 -n 2M",
     "show-overlay": "show-overlay env.ext3\nshow-overlay env.ext3 --files /opt/env",
     "list-overlays": "list-overlays\nlist-overlays --sort size /scratch/projects",
 }
@@ -315,6 +317,11 @@ def _check(parser):
         action="store_true",
         help="first end the processes that a killed session has left behind",
     )
+    group.add_argument(
+        "--own",
+        action="store_true",
+        help="make everything inside yours: for a copy of somebody else's overlay",
+    )
     _verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
 
 
@@ -365,12 +372,35 @@ def _listing(parser):
     )
 
 
+def _resize(parser):
+    group = parser.add_argument_group("the overlay")
+    group.add_argument("overlay", metavar="OVERLAY", help="an ext3 overlay that nobody uses")
+    group.add_argument(
+        "-s",
+        "--size",
+        metavar="SIZE",
+        help="its new size: MiB, or with a unit as in 20G; +5G is five more. Larger is quick and"
+        " brings more files in proportion, smaller is made on a copy",
+    )
+    group.add_argument(
+        "-n",
+        "--files",
+        metavar="FILES",
+        help="how many files it can hold: thousands, or with a unit as in 2M; +500K is so many"
+        " more. All of it is written anew",
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    _verbosity(group, verbose=False, dry_run=False)
+
+
 _BUILDERS = {
     "create-overlay": _create,
     "create-overlay-conda": _create_conda,
     "mount-overlay": _mount,
     "run-overlay": _run,
     "check-overlay": _check,
+    "resize-overlay": _resize,
     "show-overlay": _show,
     "list-overlays": _list,
 }

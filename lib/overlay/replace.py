@@ -11,7 +11,7 @@ import shutil
 import stat
 import time
 
-from overlay import lock, size
+from overlay import lock, process, size
 from overlay.errors import CANNOT_CREATE, OverlayError, quote
 
 _PARTIAL = ".overlay-partial."
@@ -55,6 +55,29 @@ def make_partial(partial, bytes_):
             ) from None
         raise
     return descriptor
+
+
+def copy(path, partial, environ):
+    """Copy an image into an empty file, holes left out.
+
+    Raises OverlayError (CANNOT_CREATE), also when there is no room for it.
+    """
+    needed = os.stat(path).st_blocks * 512
+    room = os.statvfs(os.path.dirname(partial))
+    free = room.f_bavail * room.f_frsize
+    if needed > free:
+        raise OverlayError(
+            f"a copy of {quote(path)} is needed: {size.format_size(needed)}, and"
+            f" {size.format_size(free)} are free",
+            status=CANNOT_CREATE,
+            hint="make room there, or do it to a copy where there is room",
+        )
+    program = process.need("cp", "coreutils", environ)
+    words = [program, "--reflink=auto", "--sparse=always", "--", path, partial]
+    result = process.run(words, environ)
+    if result.status:
+        why = result.errors.strip().rpartition(": ")[2]
+        raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
 
 
 def into_place(partial, path):

@@ -404,13 +404,15 @@ def decide_writable(session, facts):
         and not session.fakeroot
     ):
         why = f"what is inside belongs to another user (uid {first.upper})"
-        hint = f"to look into it: -o {quote(path)}:ro"
+        hint = f"when it is a copy of yours, make it all yours: check-overlay --own {quote(path)}"
     else:
         return True, None
     if mode == "rw":
         raise OverlayError(
             f"{quote(path)} cannot be mounted writable: {why}", status=NOT_ALLOWED, hint=hint
         )
+    if hint and "--own" in hint:
+        why += f"; {hint}"
     return False, why
 
 
@@ -425,7 +427,8 @@ def _warn_of_room(image, config, facts, notices):
             (
                 "warning",
                 f"{quote(image.path)} is nearly full: {size.format_size(data)} and"
-                f" {size.format_files(files)} left"
+                f" {size.format_files(files)} left; for more: resize-overlay {quote(image.path)}"
+                + (" -s +SIZE" if data * 100 < whole * low else " -n +FILES")
                 # fuse2fs wants five free blocks before it renames, and so before it deletes.
                 + ("; to delete a file, empty it first: truncate -s 0 FILE" if data < 1 << 15 else ""),
             )

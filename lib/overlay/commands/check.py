@@ -5,7 +5,20 @@ import signal
 import time
 
 from overlay import config as configuration
-from overlay import extfs, guard, holders, image, lock, process, record, replace, session, size
+from overlay import (
+    creation,
+    extfs,
+    guard,
+    holders,
+    image,
+    lock,
+    process,
+    record,
+    replace,
+    resizing,
+    session,
+    undo,
+)
 from overlay.errors import (
     CANNOT_CREATE,
     DAMAGED,
@@ -49,6 +62,10 @@ def _check(path, options, config, environ, output):
     whole = guard.open_whole(path, environ)
     try:
         lock.take_repair(whole.descriptor)
+        if options.own:
+            guard.check(path, environ, "-f")
+            whole.superblock = extfs.read_superblock(whole.descriptor)
+            resizing.own(whole, output.notice)
         if options.repair:
             scratch = session.scratch_directory(config)
             return repair(whole, scratch, environ)
@@ -123,6 +140,7 @@ def repair(whole, scratch, environ):
     """
     path = os.path.realpath(whole.path)
     e2fsck = process.need("e2fsck", "e2fsprogs", environ)
+    undo.recover(path, environ)
     replace.remove_stale(os.path.dirname(path), scratch)
     before = _lost_and_found(whole.descriptor)
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
@@ -130,7 +148,10 @@ def repair(whole, scratch, environ):
     with process.cleaning_up():
         try:
             descriptor = replace.make_partial(partial, 0)
-            _copy(whole, partial, environ)
+            replace.copy(path, partial, environ)
+            status = whole.status
+            if status.st_blocks * 512 >= status.st_size:
+                creation.reserve(path, descriptor, status.st_size, environ, None, partial)
             first = process.run([e2fsck, "-f", "-y", partial], environ)
             if first.status == 0:
                 return "clean"
@@ -168,33 +189,6 @@ def _repaired(path, found):
     names = "".join(f"\n  lost+found/{quote(os.fsdecode(name))}" for name in sorted(found))
     command = f"debugfs -R 'rdump /lost+found .' {quote(path)}"
     return f"repaired; these files lost their names (to get them: {command}){names}"
-
-
-def _copy(whole, partial, environ):
-    """Copy an image into an empty file, as sparse or as reserved as it is."""
-    size_ = whole.status.st_size
-    room = os.statvfs(os.path.dirname(partial))
-    needed = whole.status.st_blocks * 512
-    if needed > room.f_bavail * room.f_frsize:
-        raise OverlayError(
-            f"to repair {quote(whole.path)} a copy is needed:"
-            f" {size.format_size(needed)}, and {size.format_size(room.f_bavail * room.f_frsize)}"
-            " are free",
-            status=CANNOT_CREATE,
-            hint="make room there, or copy the overlay to where there is room and repair the copy",
-        )
-    program = process.need("cp", "coreutils", environ)
-    result = process.run(
-        [program, "--reflink=auto", "--sparse=always", "--", whole.path, partial], environ
-    )
-    if result.status:
-        words = result.errors.strip().rpartition(": ")[2]
-        raise OverlayError(
-            f"cannot copy {quote(whole.path)}: {words}; it is left as it is", status=CANNOT_CREATE
-        )
-    if whole.status.st_blocks * 512 >= size_:
-        fallocate = process.need("fallocate", "util-linux", environ)
-        process.run([fallocate, "-l", str(size_), partial], environ)
 
 
 def _lost_and_found(descriptor):

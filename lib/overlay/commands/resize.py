@@ -1,0 +1,91 @@
+"""resize-overlay: more room, more files, or less."""
+
+from overlay import config as configuration
+from overlay import creation, extfs, guard, process, resizing, size
+from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
+
+
+def main(options, environ, root, output):
+    """Resize one overlay, and say what it is now."""
+    if options.size is None and options.files is None:
+        raise OverlayError(
+            "neither a new size nor a new number of files is given",
+            status=USAGE,
+            hint=f"resize-overlay {quote(options.overlay)} -s +5G",
+        )
+    config = configuration.load(environ, root)
+    process.need("e2fsck", "e2fsprogs", environ)
+    whole = guard.open_whole(options.overlay, environ)
+    try:
+        superblock = whole.superblock
+        now = whole.status.st_size
+        files_now = superblock.inodes_count - extfs.RESERVED_INODES
+        wanted = _amount("-s", options.size, size.parse_size, now)
+        files = _amount("-n", options.files, size.parse_count, files_now)
+        _check(whole, wanted, files if options.files else None, config)
+        if options.files is not None and files != files_now:
+            new = resizing.rebuild(whole, wanted, files, config, environ, output.notice)
+        elif wanted > now:
+            resizing.grow(whole, wanted, environ, output.notice)
+            new = whole.superblock
+        elif wanted < now:
+            new = resizing.shrink(whole, wanted, config, environ, output.notice)
+        else:
+            new = superblock
+            output.notice(f"{quote(options.overlay)} has that size already")
+    finally:
+        whole.close()
+    _say(options, wanted, new, output)
+    return 0
+
+
+def _amount(option, text, parse, now):
+    """Return an amount from the command line; with a + before it, that much more than now."""
+    if text is None:
+        return now
+    try:
+        return now + parse(text[1:]) if text.startswith("+") else parse(text)
+    except ValueError as error:
+        raise OverlayError(
+            f"{option}: {error}", status=USAGE, hint="resize-overlay --help"
+        ) from None
+
+
+def _check(whole, wanted, files, config):
+    """Hold the new size against the site's policy and what ext3 can be."""
+    if not whole.upper_is_mine:
+        raise OverlayError(
+            f"what is inside {quote(whole.path)} belongs to another user (uid {whole.upper})",
+            status=NOT_ALLOWED,
+            hint=f"when it is a copy of yours: check-overlay --own {quote(whole.path)}",
+        )
+    if wanted > extfs.LARGEST:
+        raise OverlayError(
+            f"{size.format_size(wanted)} is more than an ext3 image can be"
+            f" ({size.format_size(extfs.LARGEST)})",
+            status=USAGE,
+        )
+    held = files if files is not None else whole.superblock.inodes_count
+    creation.check_policy(creation.Creation(wanted, held), config)
+
+
+def _say(options, wanted, new, output):
+    files = new.free_inodes_count
+    if options.json:
+        import json
+
+        output.result(
+            json.dumps(
+                {
+                    "path": options.overlay,
+                    "size": wanted,
+                    "data_available": new.available_bytes,
+                    "files_available": files,
+                }
+            )
+        )
+    elif not options.quiet:
+        output.result(
+            f"{quote(options.overlay)}: {size.format_size(wanted)}, room for"
+            f" {size.format_size(new.available_bytes)} of data and {size.format_files(files)}"
+        )

@@ -1,0 +1,345 @@
+"""Overlays in jobs: what the environment tells of the task, and a layer of its own for it.
+
+A layer is a sparse overlay on a disk of the node, laid over overlays that are only read.
+It is thrown away at the end of the session or moved to where the user wants it.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import time
+
+from overlay import creation, extfs, lock, replace, size
+from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError, quote, reason
+
+# How many tasks there are, and which of them this is, as batch systems and MPI say it.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+
+_UNUSED = 86400  # seconds after which what a killed session left on scratch is removed
+_LOCK = ".lock"
+_BLOCK = 1 << 20  # bytes that are copied at a time
+
+
+def is_parallel(environ):
+    """Return whether this may be one of several tasks, or an element of an array."""
+    return "SLURM_ARRAY_TASK_ID" in environ or any(
+        environ.get(name, "").isdecimal() and int(environ[name]) > 1 for name in _COUNTS
+    )
+
+
+def ways_out(path, environ):
+    """Return the hint for a task that wants to write an overlay which another one has."""
+    array = environ.get("SLURM_ARRAY_TASK_ID")
+    stem, dot, ending = path.rpartition(".")
+    variable = "$SLURM_ARRAY_TASK_ID" if array else "$SLURM_PROCID"
+    own = f"{stem}-{variable}.{ending}" if dot else f"{path}-{variable}"
+    return (
+        "one task at a time can write an overlay; of a parallel job, let all read it:"
+        f" -o {quote(path)}:ro; or give each its own: -o {own}; or let each write into a layer"
+        " of its own over it: --per-task"
+    )
+
+
+def task_name(environ, host, pid):
+    """Return the name of this task: by job, array index and rank, else by host and pid."""
+    numbers = {
+        name: environ[name]
+        for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", *_RANKS)
+        if environ.get(name, "").isdecimal()
+    }
+    rank = next((f"-task{numbers[name]}" for name in _RANKS if name in numbers), "")
+    if "SLURM_ARRAY_JOB_ID" in numbers and "SLURM_ARRAY_TASK_ID" in numbers:
+        return f"job{numbers['SLURM_ARRAY_JOB_ID']}_{numbers['SLURM_ARRAY_TASK_ID']}{rank}"
+    if "SLURM_JOB_ID" in numbers:
+        return f"job{numbers['SLURM_JOB_ID']}{rank}"
+    return f"{host}-{pid}{rank}"
+
+
+# ------------------------------------------------------------------- scratch --
+
+
+def directory_name(scratch):
+    """Return the name of the directory in scratch that is the caller's own."""
+    return os.path.join(scratch, f"overlay-{os.getuid()}")
+
+
+def open_directory(scratch):
+    """Make the caller's own directory in scratch, and return its name.
+
+    Raises OverlayError (CANNOT_CREATE) when it cannot be, or is somebody else's: scratch
+    may be a /tmp where everybody can make everything.
+    """
+    path = directory_name(scratch)
+    try:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise OverlayError(f"{quote(path)} is not yours", status=CANNOT_CREATE)
+        if status.st_mode & 0o077:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        raise OverlayError(
+            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE
+        ) from None
+    return path
+
+
+class Locked:
+    """The lock on a directory in scratch, for one process of the node at a time.
+
+    It is the kernel's, and free again however its holder ends.
+    """
+
+    def __init__(self, directory):
+        self._descriptor = os.open(
+            os.path.join(directory, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+
+    def take(self, wait=True):
+        """Take the lock. Returns False when another has it and we do not wait."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self):
+        """Let it go."""
+        os.close(self._descriptor)
+
+
+def remove_unused(directory, *, prefix="", older=_UNUSED, enough=lambda: False):
+    """Remove files that no session uses from a directory, the longest unused first.
+
+    prefix  how their names begin
+    older   seconds since they were last used
+    enough  asked after each whether this will do
+    The caller holds the lock on the directory.
+    """
+    found = []
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if name.startswith(prefix) and name != _LOCK and os.path.isfile(path):
+            found.append((os.stat(path).st_mtime, path))
+    for used, path in sorted(found):
+        if used > time.time() - older or enough():
+            return
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            lock.take(descriptor, write=True)
+            lock.take_engine(descriptor)
+            os.unlink(path)
+        except (OSError, lock.Busy):
+            continue
+        finally:
+            os.close(descriptor)
+
+
+def copy_sparse(source, target):
+    """Copy an open file to an empty one, holes and zeros as holes; return the bytes written.
+
+    Raises OSError, also when the source ends before its size.
+    """
+    whole = os.fstat(source).st_size
+    os.truncate(target, whole)
+    block, zeros, written, place = memoryview(bytearray(_BLOCK)), bytes(_BLOCK), 0, 0
+    end = 0  # of the data at place
+    while place < whole:
+        if place >= end:
+            try:
+                place = os.lseek(source, place, os.SEEK_DATA)
+                end = os.lseek(source, place, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    break  # a hole up to the end
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                end = whole
+        count = os.preadv(source, [block[: min(_BLOCK, end - place)]], place)
+        if count == 0:
+            raise OSError(errno.EIO, "it became shorter while it was copied")
+        data, done = block[:count], 0
+        if data != zeros[:count]:
+            while done < count:
+                done += os.pwrite(target, data[done:], place + done)
+            written += count
+        place += count
+    if os.fstat(target).st_size != whole:
+        raise OSError(errno.EIO, "the copy has not the size of the original")
+    return written
+
+
+# --------------------------------------------------------------------- layer --
+
+
+class Layer:
+    """A writable layer of a task's own.
+
+    path     of its image, on a disk of the node
+    request  the creation.Creation that makes it
+    keep     the directory where it goes at the end; None: it is thrown away
+    """
+
+    def __init__(self, path, request, keep):
+        self.path = path
+        self.request = request
+        self.keep = keep
+
+
+def plan_layer(config, environ, *, scratch, size_text=None, files_text=None, keep=None):
+    """Return the Layer for this task; nothing is made yet.
+
+    scratch     a node-local directory
+    size_text   its size and number of files as the user gave them, None for the site's
+    keep        the directory where it goes at the end, or None
+    Raises OverlayError: USAGE for amounts that cannot be, CANNOT_CREATE when keep cannot be
+    written.
+    """
+    bytes_ = _amount("-s", size_text, size.parse_size) or config["jobs.size"]
+    files = _amount("-n", files_text, size.parse_count) or config["jobs.files"]
+    if keep is not None and not (os.path.isdir(keep) and os.access(keep, os.W_OK | os.X_OK)):
+        there = os.path.lexists(keep)
+        raise OverlayError(
+            f"the directory {quote(keep)} for what is to be kept "
+            + ("cannot be written" if there else "does not exist"),
+            status=CANNOT_CREATE,
+            hint=None if there else f"mkdir -p {quote(keep)}",
+        )
+    name = task_name(environ, os.uname().nodename, os.getpid()) + ".ext3"
+    path = os.path.join(directory_name(scratch), name)
+    request = creation.Creation(bytes_, files, path=path, sparse=True)
+    creation.check_request(request)
+    if size_text is not None or files_text is not None:
+        creation.check_policy(request, config)
+    return Layer(path, request, keep)
+
+
+def _amount(option, text, parse):
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise OverlayError(f"{option}: {error}", status=USAGE) from None
+
+
+def make_layer(layer, config, environ):
+    """Make the image of a Layer, under another name if another session has its name.
+
+    Raises OverlayError (CANNOT_CREATE).
+    """
+    directory = open_directory(os.path.dirname(os.path.dirname(layer.path)))
+    own = Locked(directory)
+    if own.take(wait=False):  # else somebody copies, and it can wait
+        remove_unused(directory)
+    own.close()
+    for path in _names(layer.path):
+        layer.request.path = path
+        if os.path.lexists(path):
+            continue
+        facts = creation.gather(layer.request, config, environ)
+        try:
+            creation.make_staging(config, facts)
+            creation.run(layer.request, config, facts, environ, lambda text: None)
+        except OverlayError:
+            if os.path.lexists(path):
+                continue  # another session was faster
+            raise
+        finally:
+            creation.remove_staging(facts)
+        layer.path = path
+        return
+
+
+def _names(path):
+    """Yield a path, and others like it: a.ext3, a-2.ext3, a-3.ext3."""
+    yield path
+    stem, dot, ending = path.rpartition(".")
+    for number in range(2, 10000):
+        yield f"{stem}-{number}{dot}{ending}"
+
+
+def remove_layer(layer):
+    """Throw the image of a Layer away."""
+    try:
+        os.unlink(layer.path)
+    except FileNotFoundError:
+        pass
+
+
+def keep_layer(layer):
+    """Move the image of a Layer to where it is kept; return its new path.
+
+    On one file system it only gets another name; else it is copied beside its new place,
+    synced, and then gets its name. What is there is never overwritten.
+    Raises OverlayError (DATA_LOST) that says where it lies now.
+    """
+    descriptor = os.open(layer.path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        lock.take(descriptor, write=True)
+        lock.take_engine(descriptor)
+        for path in _names(os.path.join(layer.keep, os.path.basename(layer.path))):
+            if os.path.lexists(path):
+                continue
+            try:
+                try:
+                    replace.into_place(layer.path, path)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    _copy_into_place(layer, descriptor, path)
+            except OverlayError:
+                continue  # something has just appeared there
+            remove_layer(layer)
+            return path
+    except (OSError, lock.Busy) as error:
+        words = reason(error) if isinstance(error, OSError) else "it is still being written"
+        raise OverlayError(
+            f"what was written could not be moved to {quote(layer.keep)}: {words}",
+            status=DATA_LOST,
+            hint=f"it lies on this node ({os.uname().nodename}): {quote(layer.path)}",
+        ) from None
+    finally:
+        os.close(descriptor)
+    raise AssertionError("no name is free")
+
+
+def _copy_into_place(layer, source, path):
+    """Copy the image of a Layer to a path on another file system. Raises OSError."""
+    partial = replace.partial_name(path, os.uname().nodename, os.getpid())
+    status = os.fstat(source)
+    room = os.statvfs(layer.keep)
+    if status.st_blocks * 512 > room.f_bavail * room.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    target = replace.make_partial(partial, 0)
+    try:
+        copy_sparse(source, target)
+        os.fchmod(target, stat.S_IMODE(status.st_mode))
+        for name in os.listxattr(source):
+            if name.startswith("user.overlay."):
+                _copy_attribute(source, target, name)
+        os.fsync(target)
+        if not extfs.read_superblock(target).is_clean:
+            raise OSError(errno.EIO, "the copy is not whole")
+        replace.into_place(partial, path)
+    finally:
+        os.close(target)
+        try:
+            os.unlink(partial)
+        except FileNotFoundError:
+            pass
+
+
+def _copy_attribute(source, target, name):
+    try:
+        os.setxattr(target, name, os.getxattr(source, name))
+    except OSError:
+        pass  # not every file system has them

@@ -1,0 +1,292 @@
+"""Overlays of another size, or for another number of files.
+
+More room is made in place, with a way back (overlay.undo). Less room is made on a copy, and
+another number of files in a new image that everything is written into; either takes the
+overlay's place only when it is finished and seen to be sound.
+"""
+
+import os
+
+from overlay import (
+    creation,
+    extfs,
+    guard,
+    lock,
+    namespace,
+    process,
+    replace,
+    session,
+    size,
+    sources,
+    undo,
+)
+from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError, quote, reason
+
+
+def used(superblock):
+    """Return (files, bytes of data) that an image holds, its own tables left out."""
+    files = superblock.inodes_count - superblock.free_inodes_count - extfs.RESERVED_INODES
+    per_group = -(-superblock.inodes_per_group * superblock.inode_size // superblock.block_size)
+    tables = superblock.groups_count * (per_group + 2) * superblock.block_size
+    data = superblock.used_bytes - tables - extfs.journal_size(superblock.size)
+    return files, max(data, files * 64)
+
+
+def grow(whole, wanted, environ, notice):
+    """Make an image larger in its place; its number of files grows in proportion.
+
+    whole   the Image, locked against everybody
+    wanted  bytes, more than it has
+    Whatever interrupts it, the image is the old or the new one after the next look at it.
+    Raises OverlayError (CANNOT_CREATE, DAMAGED).
+    """
+    path = os.path.realpath(whole.path)
+    resize2fs = process.need("resize2fs", "e2fsprogs", environ)
+    guard.check(path, environ, "-f")
+    descriptor = whole.descriptor
+    status, superblock = os.fstat(descriptor), extfs.read_superblock(descriptor)
+    back = undo.name(path, status, superblock)
+    reserved = status.st_blocks * 512 >= status.st_size
+    if reserved:
+        _check_room(path, wanted - status.st_size)
+    with process.cleaning_up():
+        try:
+            extfs.write_state(descriptor, 0)
+            os.truncate(descriptor, wanted)
+            if reserved:
+                creation.reserve(path, descriptor, wanted, environ, notice)
+            result = process.run([resize2fs, "-f", "-z", back, path], environ)
+            e2fsck = process.need("e2fsck", "e2fsprogs", environ)
+            if result.status or process.run([e2fsck, "-fn", path], environ).status:
+                words = result.errors.strip().splitlines() or ["e2fsck finds it unsound"]
+                raise OverlayError(
+                    f"cannot resize {quote(path)}: {words[-1]}; it is as it was",
+                    status=CANNOT_CREATE,
+                )
+            _forget(back)
+            extfs.write_state(descriptor, extfs.STATE_CLEAN)
+        except BaseException as error:
+            _go_back(path, descriptor, status.st_size, environ)
+            if isinstance(error, OSError):
+                raise OverlayError(
+                    f"cannot resize {quote(path)}: {reason(error)}; it is as it was",
+                    status=CANNOT_CREATE,
+                ) from None
+            raise
+    whole.superblock = extfs.read_superblock(descriptor)
+
+
+def _forget(path):
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _go_back(path, descriptor, length, environ):
+    """Undo what an interrupted grow() has begun."""
+    if not undo.recover(path, environ):
+        os.truncate(descriptor, length)
+    guard.check(path, environ, "-f")
+
+
+def _check_room(path, needed):
+    room = os.statvfs(os.path.dirname(path))
+    free = room.f_bavail * room.f_frsize
+    if needed > free:
+        raise OverlayError(
+            f"there is no room for {quote(path)}: {size.format_size(needed)} more are needed,"
+            f" {size.format_size(free)} are free",
+            status=CANNOT_CREATE,
+            hint="choose a smaller size, or make room",
+        )
+
+
+def rebuild(whole, wanted, files, config, environ, notice):
+    """Write all of an image into a new one of another size and number of files.
+
+    whole   the Image, locked against everybody
+    wanted  bytes
+    files   how many files it can hold in all
+    Owners, modes, times, links, attributes and holes stay. Returns the new Superblock.
+    Raises OverlayError: USAGE when it would be too small, CANNOT_CREATE, DAMAGED.
+    """
+    namespace.need(environ)
+    guard.check(whole.path, environ, "-f")
+    whole.superblock = extfs.read_superblock(whole.descriptor)
+    path = os.path.realpath(whole.path)
+    held, data = used(whole.superblock)
+    _check_fits(wanted, files, held, data)
+    _check_room(path, min(wanted, data + (64 << 20)))
+    facts = creation.Facts(
+        path=path,
+        existing=whole,
+        tools={
+            name: process.need(name, package, environ)
+            for name, package in (
+                ("mke2fs", "e2fsprogs"),
+                ("e2fsck", "e2fsprogs"),
+                ("fallocate", "util-linux"),
+            )
+        },
+        scratch=session.scratch_directory(config),
+        host=os.uname().nodename,
+        pid=os.getpid(),
+        environ=environ,
+    )
+    mounted = os.path.join(facts.staging, "old")
+    content = creation.Content(
+        sources.Amount(held, data),
+        images=[(path, mounted)],
+        binds=[(os.path.join(mounted, "upper"), ".")],
+        in_namespace=True,
+        owners=lambda descriptor, superblock: take_over(whole, descriptor, superblock),
+    )
+    status = os.fstat(whole.descriptor)
+    request = creation.Creation(
+        wanted,
+        files,
+        path=path,
+        sparse=status.st_blocks * 512 < status.st_size,
+        force=True,
+        content=content,
+    )
+    notice(f"writing {size.format_files(held)}, {size.format_size(data)}")
+    with process.cleaning_up():
+        try:
+            creation.make_staging(config, facts, bare=True)
+            os.mkdir(mounted)
+            return creation.run(request, config, facts, environ, notice).superblock
+        finally:
+            creation.remove_staging(facts)
+
+
+def _check_fits(wanted, files, held, data):
+    if files < held:
+        raise OverlayError(
+            f"it holds {size.format_files(held)}, and is to hold no more than {files:,}",
+            status=USAGE,
+            hint=f"the smallest number: -n {-(-held // 1000)}",
+        )
+    if not extfs.fits(wanted, files, data):
+        smallest = extfs.smallest_size(files, data)
+        raise OverlayError(
+            f"{size.format_size(data)} of data and {size.format_files(files)} do not fit into"
+            f" {size.format_size(wanted)}",
+            status=USAGE,
+            hint=f"the smallest possible size: -s {size.mebibytes(smallest)}"
+            if smallest
+            else "fewer files: -n",
+        )
+
+
+def take_over(whole, descriptor, superblock):
+    """Give every file of a new image the owner that it has in the old one, and compare them.
+
+    whole                   the old Image
+    descriptor, superblock  of the new one, which nobody uses yet
+    The namespace that the new one was written in knows one user only, and files that were
+    made with --fakeroot belong to others. Raises OverlayError (DAMAGED) when a file is
+    missing or has another mode, size or number of links.
+    """
+    old = extfs.Reader(whole.descriptor, whole.superblock)
+    new = extfs.Reader(descriptor, superblock)
+    owners = {}
+    pending = [(old.lookup(b"upper"), new.lookup(b"upper"))]
+    while pending:
+        (_number, before), (number, after) = pending.pop()
+        owners[number] = (before.owner, before.group)
+        theirs = {name: other for name, other, _kind in new.entries(after)}
+        for name, other, _kind in old.entries(before):
+            if name in (b".", b".."):
+                continue
+            one = old.inode(other)
+            if name not in theirs:
+                raise _differs(whole, name, "is missing")
+            two = new.inode(theirs[name])
+            same = one.mode == two.mode and (one.is_directory or one.size == two.size)
+            if not same:
+                raise _differs(whole, name, "is not the same")
+            owners[theirs[name]] = (one.owner, one.group)
+            if one.is_directory:
+                pending.append(((other, one), (theirs[name], two)))
+    extfs.set_owners(descriptor, superblock, owners, (os.getuid(), os.getgid()))
+
+
+def _differs(whole, name, what):
+    return OverlayError(
+        f"{quote(os.fsdecode(name))} of {quote(whole.path)} {what} in the new image; it is as it was",
+        status=DAMAGED,
+    )
+
+
+def shrink(whole, wanted, config, environ, notice):
+    """Make an image smaller, on a copy that takes its place.
+
+    wanted  bytes, less than it has
+    Raises OverlayError: USAGE below what is used, CANNOT_CREATE, DAMAGED.
+    """
+    path = os.path.realpath(whole.path)
+    resize2fs = process.need("resize2fs", "e2fsprogs", environ)
+    guard.check(path, environ, "-f")
+    status = os.fstat(whole.descriptor)
+    replace.remove_stale(os.path.dirname(path), session.scratch_directory(config))
+    partial = replace.partial_name(path, os.uname().nodename, os.getpid())
+    notice(f"copying {quote(path)}")
+    with process.cleaning_up():
+        descriptor = None
+        try:
+            descriptor = replace.make_partial(partial, 0)
+            replace.copy(path, partial, environ)
+            result = process.run([resize2fs, "-f", partial, f"{wanted >> 10}K"], environ)
+            if result.status:
+                raise _too_small(path, partial, wanted, result, resize2fs, environ)
+            os.truncate(descriptor, wanted)
+            guard.check(partial, environ, "-f")
+            if status.st_blocks * 512 >= status.st_size:
+                creation.reserve(path, descriptor, wanted, environ, notice, partial)
+            os.fsync(descriptor)
+            lock.release(descriptor)
+            replace.over(partial, descriptor, path, whole.descriptor)
+            return extfs.read_superblock(descriptor)
+        except OSError as error:
+            raise OverlayError(
+                f"cannot resize {quote(path)}: {reason(error)}; it is as it was",
+                status=CANNOT_CREATE,
+            ) from None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+                _forget(partial)
+
+
+def _too_small(path, partial, wanted, result, resize2fs, environ):
+    """Return the error for a size that resize2fs refuses, with the smallest that it takes."""
+    asked = process.run([resize2fs, "-f", "-P", partial], environ)
+    words = asked.output.strip().rpartition(" ")[2]
+    hint = None
+    if words.isdecimal():
+        with open(partial, "rb") as file:
+            block_size = extfs.read_superblock(file.fileno()).block_size
+        # resize2fs's own estimate can be a little too small for itself.
+        smallest = int(words) * block_size * 102 // 100
+        hint = f"the smallest possible size: -s {size.mebibytes(smallest)}"
+    if "smaller than minimum" in result.errors or "No space" in result.errors or hint:
+        what = f"{quote(path)} holds too much for {size.format_size(wanted)}"
+        return OverlayError(what, status=USAGE, hint=hint)
+    return OverlayError(f"cannot resize {quote(path)}: {result.errors.strip()}", status=CANNOT_CREATE)
+
+
+def own(whole, notice):
+    """Give all that is inside to the caller, so that he can mount it writable.
+
+    A kill in its midst leaves some files to each, and the image marked as not clean: the
+    next session checks it, and doing it again completes it.
+    """
+    extfs.write_state(whole.descriptor, 0)
+    changed = extfs.give_away(
+        whole.descriptor, whole.superblock, os.getuid(), os.getgid()
+    )
+    extfs.write_state(whole.descriptor, extfs.STATE_CLEAN)
+    notice(f"{quote(whole.path)}: {size.format_files(changed)} are yours now")
+
