@@ -20,6 +20,9 @@ _BTRFS_SYSFS = "/sys/fs/btrfs"
 # For the tables of the file system beside the file itself, when a size is proposed.
 _SPARE = size.MIB
 
+# MiB that make a sparse overlay worth while: its journal is written at once.
+_SPARSE = 32
+
 
 class Limits:
     """One quota: what is used, and how far it goes. None is unlimited, or not known.
@@ -101,7 +104,7 @@ class Place:
                 raise TimeoutError
             return process.ask(words, self.environ, left)
         except TimeoutError:
-            raise Unknown(f"{name} gave no answer in {self._seconds:g} seconds") from None
+            raise Unknown(f"{name} gave no answer within {self._seconds:g} s") from None
         except OverlayError as error:
             raise Unknown(error.what) from None
 
@@ -221,13 +224,16 @@ def _hint(finding, limits, sparse, config):
             if each.hard_bytes and each.used_bytes is not None
         )
         fits = (fits - _SPARE) // size.MIB
-        if sparse and fits > 0:
-            ways.append("choose a smaller number of files with -n: its tables take the room")
+        if sparse:
+            ways.append("choose a smaller size with -s: its journal and tables take the room")
         elif fits > 0:
-            ways.append(
-                f"choose a smaller size (-s {fits} fits), or add --sparse: then room is taken"
-                " only as the overlay fills, and a session can run into the limit"
-            )
+            way = f"choose a smaller size (-s {fits} fits)"
+            if fits > _SPARSE:
+                way += (
+                    ", or add --sparse: then room is taken only as the overlay fills, and a"
+                    " session can run into the limit"
+                )
+            ways.append(way)
     ways.append(
         config["quota.hint"] or "remove what you do not need, or choose another directory with -o"
     )
@@ -267,7 +273,7 @@ def look(directory, config, environ):
     except Unknown as unknown:
         failures.append(str(unknown))
     except OSError as error:
-        failures.append(reason(error))
+        failures.append(f"{place.mount.type}: {reason(error)}")
     found += _space(place, any(limits.kind in ("project", "tree") for limits in found))
     return [limits for limits in found if not limits.is_empty], failures
 
@@ -391,7 +397,9 @@ def _failure(program, result):
     """Return why a program's answer cannot be used."""
     lines = (result.errors.strip() or result.output.strip()).splitlines()
     name = os.path.basename(program)
-    return f"{name}: {lines[-1]}" if lines else f"{name} ended with {result.status}"
+    if not lines:
+        return f"{name} ended with {result.status}"
+    return lines[-1] if lines[-1].startswith(name) else f"{name}: {lines[-1]}"
 
 
 # Local file systems: the kernel.
@@ -569,8 +577,10 @@ def _btrfs(place):
     try:
         # BTRFS_IOC_FS_INFO: the UUID after 16 bytes; BTRFS_IOC_INO_LOOKUP with tree 0 and
         # inode 256, the top of every subvolume: its number first. btrfs-ioctl(2).
-        info = fcntl.ioctl(descriptor, 0x8400941F, bytes(1024))
-        lookup = fcntl.ioctl(descriptor, 0xD0009412, struct.pack("=QQ", 0, 256) + bytes(4080))
+        info = bytearray(1024)
+        fcntl.ioctl(descriptor, 0x8400941F, info)
+        lookup = bytearray(struct.pack("=QQ4080x", 0, 256))
+        fcntl.ioctl(descriptor, 0xD0009412, lookup)
     finally:
         os.close(descriptor)
     digits = info[16:32].hex()
