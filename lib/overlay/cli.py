@@ -15,6 +15,7 @@ COMMANDS = {
     "resize-overlay": "resize",
     "show-overlay": "show",
     "list-overlays": "list",
+    "overlay-admin": "admin",
 }
 
 

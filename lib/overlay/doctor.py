@@ -728,11 +728,8 @@ def _modulefile(environ, root):
     if not program or not os.access(program, os.X_OK):
         yield Check("modulefile", OK, f"module use {quote(directory)}; no module system to try it in", why)
         return
-    clean = {
-        name: value
-        for name, value in environ.items()
-        if not name.startswith(("_ModuleTable", "__LMOD", "__MODULES")) and name not in ("LOADEDMODULES", "_LMFILES_")
-    }
+    loaded = ("_ModuleTable", "__LMOD", "__MODULES", "LOADEDMODULES", "_LMFILES_")
+    clean = {name: value for name, value in environ.items() if not name.startswith(loaded)}
     known = [directory, *filter(None, environ.get("MODULEPATH", "").split(":"))]
     clean["MODULEPATH"] = ":".join(dict.fromkeys(known))
     result = process.ask([program, "bash", "load", f"overlay/{__version__}"], clean, _PATIENCE)

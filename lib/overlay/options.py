@@ -15,6 +15,7 @@ SUMMARIES = {
     "resize-overlay": "Give an overlay more room or more files, or less.",
     "show-overlay": "Show how full overlays are, who uses them, and what is inside.",
     "list-overlays": "List the overlays under directories.",
+    "overlay-admin": "Show the settings, see whether a node is ready, count overlays by owner.",
 }
 
 EXAMPLES = {
@@ -27,6 +28,8 @@ EXAMPLES = {
     "resize-overlay": "resize-overlay env.ext3 -s +5G\nresize-overlay env.ext3 -n 2M",
     "show-overlay": "show-overlay env.ext3\nshow-overlay env.ext3 --files /opt/env",
     "list-overlays": "list-overlays\nlist-overlays --sort size /scratch/projects",
+    "overlay-admin": "overlay-admin config --origin\noverlay-admin doctor /scratch\n"
+    "overlay-admin report --older 180 /scratch",
 }
 
 
@@ -49,13 +52,11 @@ def write_result(text):
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises OverlayError (USAGE) instead of printing and ending."""
 
-    def __init__(self, program):
+    def __init__(self, prog, description, epilog=None):
         super().__init__(
-            prog=program,
-            description=SUMMARIES[program],
-            epilog="examples:\n"
-            + "".join(f"  {line}\n" for line in EXAMPLES[program].splitlines())
-            + f"\nsee also: man {program}",
+            prog=prog,
+            description=description,
+            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=False,
@@ -65,6 +66,12 @@ class Parser(argparse.ArgumentParser):
         """Raise what argparse found wrong, as ours."""
         raise OverlayError(message, status=USAGE, hint=f"{self.prog} --help")
 
+    def _check_value(self, action, value):
+        """Say which words there are, the same in every version of Python."""
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(action.choices)
+            raise argparse.ArgumentError(action, f"{value!r} is not one of {known}")
+
     def _print_message(self, message, file=None):
         """Print the help or the version the way that results are printed."""
         write_result(message)
@@ -72,10 +79,11 @@ class Parser(argparse.ArgumentParser):
 
 def parser(program):
     """Return the Parser of a command."""
-    made = Parser(program)
+    examples = "".join(f"  {line}\n" for line in EXAMPLES[program].splitlines())
+    made = Parser(program, SUMMARIES[program], f"examples:\n{examples}\nsee also: man {program}")
     _BUILDERS[program](made)
     group = made.add_argument_group("general")
-    group.add_argument("-h", "--help", action="help", help="show this help and exit")
+    _help(group)
     group.add_argument(
         "-V",
         "--version",
@@ -84,6 +92,10 @@ def parser(program):
         help="show the version and exit",
     )
     return made
+
+
+def _help(group):
+    group.add_argument("-h", "--help", action="help", help="show this help and exit")
 
 
 def parse(program, arguments):
@@ -394,6 +406,81 @@ def _resize(parser):
     _verbosity(group, verbose=False, dry_run=False)
 
 
+def _admin(parser):
+    commands = parser.add_subparsers(
+        title="commands", dest="subcommand", metavar="COMMAND", required=True, parser_class=Parser
+    )
+    for name, (summary, build) in _ADMIN.items():
+        made = commands.add_parser(name, help=summary[0].lower() + summary[1:-1], description=summary)
+        build(made)
+        _help(made.add_argument_group("general"))
+
+
+def _admin_config(parser):
+    group = parser.add_argument_group("settings")
+    group.add_argument(
+        "--origin",
+        action="store_true",
+        help="show too where each value comes from, and whether the site has locked it",
+    )
+    group.add_argument(
+        "--check",
+        metavar="FILE",
+        help="see whether FILE could stand as overlay.ini, and show nothing else",
+    )
+    _output(parser)
+
+
+def _admin_doctor(parser):
+    group = parser.add_argument_group("file systems")
+    group.add_argument(
+        "directories",
+        metavar="DIR",
+        nargs="*",
+        help="a directory whose file system is tried (default: the current one, and the site's"
+        " places for overlays and temporary files)",
+    )
+    _output(parser)
+
+
+def _admin_report(parser):
+    group = parser.add_argument_group("overlays")
+    group.add_argument(
+        "directories", metavar="DIR", nargs="+", help="a directory below which they lie"
+    )
+    group.add_argument(
+        "--older",
+        metavar="DAYS",
+        type=_days,
+        default=90,
+        help="count those as old in which nothing was written for so many days (default: 90)",
+    )
+    group = _output(parser, verbose=True)
+    group.add_argument("--csv", action="store_true", help="print comma-separated values, in bytes")
+
+
+def _days(text):
+    """Return a number of days from the command line."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
+    return int(text)
+
+
+def _output(parser, verbose=False):
+    """Add the options of what is printed; return a group of those that exclude each other."""
+    group = parser.add_argument_group("output")
+    forms = group.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print the result as JSON")
+    _verbosity(group, verbose=verbose, dry_run=False)
+    return forms
+
+
+_ADMIN = {
+    "config": ("Show every setting, or check a file of settings.", _admin_config),
+    "doctor": ("See whether this node is ready for overlays.", _admin_doctor),
+    "report": ("Count overlays and what they take, by owner.", _admin_report),
+}
+
 _BUILDERS = {
     "create-overlay": _create,
     "create-overlay-conda": _create_conda,
@@ -403,4 +490,5 @@ _BUILDERS = {
     "resize-overlay": _resize,
     "show-overlay": _show,
     "list-overlays": _list,
+    "overlay-admin": _admin,
 }

@@ -1,5 +1,7 @@
 """Overlays by owner, for the site's admin: how many there are, how large, in which state."""
 
+import os
+
 from overlay import survey
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from overlay.extfs import RESERVED_INODES
@@ -74,13 +76,12 @@ class Owner:
         self.nearly_full += bool(overlay.nearly_full)
 
     def count_broken(self, status, damaged):
-        """Count an overlay of which only its os.stat_result is known, None when not even that."""
+        """Count an overlay of which only its os.stat_result is known."""
         self.overlays += 1
         self.damaged += damaged
         self.unreadable += not damaged
-        if status:
-            self.size += status.st_size
-            self.allocated += status.st_blocks * 512
+        self.size += status.st_size
+        self.allocated += status.st_blocks * 512
 
 
 def _files_inside(overlay):
@@ -92,10 +93,26 @@ def _files_inside(overlay):
     return max(0, overlay.files_used - own)
 
 
-def collect(searches, *, low, now, days, broken=lambda path, words: None):
+def found(search, tops, failed):
+    """Yield what a Search finds under directories, as (path, Image or OverlayError).
+
+    failed  called with the OverlayError of a directory that cannot be looked into
+    Files that cannot be read come last; their names say that they are overlays.
+    """
+    for top in tops:
+        try:
+            yield from search.under(top)
+        except OverlayError as error:
+            failed(error)
+    for path in search.unreadable:
+        if not os.path.isdir(path):
+            yield path, OverlayError("it cannot be read", status=MISSING)
+
+
+def collect(overlays, *, low, now, days, broken=lambda path, words: None):
     """Return the Owners of some overlays, the one with most bytes first.
 
-    searches  (path, Image or OverlayError) as Search.under() yields them
+    overlays  (path, Image or OverlayError) as found() yields them
     low       percent of room or files below which an overlay is nearly full
     broken    called with the path and the words of an overlay that cannot be counted whole
     An overlay that vanishes meanwhile is not counted.
@@ -104,14 +121,14 @@ def collect(searches, *, low, now, days, broken=lambda path, words: None):
 
     def owner(number):
         if number not in owners:
-            owners[number] = Owner(survey.user_name(number) if number is not None else "unknown")
+            owners[number] = Owner(survey.user_name(number))
         return owners[number]
 
-    for path, found in searches:
+    for path, image in overlays:
         try:
-            if isinstance(found, OverlayError):
-                raise found
-            overlay = survey.Survey(found, low=low, who=False)
+            if isinstance(image, OverlayError):
+                raise image
+            overlay = survey.Survey(image, low=low, who=False)
         except (OverlayError, OSError) as error:
             status = _status(path)
             if status is None:
@@ -122,33 +139,9 @@ def collect(searches, *, low, now, days, broken=lambda path, words: None):
         else:
             owner(overlay.owner).count(overlay, now, days)
         finally:
-            if not isinstance(found, OverlayError):
-                found.close()
+            if not isinstance(image, OverlayError):
+                image.close()
     return sorted(owners.values(), key=lambda one: (-one.allocated, one.name))
-
-
-def unreadable(paths):
-    """Return the Owners of overlays that could not be read, by a number; directories left out."""
-    owners = {}
-    for path in paths:
-        status = _status(path)
-        if status is not None and not _is_directory(status):
-            owners.setdefault(status.st_uid, []).append(status)
-    found = []
-    for number, statuses in owners.items():
-        one = Owner(survey.user_name(number))
-        for status in statuses:
-            one.count_broken(status, False)
-        found.append(one)
-    return found
-
-
-def merged(owners):
-    """Return Owners with those of one name made one, the one with most bytes first."""
-    found = {}
-    for one in owners:
-        found.setdefault(one.name, Owner(one.name)).add(one)
-    return sorted(found.values(), key=lambda one: (-one.allocated, one.name))
 
 
 def total(owners):
@@ -160,15 +153,7 @@ def total(owners):
 
 
 def _status(path):
-    import os
-
     try:
         return os.lstat(path)
     except OSError:
         return None
-
-
-def _is_directory(status):
-    import stat
-
-    return stat.S_ISDIR(status.st_mode)
