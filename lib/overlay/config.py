@@ -57,6 +57,7 @@ SECTIONS = {
     "launch": "What a session takes over from the host.",
     "safety": "What protects data.",
     "quota": "What create-overlay checks before it writes.",
+    "jobs": "What a task writes into with --per-task and --discard-writes.",
     "scratch": "Where overlays and temporary files belong.",
 }
 
@@ -266,6 +267,20 @@ SETTINGS = (
         example="see what takes the room: myquota",
     ),
     Setting(
+        "jobs",
+        "size",
+        "size",
+        "10G",
+        "The size of such a layer without -s. Its disk blocks are taken as they are written.",
+    ),
+    Setting(
+        "jobs",
+        "files",
+        "count",
+        "500K",
+        "How many files it can hold without -n.",
+    ),
+    Setting(
         "scratch",
         "locations",
         "paths",
@@ -285,8 +300,8 @@ SETTINGS = (
         "local",
         "paths",
         "$SLURM_TMPDIR $TMPDIR /tmp",
-        "Directories on a disk of the node for temporary files; the first that is there and"
-        " writable is taken.",
+        "Directories on a disk of the node for temporary files, for what --stage copies and for"
+        " the layers of tasks; the first that is there and writable is taken.",
     ),
 )
 

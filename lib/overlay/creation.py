@@ -7,12 +7,11 @@ so that nothing incomplete ever carries it; see overlay.replace.
 import os
 import shutil
 
-from overlay import extfs, lock, namespace, process, replace, session, size
+from overlay import extfs, guard, lock, markers, namespace, process, replace, session, size
 from overlay import image as images
 from overlay.errors import (
     CANNOT_CREATE,
     DAMAGED,
-    IN_USE,
     NOT_ALLOWED,
     USAGE,
     OverlayError,
@@ -271,13 +270,9 @@ def _replaceable(path):
             + ("it is a directory" if existing.kind == "directory" else "you may not write it"),
             status=CANNOT_CREATE,
         )
-    busy = lock.holder(existing.descriptor, write=existing.writable)
-    if busy:
-        raise OverlayError(
-            f"{quote(path)} is in use and cannot be replaced",
-            status=IN_USE,
-            hint="end the sessions that use it, then try again",
-        )
+    holder = lock.holder(existing.descriptor, write=existing.writable)
+    if holder:
+        raise guard.in_use(existing, lock.Busy(holder == "writer"))
     return existing
 
 
@@ -381,6 +376,8 @@ def run(creation, config, facts, environ, notice):
             _verify(facts, environ)
         if not creation.sparse:
             reserve(facts.path, descriptor, creation.size, environ, notice, partial)
+        if facts.existing is None or creation.content:
+            markers.note_new(_NewImage(descriptor, superblock))
         if config["create.permissions"] is not None and facts.existing is None:
             os.fchmod(descriptor, config["create.permissions"])
         os.fsync(descriptor)
@@ -400,6 +397,14 @@ def run(creation, config, facts, environ, notice):
                 os.unlink(partial)
             except FileNotFoundError:
                 pass
+
+
+class _NewImage:
+    """What the notes on an Image need of one."""
+
+    def __init__(self, descriptor, superblock):
+        self.descriptor = descriptor
+        self.superblock = superblock
 
 
 def _verify(facts, environ):

@@ -34,7 +34,9 @@ def parse(options, config):
             raise OverlayError(
                 f"there is no template {quote(options.template)}",
                 status=MISSING,
-                hint=f"templates of this site: {known}",
+                hint=f"templates of this site: {known}"
+                if known != "none"
+                else "this site has none; fill it from a directory or archive: --from SOURCE",
             )
         words = [*templates[options.template], *words]
     if options.file is None and (options.container is not None or options.binds):

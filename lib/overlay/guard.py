@@ -45,7 +45,7 @@ def acquire(found, writable, *, config, environ, wait=None, notice=None):
             for image in found:
                 _release(image)
             if deadline is None or time.monotonic() >= deadline:
-                raise in_use(busy.image, busy) from None
+                raise in_use(busy.image, busy, environ) from None
             if notice and not said:
                 notice(f"waiting for {quote(busy.image.path)}: it is in use")
                 said = True
@@ -123,8 +123,11 @@ def _release(image):
         pass  # there was no lock
 
 
-def in_use(image, busy):
-    """Return the error for an image that somebody uses, naming who that is."""
+def in_use(image, busy, environ=None):
+    """Return the error for an image that somebody uses, naming who that is.
+
+    environ  the environment of a session that wants it, None for other commands
+    """
     found, left_behind = holders.users(image.identity)
     path = quote(image.path)
     what = f"{path} is in use"
@@ -145,8 +148,14 @@ def in_use(image, busy):
     elif busy.writer:
         writer = record.describe(record.read(image.descriptor))
         what += f" ({writer})" if writer else ""
+    from overlay import jobs  # not needed where nothing is in the way
+
     hint = "end that session, or wait for its end: --wait"
-    if not busy.writer:
+    if environ is None:
+        hint = "end that session first" if busy.writer else "end those sessions first"
+    elif jobs.is_parallel(environ):
+        hint = jobs.ways_out(image.path, environ)
+    elif not busy.writer:
         hint = f"to read it as well: -o {path}:ro; to wait until it is free: --wait"
     return OverlayError(what, status=IN_USE, hint=hint)
 

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 
-from overlay import creation, extfs, lock, replace, size
+from overlay import creation, lock, replace, size
 from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError, quote, reason
 
 # How many tasks there are, and which of them this is, as batch systems and MPI say it.
@@ -125,7 +125,8 @@ def remove_unused(directory, *, prefix="", older=_UNUSED, enough=lambda: False):
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
         if name.startswith(prefix) and name != _LOCK and os.path.isfile(path):
-            found.append((os.stat(path).st_mtime, path))
+            status = os.stat(path)
+            found.append((max(status.st_atime, status.st_mtime), path))
     for used, path in sorted(found):
         if used > time.time() - older or enough():
             return
@@ -327,8 +328,6 @@ def _copy_into_place(layer, source, path):
             if name.startswith("user.overlay."):
                 _copy_attribute(source, target, name)
         os.fsync(target)
-        if not extfs.read_superblock(target).is_clean:
-            raise OSError(errno.EIO, "the copy is not whole")
         replace.into_place(partial, path)
     finally:
         os.close(target)

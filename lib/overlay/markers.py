@@ -55,10 +55,11 @@ def scan(reader):
     return found
 
 
-def present(found, environ):
+def present(found, environ, *, remember=True):
     """Return whether a layer has markers, or may have.
 
-    found  its Image, locked
+    found     its Image, locked
+    remember  whether to write down on it what was found
     """
     if found.kind == "directory":
         return True  # to look would take a walk through all of it
@@ -102,6 +103,16 @@ def _remember(found, known):
     fields = record.read(found.descriptor)
     fields.update(markers="some" if known else "none", stamp=_stamp(found))
     record.write(found.descriptor, fields)
+
+
+def last_second_of_others(found):
+    """Return until when, in seconds since 1970, others may have put markers into an image."""
+    return 0 if _known(found) is False else found.superblock.write_time
+
+
+def note_new(found):
+    """Write down on a new image whether what it was filled with has markers."""
+    _remember(found, bool(scan(extfs.Reader(found.descriptor, found.superblock))))
 
 
 def _squashfs_has_markers(path, environ):

@@ -287,6 +287,38 @@ def _session(parser):
     )
 
 
+def _jobs(parser):
+    """Add the options for copies and layers on a disk of the node.
+
+    Returns the group, and in it that of the options which exclude each other.
+    """
+    group = parser.add_argument_group("in jobs")
+    group.add_argument(
+        "--stage",
+        action="store_true",
+        help="copy the read-only overlays to a disk of the node first, once for all its tasks",
+    )
+    group.add_argument(
+        "-s",
+        "--size",
+        metavar="SIZE",
+        help="the size of the layer that is made: MiB, or with a unit as in 500M, 20G",
+    )
+    group.add_argument(
+        "-n",
+        "--files",
+        metavar="FILES",
+        help="how many files that layer can hold: thousands, or with a unit as in 700K, 2M",
+    )
+    layer = group.add_mutually_exclusive_group()
+    layer.add_argument(
+        "--discard-writes",
+        action="store_true",
+        help="use all overlays read-only; what is written inside is thrown away at the end",
+    )
+    return group, layer
+
+
 def _seconds(text):
     """Return a number of seconds from the command line."""
     if not text.isascii() or not text.replace(".", "", 1).isdecimal():
@@ -295,7 +327,9 @@ def _seconds(text):
 
 
 def _mount(parser):
+    parser.usage = "mount-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...]"
     _session(parser)
+    _jobs(parser)
     _verbosity(parser.add_argument_group("output"))
 
 
@@ -313,10 +347,22 @@ def _run(parser):
         "       run-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...] -- COMMAND [ARG ...]"
     )
     _session(parser)
+    group, layer = _jobs(parser)
+    layer.add_argument(
+        "--per-task",
+        action="store_true",
+        help="use all overlays read-only; what this task writes goes into an overlay of its own",
+    )
+    group.add_argument(
+        "--keep",
+        metavar="DIR",
+        help="with --per-task: move that overlay to DIR at the end, instead of throwing it away",
+    )
     _verbosity(parser.add_argument_group("output"))
 
 
 def _check(parser):
+    parser.usage = "check-overlay [option ...] OVERLAY ..."
     group = parser.add_argument_group("overlays")
     group.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
     group.add_argument(

@@ -31,11 +31,10 @@ def read(descriptor):
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def begin(descriptor, environ, *, host, stack, written):
+def begin(descriptor, environ, *, host, stack, others):
     """Note that a writable session begins; its lock is held.
 
-    written  when the image was last written before, in seconds since 1970: markers of that
-             second are not of this session
+    others  the last second, since 1970, of which there may be markers of other sessions
     stack  the layers below, as one word. Markers that a session left behind when it was
            killed are still known to be made over these layers when the next one has the same.
     """
@@ -47,7 +46,7 @@ def begin(descriptor, environ, *, host, stack, written):
         "pid": str(os.getpid()),
         "started": now,
         "stack": stack,
-        "tidy_from": str(max(int(now), written + 1)),
+        "tidy_from": str(max(int(now), others + 1)),
     }
     if stack and "ended" not in before and before.get("stack") == stack:
         fields["tidy_from"] = before.get("tidy_from", fields["tidy_from"])

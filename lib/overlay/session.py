@@ -36,7 +36,10 @@ HELPERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helpers")
 _GPUS = {"nv": "/dev/nvidiactl", "rocm": "/dev/kfd"}
 
 # Run by a shell inside, so that a missing command is 127 and one that is no program 126.
-_EXEC = 'exec "$@"'
+_EXEC = (
+    'case $1 in */*) ;; *) command -v -- "$1" >/dev/null ||'
+    ' { echo "$0: $1: command not found" >&2; exit 127; } ;; esac; exec "$@"'
+)
 
 
 class Session:
@@ -51,6 +54,7 @@ class Session:
     commands    a file of commands, "-" for standard input; None when there is none
     command     one command and its arguments, a list; None when there is none
     program     the name of the calling program, for the messages of the shell inside
+    title       the overlay that the prompt of a shell names; None for the first
 
     With neither commands nor command it is an interactive shell.
     """
@@ -67,6 +71,7 @@ class Session:
         commands=None,
         command=None,
         program="run-overlay",
+        title=None,
     ):
         self.overlays = list(overlays)
         self.container = container
@@ -77,6 +82,7 @@ class Session:
         self.commands = commands
         self.command = command
         self.program = program
+        self.title = title
 
 
 class Facts:
@@ -347,7 +353,7 @@ def plan(session, config, facts):
     unset = _cleared(config, facts.environ, notices)
     variables = {}
     if command is None:
-        variables = _prompt(facts.engine, facts.images[0].path)
+        variables = _prompt(facts.engine, session.title or facts.images[0].path)
         notices.append(("notice", describe(layers, facts)))
         if config["site.message"]:
             notices.append(("message", config["site.message"]))

@@ -67,7 +67,8 @@ def format_size(size):
     """Return bytes for a person: 312 MiB, 1.5 GiB, 20 GiB."""
     value, unit = size, "bytes"
     for unit_next in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
+        # What people typed in MiB comes back in MiB: 2000 MiB, not 1.9 GiB.
+        if value < 1024 or (unit == "MiB" and value < 10000 and value % 1 == 0 and value % 1024):
             break
         value, unit = value / 1024, unit_next
     # Rounded down: a promise of room that is not there would be worse than a modest one.

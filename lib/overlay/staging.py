@@ -74,7 +74,7 @@ class _NotStaged(Exception):
 def _use(path):
     """Return the path of a copy, locked for reading; None when it is not there.
 
-    Its time of change becomes the time of its last use.
+    Its time of access becomes that of its last use.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -82,9 +82,10 @@ def _use(path):
         return None
     try:
         lock.take(descriptor, write=False)
-        if not os.fstat(descriptor).st_nlink:
+        status = os.fstat(descriptor)
+        if not status.st_nlink:
             raise FileNotFoundError
-        os.utime(descriptor)
+        os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
     except (lock.Busy, FileNotFoundError):
         os.close(descriptor)  # it is just being removed
         return None
@@ -143,7 +144,8 @@ def _make(image, path, directory, notice):
     )
     try:
         written = jobs.copy_sparse(image.descriptor, descriptor)
-        if _identity(os.fstat(image.descriptor)) != _identity(before):
+        after = os.fstat(image.descriptor)
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise _NotStaged("it was changed while it was copied")
         lock.take(descriptor, write=False)
         os.rename(partial, path)
@@ -158,11 +160,6 @@ def _make(image, path, directory, notice):
         "notice",
     )
     return path
-
-
-def _identity(status):
-    """Return what changes when a file is written. Reading may change the rest."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _room(directory):

@@ -108,7 +108,8 @@ def recover(found, output):
     if not processes:
         return
     if not left_behind:
-        raise guard.in_use(found, lock.Busy(True))
+        writer = lock.holder(found.descriptor, write=True) == "writer"
+        raise guard.in_use(found, lock.Busy(writer))
     servers = sorted(processes, key=lambda process: process.name != "fuse2fs")
     servers += holders.companions(servers)
     deadline = time.monotonic() + _END_WAIT

@@ -24,9 +24,25 @@ def main(options, environ, root, output):
         program=output.program,
     )
     config = configuration.load(environ, root)
+    if options.stage or options.discard_writes or getattr(options, "per_task", False):
+        from overlay.commands import job
+
+        return job.main(options, request, config, output)
+    if options.size is not None or options.files is not None or getattr(options, "keep", None):
+        raise OverlayError(
+            "-s, -n and --keep are for a layer of the session's own",
+            status=USAGE,
+            hint="add --per-task"
+            if output.program == "run-overlay"
+            else "add --discard-writes; to make an overlay: create-overlay",
+        )
     if not options.dry_run:
         return process.end_like(run(request, config, wait=options.wait, output=output))
     facts = session.gather(request, config, environ)
+    if not session.decide_writable(request, facts)[0]:
+        facts.markers = any(
+            markers.present(image, environ, remember=False) for image in facts.images
+        )
     plan = session.plan(request, config, facts)
     for level, text in plan.notices:
         output.notice(text, level)
@@ -34,13 +50,14 @@ def main(options, environ, root, output):
     return 0
 
 
-def run(request, config, *, wait, output, replace=True):
+def run(request, config, *, wait, output, replace=True, kept=True):
     """Lock, plan and launch a session; return its exit status, negative for a signal.
 
     wait     seconds to wait for overlays in use; None not at all
     output   where notices go
     replace  whether the engine may take the place of this process, when there is nothing to
              do after it; then this does not return
+    kept     whether what is written is to be kept, and so looked after
     """
     environ = config.environ
     facts = session.gather(request, config, environ)
@@ -58,16 +75,16 @@ def run(request, config, *, wait, output, replace=True):
             output.notice(text, level)
         for feature in session.needed_features(request, plan.final):
             facts.engine.check(feature, environ)
-        return _launch(plan, facts, environ, output, replace)
+        return _launch(plan, facts, environ, output, replace, kept)
     finally:
         for image in facts.images:
             image.close()
 
 
-def _launch(plan, facts, environ, output, replace):
+def _launch(plan, facts, environ, output, replace, kept):
     """Do all of a Plan whose overlays are locked, and return the status of its end."""
     first = facts.images[0]
-    supervised = plan.writable and first.kind == "ext3"
+    supervised = plan.writable and first.kind == "ext3" and kept
     try:
         for step in plan.before:
             step.action()
@@ -80,7 +97,7 @@ def _launch(plan, facts, environ, output, replace):
                 environ,
                 host=os.uname().nodename,
                 stack=stack,
-                written=first.superblock.write_time,
+                others=markers.last_second_of_others(first),
             )
         token = f"{os.getpid()}.{os.times().elapsed}"
         if supervised:
