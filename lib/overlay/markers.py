@@ -66,7 +66,6 @@ def present(found, environ, *, remember=True):
     there = known(found)
     if there is None and found.kind == "squashfs":
         there = _squashfs_has_markers(found.path, environ)
-        _remember(found, there)
     elif there is None:
         try:
             there = bool(scan(extfs.Reader(found.descriptor, found.superblock)))
@@ -76,6 +75,9 @@ def present(found, environ, *, remember=True):
                 status=DAMAGED,
                 hint=f"check-overlay {quote(found.path)}",
             ) from None
+    else:
+        return there
+    if remember:
         _remember(found, there)
     return there
 
@@ -107,7 +109,7 @@ def _remember(found, known):
 
 def last_second_of_others(found):
     """Return until when, in seconds since 1970, others may have put markers into an image."""
-    return 0 if _known(found) is False else found.superblock.write_time
+    return 0 if known(found) is False else found.superblock.write_time
 
 
 def note_new(found):
