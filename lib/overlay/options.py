@@ -120,13 +120,15 @@ def parse(program, arguments):
 
 
 def _place_of_overlay(options):
-    """Take what stands behind --files or --du for an overlay where it can be nothing else.
+    """Take what stands behind --files or --du for an overlay where no other is named.
 
-    A path inside begins with /, and there must be an overlay.
+    Or where it is a file here: a path inside begins with /, though nobody need type that.
     """
     for name in ("files", "du"):
         value = getattr(options, name)
-        if value and (not value.startswith("/") or not options.overlays):
+        if value and (
+            not options.overlays or (not value.startswith("/") and os.path.lexists(value))
+        ):
             options.overlays.append(value)
             setattr(options, name, "/")
 

@@ -276,7 +276,7 @@ def test_thousand(copy, run, scratch):
     start = time.monotonic()
     result = run("list-overlays")
     assert time.monotonic() - start < 2
-    assert "\n1000 overlays: " in result.stdout and "damaged" not in result.stdout
+    assert "\n1,000 overlays: " in result.stdout and "damaged" not in result.stdout
     shutil.rmtree(scratch)
 
 

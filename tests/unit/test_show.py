@@ -351,6 +351,8 @@ def test_program_files(make, run, ok):
     make(populate)
     text = ok("show-overlay", "x", "--files")
     assert ok("show-overlay", "--files", "x") == text
+    assert ok("show-overlay", "x", "--files", "x") == f"x:\n{text}\nx:\n{text}"
+    assert ok("show-overlay", "x", "--files", "data") == ok("show-overlay", "x", "--files", "/data")
     assert len(text.splitlines()) == 11
     line = rf"^-rws--x--x +1 {USER} +\S+ +5 1970-01-0\d \d\d:\d\d \$'/a b\\x0a'$"
     assert re.search(line, text, re.M)

@@ -160,7 +160,7 @@ def totals(rows):
     def total(name):
         return sum(row.get(name) or 0 for row in rows)
 
-    count = f"{len(rows)} overlay{'' if len(rows) == 1 else 's'}"
+    count = f"{size.format_count(len(rows))} overlay{'' if len(rows) == 1 else 's'}"
     return (
         f"{count}: {size.format_size(total('size'))}, of them"
         f" {size.format_size(total('allocated'))} on disk;"

@@ -66,7 +66,7 @@ def _show(found, options, environ, low, output):
     if options.du:
         _show_largest(found, options.du, environ, output)
         return
-    lines = []
+    lines, entry = [], None
     for entry in contents.walk(found, options.files, environ):
         lines.append(line(entry))
         if len(lines) == _CHUNK:
@@ -74,6 +74,8 @@ def _show(found, options, environ, low, output):
             lines = []
     if lines:
         output.result("\n".join(lines))
+    if entry is None:
+        output.notice(f"there is nothing in {quote(options.files)}")
 
 
 def _show_largest(found, top, environ, output):
@@ -146,8 +148,8 @@ def _level(name, used, free, form, bars):
     # Rounded up, as df(1) does.
     percent = -(-100 * used // (used + free)) if used + free else 100
     filled = _BAR * percent // 100
-    bar = f"[{'#' * filled:.<{_BAR}}] " if bars else ""
-    return name, f"{bar}{percent}% full: {form(used)} used, {form(free)} free"
+    level = f"[{'#' * filled:.<{_BAR}}] {percent:>3}%" if bars else f"{percent}%"
+    return name, f"{level} full: {form(used)} used, {form(free)} free"
 
 
 def _owner(survey):
