@@ -13,7 +13,7 @@ import time
 
 from overlay import guard, jobs, lock, size
 from overlay import image as images
-from overlay.errors import OverlayError, quote, reason
+from overlay.errors import quote, reason
 
 _SPARE = 64 << 20  # bytes that stay free on scratch
 
