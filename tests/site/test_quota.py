@@ -32,9 +32,10 @@ def prepared():
 
 
 def empty(directory):
-    """Remove all files of a directory."""
+    """Remove all files of a directory, and let btrfs count that."""
     for path in directory.iterdir():
         path.unlink()
+    subprocess.run(["sync", "-f", directory], check=True)
 
 
 @pytest.fixture
