@@ -155,7 +155,7 @@ def _make(image, path, directory, notice):
         raise
     _hold(descriptor)
     notice(
-        f"staged {quote(image.path)} on {os.uname().nodename} in {quote(directory)}"
+        f"staged {quote(image.path)} in {quote(directory)}"
         f" ({size.format_size(written)}, {time.monotonic() - start:.1f} s)",
         "notice",
     )

@@ -133,6 +133,7 @@ def _dry_run(request, config, layer, stage, scratch):
             scratch=scratch,
             host=os.uname().nodename,
             pid=os.getpid(),
+            environ=environ,
         )
         making = creation.plan(layer.request, config, made)
         before += [*making.before, *making.after]
