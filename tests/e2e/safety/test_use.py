@@ -7,7 +7,7 @@ import time
 
 import pytest
 from e2e.safety.trees import CLEAN, Session, debugfs, descendants, e2fsck, holders, kill_tree, state
-from overlay import config, guard, image, record
+from overlay import config, guard, image, mounts, record
 from overlay.errors import DAMAGED, IN_USE, OverlayError
 from support import BASE, ROOT, execute, wait_until
 
@@ -271,7 +271,8 @@ def unclean(make, settings, environ):
         with open(path, "r+b") as file:
             fields = {"user": "somebody", "host": host, "started": "1700000000", "job": "12"}
             assert record.write(file.fileno(), fields)
-        monkeypatch.setattr(guard, "is_local", lambda device: local)
+        mount = mounts.Mount("ext4" if local else "nfs4", "/", "source")
+        monkeypatch.setattr(mounts, "find", lambda descriptor: mount)
         found, said = image.look(str(path), write=True), []
         try:
             chosen = settings(**variables)
@@ -318,6 +319,30 @@ def test_not_repaired(unclean, monkeypatch):
     assert "left unclean by the session before (somebody on another, job 12, since" in error.what
     assert "whether one on another host still uses it cannot be seen from here" in error.what
     assert "check-overlay --repair" in error.hint
+
+
+def test_not_repaired_on_a_network(words, environ, scratch, make):
+    """The same from outside, on a file system that is not known to be this machine's own."""
+    outer, inner = make("outer.img", 64), make("a.ext3", 16, 1)
+    debugfs(inner, "ssv state 0")
+    os.setxattr(inner, "user.overlay.session", b"user=somebody\nhost=another\nstarted=1700000000\n")
+    (scratch / "mount").mkdir()
+    program = words("run-overlay")[-1]
+    line = f"""
+        fuse2fs -o rw outer.img mount && cp --preserve=xattr a.ext3 mount/upper/ || exit 9
+        cd mount/upper
+        {program} -o a.ext3 -- true; echo "status $?"
+        cmp a.ext3 ../../a.ext3 && echo same
+        cd ../.. && umount mount
+    """
+    apart = ["unshare", "--user", "--map-current-user", "--mount", "--keep-caps", "sh", "-c", line]
+    result = execute(apart, environ={**environ, "PATH": "/usr/sbin:/usr/bin:/bin"}, cwd=scratch)
+    assert result.stdout == "status 75\nsame\n", result
+    assert (
+        "error: a.ext3 was left unclean by the session before (somebody on another, since"
+        " 2023-11-14 " in result.stderr
+    )
+    wait_until(lambda: not holders(outer))
 
 
 def test_not_mounted_when_damaged(run, make):
