@@ -1,7 +1,8 @@
 """Ten thousand damaged images before show-overlay and list-overlays."""
 
-import mutants
 import pytest
+
+import mutants
 from overlay import extfs
 from support import ROOT, tool
 

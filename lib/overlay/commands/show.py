@@ -136,7 +136,7 @@ def summary(survey, *, bars=False):
 
 def _kind(survey):
     if survey.kind == "directory":
-        return "directory"
+        return "directory" if survey.owner_inside is not None else "directory, without upper yet"
     compression = f", {survey.compression}" if survey.compression else ""
     reserved = survey.allocated >= survey.size
     state = "" if reserved else f", {size.format_size(survey.allocated)} of them on disk"
@@ -154,7 +154,7 @@ def _level(name, used, free, form, bars):
 
 def _owner(survey):
     outside = user_name(survey.owner)
-    if survey.owner_inside is None and survey.kind != "squashfs":
+    if survey.owner_inside is None and survey.kind == "ext3":
         return f"{outside}; it has no directory upper, and no session takes it so"
     if survey.owner_inside in (None, survey.owner):
         return outside
