@@ -6,7 +6,6 @@ import subprocess
 import time
 
 import pytest
-
 from support import tool, wait_until
 
 FILL = (

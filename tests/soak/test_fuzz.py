@@ -1,8 +1,7 @@
 """Ten thousand damaged images before show-overlay and list-overlays."""
 
-import pytest
-
 import mutants
+import pytest
 from overlay import extfs
 from support import ROOT, tool
 

@@ -7,7 +7,6 @@ import subprocess
 import time
 
 import pytest
-
 from overlay import image, search
 from overlay.commands import list as command
 from overlay.errors import OverlayError

@@ -6,9 +6,8 @@ import re
 import struct
 import time
 
-import pytest
-
 import mutants
+import pytest
 from overlay import contents, extfs, image, survey
 from overlay.commands import show
 from overlay.errors import DAMAGED, MISSING, OverlayError
