@@ -13,6 +13,7 @@ COMMANDS = {
     "run-overlay": "session",
     "check-overlay": "check",
     "resize-overlay": "resize",
+    "pack-overlay": "pack",
     "show-overlay": "show",
     "list-overlays": "list",
     "overlay-admin": "admin",

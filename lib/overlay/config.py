@@ -54,6 +54,7 @@ SECTIONS = {
     "binds": "Directories of the host that are seen inside.",
     "create": "New overlays.",
     "templates": "What users fill new overlays with.",
+    "pack": "Packed overlays.",
     "launch": "What a session takes over from the host.",
     "safety": "What protects data.",
     "quota": "What create-overlay checks before it writes.",
@@ -183,6 +184,15 @@ SETTINGS = (
         "Every key is the name of a template for create-overlay -t, its value one or more"
         " SOURCE[:DEST] as for --from.",
         example="/share/apps/overlay/templates/miniforge.tar.zst:/ext3",
+    ),
+    Setting(
+        "pack",
+        "compression",
+        "choice",
+        "zstd",
+        "What pack-overlay compresses with: zstd packs tight and quickly, lz4 is the fastest, gzip"
+        " is read by every engine, xz is the smallest.",
+        choices=("zstd", "gzip", "lz4", "xz"),
     ),
     Setting(
         "launch",

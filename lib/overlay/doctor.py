@@ -4,6 +4,7 @@ examine() yields one Check after another, each with why it matters and what to d
 versions among them are what a report of a bug should begin with.
 """
 
+import errno
 import os
 import platform
 import re
@@ -373,6 +374,8 @@ def _unshare():
         # CLONE_NEWUSER | CLONE_NEWNS of sched.h.
         os._exit(0 if libc.unshare(0x10020000) == 0 else ctypes.get_errno() or 255)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == errno.ENOSPC:  # user_namespaces(7)
+        return "the limit of user namespaces is reached"
     return None if status == 0 else os.strerror(status)
 
 
@@ -562,7 +565,8 @@ def _directory(path, wanted, config, environ):
         WARNING if found.allocation else OK,
         found.allocation or "blocks can be reserved",
         "a new overlay whose blocks are reserved cannot run into a full disk or quota later",
-        "[create] allocation = sparse says what users get here anyhow",
+        "overlays are sparse here, and users are told so; [create] allocation = sparse makes it"
+        " the rule",
     )
     yield Check(
         f"{name}: extended attributes",
@@ -578,7 +582,8 @@ def _locks(name, type, found):
     """Return the Check of the locks of a file system."""
     advice = _LOCKS_ADVICE.get(type, "keep overlays that are written on another file system")
     if found.locks:
-        return Check(f"{name}: locks", PROBLEM, found.locks, _LOCKS_WHY, advice)
+        why = "an overlay can stay in use for ever" if "stays" in found.locks else _LOCKS_WHY
+        return Check(f"{name}: locks", PROBLEM, found.locks, why, advice)
     local = _locks_stay_here(found.mount) if found.mount else None
     if local:
         return Check(

@@ -17,7 +17,7 @@ from overlay import extfs, lock, process, record, sif
 from overlay.errors import DAMAGED, OverlayError, quote
 
 _PREFIX = b".wh."
-_OPAQUE = (b".wh..wh..opq", b".wh..opq")
+OPAQUE = (b".wh..wh..opq", b".wh..opq")
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@%,")
 
 
@@ -170,10 +170,10 @@ def _needless(reader, markers, since, base, below, environ):
     upper = reader.lookup(b"upper")
     if upper is None:
         return []
-    paths = _Paths(reader, upper[0])
+    paths = Paths(reader, upper[0])
     opaque = {}
     for marker in markers:
-        if marker.name in _OPAQUE and reader.inode(marker.number).change_time >= since:
+        if marker.name in OPAQUE and reader.inode(marker.number).change_time >= since:
             path = paths.of(marker.directory)
             if path:
                 opaque.setdefault(path, []).append(marker)
@@ -197,7 +197,7 @@ def _parents(path):
         yield path
 
 
-class _Paths:
+class Paths:
     """Paths of directories in an image, found from below through their ".." entries."""
 
     def __init__(self, reader, upper):

@@ -12,6 +12,7 @@ SUMMARIES = {
     "mount-overlay": "Open a shell in which overlays are laid over the site's base image.",
     "run-overlay": "Run a file of commands, or one command, in overlays.",
     "check-overlay": "Check overlays, and repair them.",
+    "pack-overlay": "Freeze overlays into one compressed read-only file.",
     "resize-overlay": "Give an overlay more room or more files, or less.",
     "show-overlay": "Show how full overlays are, who uses them, and what is inside.",
     "list-overlays": "List the overlays under directories.",
@@ -25,6 +26,7 @@ EXAMPLES = {
     "run-overlay": "run-overlay -o env.ext3 -f commands.txt\n"
     "run-overlay -o env.ext3:ro -- python3 script.py --option",
     "check-overlay": "check-overlay env.ext3\ncheck-overlay --repair env.ext3",
+    "pack-overlay": "pack-overlay env.ext3\npack-overlay work.ext3 env.ext3 -o all.sqsh",
     "resize-overlay": "resize-overlay env.ext3 -s +5G\nresize-overlay env.ext3 -n 2M",
     "show-overlay": "show-overlay env.ext3\nshow-overlay env.ext3 --files /opt/env",
     "list-overlays": "list-overlays\nlist-overlays --sort size /scratch/projects",
@@ -432,6 +434,44 @@ def _listing(parser):
     )
 
 
+def _pack(parser):
+    parser.usage = "pack-overlay [option ...] OVERLAY ..."
+    group = parser.add_argument_group("overlays")
+    group.add_argument(
+        "overlays",
+        metavar="OVERLAY",
+        nargs="*",
+        help="an ext3 overlay; of several the first lies on top",
+    )
+    group.add_argument(
+        "-o",
+        "--output",
+        metavar="NAME",
+        help="the new file; .sqsh is added unless it ends so (default: OVERLAY with .sqsh)",
+    )
+    group.add_argument(
+        "--compression",
+        choices=("zstd", "gzip", "lz4", "xz"),
+        help="what it is compressed with (default: the site's, zstd)",
+    )
+    group.add_argument(
+        "--open",
+        action="store_true",
+        help="make everything readable for all users, and list what was not",
+    )
+    group.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not compare the new file with the original",
+    )
+    group.add_argument(
+        "--remove", action="store_true", help="delete the original when all went well"
+    )
+    group.add_argument("--force", action="store_true", help="replace a file of that name")
+    _verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
+
+
 def _resize(parser):
     group = parser.add_argument_group("the overlay")
     group.add_argument("overlay", metavar="OVERLAY", help="an ext3 overlay that nobody uses")
@@ -536,6 +576,7 @@ _BUILDERS = {
     "run-overlay": _run,
     "check-overlay": _check,
     "resize-overlay": _resize,
+    "pack-overlay": _pack,
     "show-overlay": _show,
     "list-overlays": _list,
     "overlay-admin": _admin,

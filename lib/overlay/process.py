@@ -116,6 +116,25 @@ def ask(arguments, environ, seconds):
         raise
 
 
+def show(arguments, environ):
+    """Run a program whose output goes to our standard error; return its exit status.
+
+    For what shows its own progress on a terminal; elsewhere only its errors are shown.
+    """
+    quiet = [] if os.isatty(2) else [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    actions = quiet or [(os.POSIX_SPAWN_DUP2, 2, 1)]
+    try:
+        child = os.posix_spawn(arguments[0], arguments, environ, file_actions=actions)
+    except OSError as error:
+        raise _not_started(arguments[0], error) from None
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        raise
+
+
 def become(step, environ, keep=()):
     """Replace this process by the program of a Step. Does not return.
 

@@ -1,0 +1,85 @@
+"""pack-overlay: freeze overlays into one compressed read-only file."""
+
+import os
+
+from overlay import config as configuration
+from overlay import guard, image, lock, packing, session
+from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote
+
+
+def main(options, environ, root, output):
+    """Pack what the options ask for."""
+    config = configuration.load(environ, root)
+    if not options.overlays:
+        raise OverlayError("no overlay is named", status=USAGE, hint="pack-overlay OVERLAY")
+    path = _path(options)
+    if os.path.lexists(path) and not options.force:
+        raise OverlayError(
+            f"{quote(path)} exists already",
+            status=CANNOT_CREATE,
+            hint="choose another name with -o; --force replaces it",
+        )
+    found = [image.look(name) for name in options.overlays]
+    try:
+        _check(found, path)
+        guard.acquire(found, False, config=config, environ=environ, notice=output.notice)
+        request = packing.Packing(
+            found,
+            path,
+            compression=options.compression or config["pack.compression"],
+            everybody=options.open,
+            verify=options.verify,
+            force=options.force,
+        )
+        if options.open:
+            for one in found:
+                for name in packing.closed(one):
+                    output.notice(f"will be readable for everybody: {quote(os.fsdecode(name))}")
+        length = packing.pack(request, session.scratch_directory(config), environ, output)
+        if not options.quiet:
+            output.result(packing.summary(path, length, found))
+        if options.remove:
+            _remove(found, output)
+    finally:
+        for one in found:
+            one.close()
+    return 0
+
+
+def _path(options):
+    """Return the name of the new file."""
+    if options.output is None:
+        return os.path.splitext(options.overlays[0])[0] + ".sqsh"
+    if options.output.endswith((".sqsh", ".squashfs", ".sqfs", ".sfs")):
+        return options.output
+    return options.output + ".sqsh"
+
+
+def _check(found, path):
+    session.check_twice(found)
+    session.parse_overlay(path)
+    for one in found:
+        if one.kind != "ext3":
+            raise OverlayError(
+                f"{quote(one.path)} is a {one.kind}, and ext3 overlays are packed",
+                status=DAMAGED,
+                hint="to make a squashfs file writable: create-overlay --from FILE",
+            )
+        if one.upper is None:
+            raise OverlayError(
+                f"{quote(one.path)} holds no upper directory: it was not made as an overlay",
+                status=DAMAGED,
+            )
+
+
+def _remove(found, output):
+    """Delete the originals, unless somebody has come to use them."""
+    for one in found:
+        if lock.holder(one.descriptor, write=True):
+            raise OverlayError(
+                f"{quote(one.path)} is in use and was not removed",
+                status=IN_USE,
+                hint=f"later: rm {quote(one.path)}",
+            )
+        os.unlink(one.path)
+        output.notice(f"removed {quote(one.path)}")

@@ -1,0 +1,251 @@
+"""Overlays frozen into one compressed read-only squashfs file, for sharing and fast reading.
+
+The content is read through fuse2fs in a namespace of the user's own (overlay.namespace) and
+written by mksquashfs(1) under another name; it is compared with the original before it
+takes its name.
+"""
+
+import os
+
+from overlay import extfs, lock, markers, namespace, process, record, replace, size
+from overlay.errors import CANNOT_CREATE, DATA_LOST, OverlayError, quote, reason
+
+# zstd at level 3 packs nearly as tight as at 15, and several times faster.
+_LEVELS = {"zstd": ("-Xcompression-level", "3"), "lz4": (), "gzip": (), "xz": ()}
+COMPRESSIONS = tuple(_LEVELS)
+
+_OPEN = ("-action", "chmod(a+rX)@!type(l)")
+
+# What must be equal in the original and the packed tree; a directory's size is its own.
+_LIST = (
+    "find . -type d -printf '%P\\t%y\\t%m\\t%Ts\\n' -o"
+    " -printf '%P\\t%y\\t%m\\t%Ts\\t%s\\t%n\\t%l\\n'"
+)
+
+
+class Packing:
+    """What the user asked for.
+
+    found        Images, ext3, the top layer first, locked against writers
+    path         of the new file
+    compression  one of COMPRESSIONS
+    everybody    whether everything is made readable for all
+    verify       whether the new file is compared with the original
+    force        whether it may take the place of a file
+    """
+
+    def __init__(self, found, path, *, compression, everybody=False, verify=True, force=False):
+        self.found = found
+        self.path = path
+        self.compression = compression
+        self.everybody = everybody
+        self.verify = verify
+        self.force = force
+
+
+def pack(packing, scratch, environ, output):
+    """Make the squashfs file and return its size in bytes.
+
+    Raises OverlayError (CANNOT_CREATE, DATA_LOST, UNAVAILABLE); nothing is changed then.
+    """
+    path = os.path.realpath(packing.path)
+    tool = process.need("mksquashfs", "squashfs-tools", environ)
+    namespace.need(environ)
+    replace.remove_stale(os.path.dirname(path), scratch)
+    partial = replace.partial_name(path, os.uname().nodename, os.getpid())
+    staging = replace.staging_name(scratch, os.getpid())
+    with process.cleaning_up():
+        descriptor = None
+        try:
+            os.mkdir(staging, 0o700)
+            mounts, tree = _mounts(packing.found, staging)
+            descriptor = replace.make_partial(partial, 0)
+            words = [tool, tree, partial, "-noappend", "-comp", packing.compression]
+            words += [*_LEVELS[packing.compression], *_pseudo(packing.found)]
+            words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
+            words += _OPEN if packing.everybody else ()
+            _run(namespace.wrap(words, environ, **mounts), path, environ)
+            if packing.verify:
+                output.notice("comparing it with the original")
+                _compare(packing, mounts, tree, partial, staging, environ)
+            there = any(markers.scan(_reader(image)) for image in packing.found)
+            lock.release(descriptor)
+            length = os.fstat(descriptor).st_size
+            os.fsync(descriptor)
+            if packing.force and os.path.lexists(path):
+                os.replace(partial, path)
+            else:
+                replace.into_place(partial, path)
+            status = os.stat(path)
+            fields = {"markers": "some" if there else "none"}
+            fields["stamp"] = f"{status.st_mtime_ns}.{status.st_size}"
+            record.write(descriptor, fields)
+            return length
+        except OSError as error:
+            raise OverlayError(
+                f"cannot create {quote(path)}: {reason(error)}; nothing was changed",
+                status=CANNOT_CREATE,
+            ) from None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+                try:
+                    os.unlink(partial)
+                except FileNotFoundError:
+                    pass
+            _remove(staging)
+
+
+def _reader(image):
+    return extfs.Reader(image.descriptor, image.superblock)
+
+
+def _mounts(found, staging):
+    """Return (what namespace.wrap mounts, the directory with all of it)."""
+    images = []
+    for number, image in enumerate(found):
+        place = os.path.join(staging, f"layer{number}")
+        os.mkdir(place)
+        images.append((os.path.abspath(image.path), place))
+    uppers = [os.path.join(place, "upper") for _path, place in images]
+    if len(uppers) == 1:
+        return {"images": images}, uppers[0]
+    merged = os.path.join(staging, "merged")
+    os.mkdir(merged)
+    return {"images": images, "layers": (uppers, merged)}, merged
+
+
+def _remove(staging):
+    """Remove the mount points; what was mounted on them went with the namespace."""
+    try:
+        for name in os.listdir(staging):
+            os.rmdir(os.path.join(staging, name))
+        os.rmdir(staging)
+    except OSError:
+        pass
+
+
+def _run(words, path, environ):
+    status = process.show(words, environ)
+    if status:
+        raise OverlayError(
+            f"cannot create {quote(path)}: mksquashfs ended with {status}; nothing was changed",
+            status=CANNOT_CREATE,
+        )
+
+
+def _pseudo(found):
+    """Return options that put deletions of the base image into a pack of several overlays.
+
+    In the merged tree they have already done their work among the overlays and are gone;
+    what none of the upper layers has made anew stays deleted in whatever lies below.
+    """
+    if len(found) == 1:
+        return []
+    readers = [_reader(image) for image in found]
+    gone, words = set(), []
+    for number, reader in enumerate(readers):
+        upper = reader.lookup(b"upper")
+        paths = markers.Paths(reader, upper[0])
+        deleted = set()
+        for marker in markers.scan(reader):
+            directory = marker.directory and paths.of(marker.directory)
+            name = marker.name[len(b".wh.") :]
+            if directory is None or marker.directory is None:
+                continue
+            whole = b"/".join(part for part in (directory, name) if part)
+            above = readers[:number]
+            hidden = any(whole == path or whole.startswith(path + b"/") for path in gone)
+            anew = any(other.lookup(b"upper/" + whole) for other in above)
+            if marker.name not in markers.OPAQUE:
+                deleted.add(whole)
+            if hidden or anew:
+                continue
+            place = b"/".join(part for part in (directory, marker.name) if part)
+            text = os.fsdecode(place)
+            if all(char.isalnum() or char in "/._-+=@%," for char in text):
+                words += ["-p", f"{text} f 644 {os.getuid()} {os.getgid()} true"]
+        gone |= deleted
+    return words
+
+
+def _compare(packing, mounts, tree, partial, staging, environ):
+    """Compare names, types, modes, times, sizes, links and contents with the original.
+
+    Raises OverlayError (DATA_LOST) when they differ.
+    """
+    squashfuse = process.need("squashfuse", "squashfuse", environ)
+    packed = os.path.join(staging, "packed")
+    os.mkdir(packed)
+    script = (
+        '"$1" -o ro "$2" "$3" || exit 125; cd "$4" || exit 125; '
+        + _LIST
+        + "; echo ---; cd \"$3\" || exit 125; "
+        + _LIST
+        + '; echo ---; diff -rq --no-dereference "$4" "$3"'
+    )
+    shell = ["/bin/sh", "-c", script, "sh", squashfuse, partial, packed, tree]
+    result = process.run(namespace.wrap(shell, environ, **mounts), environ)
+    parts = result.output.split("---\n")
+    first, second = (sorted(_lines(part, packing.everybody)) for part in parts[:2]) if len(
+        parts
+    ) > 2 else ([], [""])
+    extra = {line.partition("\t")[0] for line in second} - {
+        line.partition("\t")[0] for line in first
+    }
+    # The deletions that _pseudo() has put in are the only names that may be new.
+    same = [line for line in second if line.partition("\t")[0] not in extra] == first
+    # diff(1) calls two devices different, whatever they are; the lists have their types.
+    differing = [
+        line
+        for line in parts[-1].splitlines()
+        if not line.startswith("Only in " + packed) and not line.endswith(" special file")
+    ]
+    if not same or differing or any("/.wh." not in "/" + name for name in extra):
+        why = (differing or result.errors.strip().splitlines() or ["names or modes differ"])[0]
+        raise OverlayError(
+            f"what was packed is not the same as the original ({why}); nothing was changed",
+            status=DATA_LOST,
+        )
+
+
+def _lines(text, everybody):
+    """Yield the lines of a listing; without modes when they were changed on purpose."""
+    for line in text.splitlines():
+        fields = line.split("\t")
+        if everybody and len(fields) > 2:
+            fields[2] = ""
+        # The top directory's time is that of its mounting for some file systems.
+        if fields[0]:
+            yield "\t".join(fields)
+
+
+def closed(image):
+    """Return the paths in an image that others cannot read, as bytes, sorted.
+
+    Without permission for others to read a file, or to read and enter a directory.
+    """
+    reader = _reader(image)
+    found, pending = [], [(b"", reader.lookup(b"upper")[1])]
+    while pending:
+        path, inode = pending.pop()
+        for name, number, _kind in reader.entries(inode):
+            if name in (b".", b".."):
+                continue
+            one = reader.inode(number)
+            needed = 0o5 if one.is_directory else 0o4
+            if one.mode >> 12 != 0xA and one.mode & needed != needed:
+                found.append(path + b"/" + name)
+            if one.is_directory:
+                pending.append((path + b"/" + name, one))
+    return sorted(found)
+
+
+def summary(path, length, found):
+    """Return the line that says what came of it."""
+    before = sum(image.status.st_size for image in found)
+    return (
+        f"packed {quote(path)}, {size.format_size(length)}"
+        f" ({'it was' if len(found) == 1 else 'they were'} {size.format_size(before)})\n"
+        f"next: mount-overlay -o {quote(path)}"
+    )
