@@ -7,7 +7,7 @@ so that nothing incomplete ever carries it; see overlay.replace.
 import os
 import shutil
 
-from overlay import extfs, guard, lock, markers, namespace, process, replace, session, size
+from overlay import extfs, guard, lock, markers, namespace, process, quota, replace, session, size
 from overlay import image as images
 from overlay.errors import (
     CANNOT_CREATE,
@@ -169,6 +169,27 @@ def check_place(path, config, notice):
             hint=f"cd {quote(config['scratch.locations'][0])}" if places else None,
         )
     notice(what, "warning")
+
+
+def check_room(creation, path, config, environ, notice):
+    """Refuse, or warn of, an overlay for which quotas or the disk have no room.
+
+    As [quota] says; raises OverlayError (CANNOT_CREATE).
+    """
+    now = creation.size
+    if creation.sparse:  # the journal, and what describes every 128 MiB
+        now = extfs.journal_size(now) + now // 8192 + size.MIB
+        now += creation.content.amount.bytes if creation.content else 0
+    found = quota.check(
+        os.path.dirname(path),
+        now_bytes=now,
+        full_bytes=max(now, creation.size),
+        files=1,
+        config=config,
+        environ=environ,
+    )
+    for words in found:
+        notice(words, "warning")
 
 
 def check_request(creation, plain_count=False):

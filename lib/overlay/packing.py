@@ -16,6 +16,9 @@ COMPRESSIONS = tuple(_LEVELS)
 
 _OPEN = ("-action", "chmod(a+rX)@!type(l)")
 
+# The second of two names for one marker: a device, which no user could unpack again.
+_LEFT_OUT = ("-wildcards", "-e", "... .wh..opq")
+
 # What must be equal in the original and the packed tree; a directory's size is its own.
 _LIST = (
     "find . -type d -printf '%P\\t%y\\t%m\\t%Ts\\n' -o"
@@ -64,6 +67,7 @@ def pack(packing, scratch, environ, output):
             words += [*_LEVELS[packing.compression], *_pseudo(packing.found)]
             words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
             words += _OPEN if packing.everybody else ()
+            words += _LEFT_OUT
             _run(namespace.wrap(words, environ, **mounts), path, environ)
             if packing.verify:
                 output.notice("comparing it with the original")
@@ -194,12 +198,14 @@ def _compare(packing, mounts, tree, partial, staging, environ):
         line.partition("\t")[0] for line in first
     }
     # The deletions that _pseudo() has put in are the only names that may be new.
+    first = [line for line in first if os.path.basename(line.partition("\t")[0]) != ".wh..opq"]
     same = [line for line in second if line.partition("\t")[0] not in extra] == first
     # diff(1) calls two devices different, whatever they are; the lists have their types.
     differing = [
         line
         for line in parts[-1].splitlines()
-        if not line.startswith("Only in " + packed) and not line.endswith(" special file")
+        if not line.startswith("Only in " + packed)
+        and not line.endswith((" special file", ": .wh..opq"))
     ]
     if not same or differing or any("/.wh." not in "/" + name for name in extra):
         why = (differing or result.errors.strip().splitlines() or ["names or modes differ"])[0]

@@ -192,9 +192,31 @@ def unpack(source, target, *, limit, environ):
 def _unpack_squashfs(path, target, environ):
     program = process.need("unsquashfs", "squashfs-tools", environ)
     result = process.run([program, "-n", "-f", "-d", target, path], environ)
+    lines = (result.errors + result.output).splitlines()
+    devices = [line for line in lines if "could not create character device" in line]
+    if devices and not any("rror" in line for line in lines if line not in devices):
+        _make_whiteouts(path, target, program, environ)
+        return
     if result.status:
         words = (result.errors.strip() or result.output.strip()).splitlines() or ["it failed"]
         raise OverlayError(f"cannot unpack {quote(path)}: {words[-1]}", status=DAMAGED)
+
+
+def _make_whiteouts(path, target, program, environ):
+    """Make the deletions of a squashfs file that unsquashfs makes for root only.
+
+    Every user may make the character device 0/0, overlayfs's mark of a deletion (mknod(2),
+    Linux 5.8). Other devices are refused.
+    """
+    listing = process.run([program, "-lln", "-d", "", path], environ)
+    for line in listing.output.splitlines():
+        if not line.startswith("c"):
+            continue
+        major, _comma, rest = line.partition(",")
+        if major.split()[-1] != "0" or rest.split()[0] != "0":
+            raise OverlayError(f"{quote(path)} is refused: it holds a device", status=DAMAGED)
+        name = rest.split(None, 3)[3]
+        os.mknod(os.path.join(target, name.lstrip("/")), stat.S_IFCHR | 0o600, 0)
 
 
 def _unpack_tar(path, target, limit, environ):

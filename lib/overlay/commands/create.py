@@ -30,6 +30,7 @@ def main(options, environ, root, output):
             creation.check_policy(request, config)
             facts = creation.gather(request, config, environ)
             creation.check_place(facts.path, config, output.notice)
+            creation.check_room(request, facts.path, config, environ, output.notice)
             if options.dry_run:
                 output.result(creation.plan(request, config, facts).shell())
                 return 0
