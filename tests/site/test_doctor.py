@@ -1,0 +1,392 @@
+"""overlay-admin doctor on a node that is stripped of what it needs; report on 1,000 overlays.
+
+OVERLAY_DOCTOR names what tests/prepare-doctor has made. What the doctor finds missing is
+taken away in a user and mount namespace of the test's own.
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pexpect
+import pytest
+from support import BASE, PATH, ROOT, execute
+
+ADMIN = str(ROOT / "bin" / "overlay-admin")
+UNLOCKED = [sys.executable, str(ROOT / "tests" / "site" / "unlocked.py")]
+
+# Take privileges away again: what is mounted stays.
+PLAIN = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all"]
+
+
+@pytest.fixture(autouse=True)
+def ordinary_user():
+    """See that the tests run as an ordinary user: root may do what users may not."""
+    assert os.getuid() != 0, "these tests are for an ordinary user: tools/as-user overlay-tester"
+    assert os.path.exists(BASE), f"{BASE} is missing: tools/setup image"
+
+
+@pytest.fixture
+def site_text(tmp_path):
+    """Return the site's overlay.ini of a node that is ready."""
+    return (
+        f"[images]\ndefault = base\nbase = {BASE}\n[binds]\npaths = /home\n"
+        f"[scratch]\nlocations = '{tmp_path}/my files'\nlocal = '{tmp_path}'\n"
+    )
+
+
+@pytest.fixture
+def doctor(environ, scratch):
+    """Return a function that runs the doctor and returns (status, {name: check}).
+
+    before  lines for a shell that may mount, run first in a namespace
+    """
+
+    def doctor(*arguments, before=None, variables=(), through=()):
+        words = [*through, ADMIN, "doctor", "--json", *map(str, arguments)]
+        if before:
+            script = f"{before}\nexec \"$@\""
+            namespace = ["unshare", "--user", "--map-current-user", "--mount", "--keep-caps"]
+            words = [*namespace, "sh", "-e", "-c", script, "sh", *PLAIN, *words]
+        result = execute(words, environ={**environ, **dict(variables)}, cwd=scratch)
+        assert result.stderr == ""
+        found = json.loads(result.stdout)
+        assert found["ready"] == (result.status == 0)
+        assert os.listdir(scratch) in ([], ["place"])  # nothing is left behind
+        return result.status, {check["name"]: check for check in found["checks"]}
+
+    return doctor
+
+
+def states(checks, state):
+    """Return the names of the checks that came out so."""
+    return {name for name, check in checks.items() if check["state"] == state}
+
+
+def test_ready(doctor, scratch):
+    """On a node that has everything a whole session is tried, and all is well."""
+    status, checks = doctor()
+    assert (status, states(checks, "problem"), states(checks, "warning")) == (0, set(), set())
+    assert checks["a session"]["found"] == "a command wrote a file in a new overlay"
+    named = {"overlay", "kernel", "distribution", "engine", "fuse2fs", "mke2fs", "Python", "bind /home"}
+    assert named <= set(checks)
+    assert checks["engine"]["found"].startswith("apptainer 1.")
+    assert checks["kernel"]["found"].startswith(f"Linux {os.uname().release}")
+    assert f"'{scratch}': locks" in checks
+    assert all(check["why"] for check in checks.values())
+    assert not any("unknown" in check["found"] for check in checks.values())
+
+
+HIDE = "mount --bind /dev/null {}"
+E2FSPROGS = ("mke2fs", "e2fsck", "debugfs", "resize2fs")
+
+# What is taken away: lines for a shell, the problems, the warnings, words of the advice.
+STRIPPED = {
+    "fuse2fs": (HIDE.format("/usr/bin/fuse2fs"), {"fuse2fs"}, set(), "install fuse2fs"),
+    "fuse-overlayfs": (
+        HIDE.format("/usr/bin/fuse-overlayfs"),
+        {"fuse-overlayfs"},
+        set(),
+        "install fuse-overlayfs",
+    ),
+    "squashfuse": (
+        "\n".join(HIDE.format(f"/usr/bin/{name}") for name in ("squashfuse", "squashfuse_ll")),
+        {"squashfuse_ll"},
+        set(),
+        "install squashfuse",
+    ),
+    "permission of /dev/fuse": (
+        "mount --bind /dev/console /dev/fuse",
+        {"/dev/fuse"},
+        set(),
+        "as root: chmod 666 /dev/fuse, and see which rule of udev sets it",
+    ),
+    "/dev/fuse": ("mount --bind /etc/hostname /dev/fuse", {"/dev/fuse"}, set(), "as root: modprobe fuse"),
+    "user namespaces": (
+        "echo 0 >/proc/sys/user/max_user_namespaces",
+        {"user namespaces"},
+        set(),
+        "as root: sysctl -w user.max_user_namespaces=15000",
+    ),
+    "e2fsprogs": (
+        "\n".join(HIDE.format(f"/usr/sbin/{name}") for name in E2FSPROGS),
+        {"mke2fs", "e2fsck"},
+        {"debugfs", "resize2fs"},
+        "install e2fsprogs",
+    ),
+    "squashfs-tools": (
+        HIDE.format("/usr/bin/mksquashfs"),
+        set(),
+        {"mksquashfs"},
+        "install squashfs-tools",
+    ),
+    "engine": (
+        HIDE.format("$(readlink -f /usr/bin/apptainer)"),
+        {"engine"},
+        set(),
+        "load one, for example: module load apptainer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRIPPED)
+def test_stripped(doctor, name):
+    """What is missing is named, and nothing else."""
+    before, problems, warnings, advice = STRIPPED[name]
+    status, checks = doctor(before=before)
+    assert (states(checks, "problem"), states(checks, "warning")) == (problems, warnings)
+    assert status == (1 if problems else 0)
+    assert {checks[name]["advice"] for name in problems | warnings} == {advice}
+
+
+def test_stripped_of_everything(doctor, site, site_text):
+    """Without anything at all, everything is named."""
+    site.write_text(site_text.replace(BASE, "/no/base.sif").replace("/home", "/no/bind"))
+    before = "\n".join(lines for lines, *_rest in STRIPPED.values())
+    before = before.replace("mount --bind /etc/hostname /dev/fuse\n", "")
+    # Last, because it hides what the others need.
+    status, checks = doctor(before=before)
+    wanted = set().union(*(problems for _lines, problems, *_rest in STRIPPED.values()))
+    assert (status, states(checks, "problem")) == (1, wanted | {"base image base"})
+    warned = set().union(*(warnings for _lines, _problems, warnings, _advice in STRIPPED.values()))
+    assert states(checks, "warning") == warned | {"bind /no/bind"}
+
+
+def test_refusal_of_options(doctor, tmp_path):
+    """A util-linux that is too old shows in the options that are used."""
+    place = fake(tmp_path, "unshare", "echo \"unshare: unrecognized option '--keep-caps'\" >&2; exit 1")
+    status, checks = doctor(variables={"PATH": f"{place}:{PATH}"})
+    assert (status, states(checks, "problem")) == (1, {"unshare options"})
+    assert checks["unshare options"]["advice"] == "install util-linux 2.36 or newer"
+
+
+def fake(tmp_path, name, script):
+    """Make a program that stands before the real one, and return its directory."""
+    place = tmp_path / "fake"
+    place.mkdir(exist_ok=True)
+    (place / name).write_text(f"#!/bin/sh\n{script}\n")
+    (place / name).chmod(0o755)
+    return place
+
+
+BAD = [
+    ("apptainer", "apptainer version 1.4.3", "engine", "warning", "3163"),
+    ("apptainer", "apptainer version 1.0.3-2", "engine", "problem", "setuid root"),
+    ("fuse-overlayfs", "fuse-overlayfs: version 1.16", "fuse-overlayfs", "warning", "475"),
+]
+
+
+@pytest.mark.parametrize(("name", "says", "check", "state", "why"), BAD)
+def test_bad_versions(doctor, tmp_path, name, says, check, state, why):
+    """A version that is known to be bad is told, with where one can read of it."""
+    real = shutil.which(name, path=PATH)
+    script = f'[ "$1" = --version ] || exec {real} "$@"; echo "{says}"'
+    _status, checks = doctor(variables={"PATH": f"{fake(tmp_path, name, script)}:{PATH}"})
+    assert checks[check]["state"] == state and why in checks[check]["why"]
+    assert "newer" in checks[check]["advice"] or "another" in checks[check]["advice"]
+
+
+def test_program_that_does_not_run(doctor, tmp_path):
+    """A program that is there and cannot run is as bad as none."""
+    place = fake(tmp_path, "mke2fs", "echo 'error while loading shared libraries' >&2; exit 127")
+    status, checks = doctor(variables={"PATH": f"{place}:{PATH}"})
+    assert (status, checks["mke2fs"]["state"]) == (1, "problem")
+    assert "does not run" in checks["mke2fs"]["found"]
+
+
+def test_image(doctor, site, site_text, tmp_path):
+    """Images that are not there, not readable, no images: the default is a problem."""
+    (tmp_path / "text").write_text("not an image")
+    (tmp_path / "secret.sif").write_bytes(b"x")
+    (tmp_path / "secret.sif").chmod(0)
+    more = f"[images]\ndefault = text\ntext = {tmp_path}/text\nsecret = {tmp_path}/secret.sif\n"
+    site.write_text(site_text.replace("[images]\ndefault = base\n", more))
+    status, checks = doctor()
+    assert (status, states(checks, "problem")) == (1, {"base image text"})
+    assert states(checks, "warning") == {"base image secret"}
+
+
+def test_settings(doctor, site):
+    """Settings that are wrong are named with file and line; the rest is looked at all the same."""
+    site.write_text("[create]\nsise = 5\n")
+    status, checks = doctor()
+    assert (status, checks["settings"]["state"]) == (1, "problem")
+    assert checks["settings"]["found"] == f"{site}, line 2: unknown key sise in [create]"
+    assert checks["fuse2fs"]["state"] == "ok"
+
+
+def test_scratch(doctor, site, site_text, tmp_path):
+    """A place for overlays that is not there, or not writable, is a problem."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    site.write_text(site_text.replace(f"'{tmp_path}/my files'", f"{closed} /no/scratch"))
+    status, checks = doctor()
+    problems = {f"{closed}: writing", "/no/scratch: writing"}
+    assert (status, states(checks, "problem")) == (1, problems)
+
+
+def test_named(doctor, scratch, tmp_path):
+    """Directories that are named are tried, and no others."""
+    (scratch / "place").mkdir()
+    status, checks = doctor("place", "/no/place")
+    tried = {name for name in checks if name.endswith(": writing")}
+    assert (status, tried) == (1, {"place: writing", "/no/place: writing"})
+    (scratch / "place").rmdir()
+
+
+LOCKS = {
+    "local": None,
+    "none": "there are no locks: No locks available",
+    "unknown": "there are no locks: Function not implemented",
+    "all": "two processes can hold the same lock for writing",
+    "stay": "the lock of a killed process stays",
+    "silent": "a request for a lock gets no answer in 10 seconds",
+}
+
+
+@pytest.mark.parametrize("locks", LOCKS)
+def test_locks(doctor, scratch, locks):
+    """A file system without locks, or whose locks do not hold, is a problem."""
+    (scratch / "place").mkdir()
+    status, checks = doctor("place", through=[*UNLOCKED, locks, "place"])
+    check = checks["place: locks"]
+    if LOCKS[locks] is None:
+        assert check["state"] == "ok" and "between two nodes they are not tried" in check["found"]
+        assert (status, states(checks, "problem")) == (0, set())
+    else:
+        assert (status, states(checks, "problem")) == (1, {"place: locks"})
+        assert check["found"] == LOCKS[locks]
+    # Neither fallocate nor extended attributes are there.
+    assert states(checks, "warning") == {"place: allocation", "place: extended attributes"}
+
+
+def test_scratch_without_locks(environ, scratch, site, site_text, tmp_path):
+    """So too for the site's own place, where nobody named it, in words for a person."""
+    place = tmp_path / "place"
+    place.mkdir()
+    site.write_text(site_text.replace(f"'{tmp_path}/my files'", str(place)))
+    result = execute([*UNLOCKED, "none", str(place), ADMIN, "doctor"], environ=environ, cwd=scratch)
+    assert result.status == 1
+    name = f"{place}: locks"
+    assert (
+        f"problem  {name}  there are no locks: No locks available\n"
+        "           why: without locks two sessions can write one overlay at once, and that"
+        " destroys it\n"
+        "           do:  keep overlays that are written on another file system\n"
+    ) in result.stdout
+    assert result.stdout.endswith("\nthis node is not ready: 1 problem, 2 warnings\n")
+
+
+def test_plain_and_quiet(environ, scratch):
+    """Into a pipe goes one line for a check, without colours; --quiet leaves out what is well."""
+    result = execute([ADMIN, "doctor", "."], environ=environ, cwd=scratch)
+    assert result.status == 0 and "\033" not in result.stdout
+    lines = result.stdout.splitlines()
+    assert all(line.startswith("ok       ") for line in lines[:-2])
+    assert lines[-2:] == ["", "this node is ready; 0 warnings"]
+    result = execute([ADMIN, "doctor", "-q", "."], environ=environ, cwd=scratch)
+    assert result == (0, "\nthis node is ready; 0 warnings\n", "")
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_terminal(environ, scratch, columns):
+    """On a terminal lines are coloured and no longer than it is wide."""
+    shell = pexpect.spawn(
+        ADMIN,
+        ["doctor", "/no/place"],
+        env={**environ, "TERM": "xterm"},
+        cwd=scratch,
+        dimensions=(40, columns),
+        encoding="utf-8",
+        timeout=60,
+    )
+    text = shell.read()
+    shell.close()
+    assert shell.exitstatus == 1
+    assert "\033[32mok" in text and "\033[31;1mproblem" in text
+    for colour in ("32", "33", "31;1", "0"):
+        text = text.replace(f"\033[{colour}m", "")
+    words = [line for line in text.splitlines() if "/" not in line]  # a path is not broken
+    assert max(map(len, words)) <= columns
+
+
+def test_installed(environ, scratch, tmp_path):
+    """In an installation compiled files and the modulefile are looked at."""
+    prefix = tmp_path / "prefix"
+    tool = [sys.executable, "-S", str(ROOT / "tools" / "install"), str(prefix)]
+    subprocess.run(tool, check=True, capture_output=True, env={"PATH": PATH, "PYTHONDONTWRITEBYTECODE": "1"})
+    admin = str(prefix / "1.0" / "bin" / "overlay-admin")
+
+    def doctor():
+        result = execute([admin, "doctor", "--json", "."], environ=environ, cwd=scratch)
+        return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+
+    checks = doctor()
+    assert checks["precompiled files"]["found"] == "they are there"
+    assert checks["modulefile"]["state"] == "ok"
+    assert str(prefix / "modulefiles") in checks["modulefile"]["found"]
+    source = prefix / "1.0" / "lib" / "overlay" / "size.py"
+    source.write_text(source.read_text() + "# changed\n")
+    checks = doctor()
+    assert checks["precompiled files"]["state"] == "problem"
+    assert checks["precompiled files"]["found"].startswith("size.py: not the same as the source")
+    shutil.rmtree(prefix / "modulefiles")
+    assert doctor()["modulefile"]["state"] == "warning"
+
+
+# ------------------------------------------------------------------------------- report --
+
+
+@pytest.fixture
+def prepared():
+    """Return the directory of the 1,000 overlays."""
+    path = os.environ.get("OVERLAY_DOCTOR")
+    assert path, "OVERLAY_DOCTOR is not set: see tests/prepare-doctor --help"
+    return os.path.join(path, "report")
+
+
+def test_report(ok, prepared):
+    """1,000 overlays of 20 owners, a twentieth of them damaged: right numbers, in time."""
+    start = time.monotonic()
+    found = json.loads(ok("overlay-admin", "report", "--json", prepared))
+    assert time.monotonic() - start < 5
+    owners = {one["owner"]: one for one in found["owners"]}
+    assert set(owners) == {str(number) for number in range(61001, 61021)}
+    for name, one in owners.items():
+        damaged = 3 if int(name) % 2 else 2
+        cut = damaged - 1
+        place = os.path.join(prepared, name)
+        status = [os.stat(os.path.join(place, file)) for file in os.listdir(place)]
+        assert one["size"] == (50 - cut) * (16 << 20) + cut * (8 << 20)
+        assert one["allocated"] == sum(each.st_blocks for each in status) * 512
+        assert one["files"] == (50 - damaged) * 40
+        counted = {name: one[name] for name in ("overlays", "damaged", "not_clean", "old", "nearly_full")}
+        assert counted == {
+            "overlays": 50, "damaged": damaged, "not_clean": 2, "old": 4, "nearly_full": 1,
+        }
+        assert one["in_use"] == one["unreadable"] == 0
+    total = found["total"]
+    assert (total["overlays"], total["damaged"]) == (1000, 50)
+    assert (total["files"], found["kept_off"]) == (950 * 40, 950 * 40 - 1000)
+    for figure in ("size", "allocated", "used"):
+        assert total[figure] == sum(one[figure] for one in owners.values())
+
+
+def test_report_forms(ok, run, prepared):
+    """The table and --csv say the same; the damaged ones are named with --verbose."""
+    rows = list(csv.DictReader(io.StringIO(ok("overlay-admin", "report", "--csv", prepared))))
+    found = json.loads(ok("overlay-admin", "report", "--json", prepared))
+    assert rows == [{name: str(value) for name, value in one.items()} for one in found["owners"]]
+    result = run("overlay-admin", "report", "-v", prepared)
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == [
+        "OWNER", "OVERLAYS", "SIZE", "ON", "DISK", "USED", "FILES", "NOT", "CLEAN", "OLD", "FULL", "DAMAGED",
+    ]
+    assert len(lines) == 24 and lines[-1] == "37,000 files kept off the file system"
+    assert len(result.stderr.splitlines()) == 50
+    assert "/61001/01.ext3: " in result.stderr and "it is cut off" in result.stderr

@@ -1,0 +1,289 @@
+"""overlay-admin: the settings as they are, files that are wrong, overlays by owner."""
+
+import csv
+import io
+import json
+import os
+import pwd
+import time
+
+import pytest
+from overlay import config, extfs, trial
+from test_config import WRONG
+
+
+def rows(ok, *arguments, **options):
+    """Return what `config --json` says, by the names of the settings."""
+    found = json.loads(ok("overlay-admin", "config", "--json", *arguments, **options))
+    return {row["name"]: row for row in found}
+
+
+# ------------------------------------------------------------------------------- config --
+
+
+def test_every_setting(ok, base):
+    """Every setting is there once, typed, and the site's images with them."""
+    found = rows(ok)
+    names = {setting.name for setting in config.SETTINGS if setting.kind != "names"}
+    assert set(found) == names | {"images.base"}
+    assert found["create.allocation"]["value"] == "reserve"
+    assert found["images.base"]["value"] == str(base)
+    assert found["create.directories"]["value"] == ["/opt"]
+    assert found["safety.low"]["value"] == 5
+    assert found["create.size"]["value"] is None
+
+
+def test_origins(ok, environ, site, site_text, home):
+    """Each value says where it comes from."""
+    site.write_text("[site]\nlock = create.files\n[create]\nfiles = 5\n" + site_text)
+    more = site.parent / "overlay.d" / "a.ini"
+    more.parent.mkdir()
+    more.write_text("[create]\nmargin = 7%\n")
+    own = home / ".config" / "overlay" / "overlay.ini"
+    own.parent.mkdir(parents=True)
+    own.write_text("\n[create]\nsize = 10G\nfiles = 6\n")
+    environ["OVERLAY_SAFETY_LOW"] = "9%"
+    found = rows(ok)
+    expected = {
+        "create.files": (5000, f"{site}, line 4", True),
+        "create.margin": (7, f"{more}, line 2", False),
+        "create.size": (10 << 30, f"{own}, line 3", False),
+        "safety.low": (9, "$OVERLAY_SAFETY_LOW", False),
+        "create.min_size": (None, "default", False),
+    }
+    for name, (value, origin, locked) in expected.items():
+        row = found[name]
+        assert (row["value"], row["origin"], row["locked"]) == (value, origin, locked)
+    assert (found["create.margin"]["file"], found["create.margin"]["line"]) == (str(more), 2)
+    lines = ok("overlay-admin", "config", "--origin").splitlines()
+    assert [line.split() for line in lines if line.startswith(("create.files", "create.size"))] == [
+        ["create.size", "=", "10G", "#", f"{own},", "line", "3"],
+        ["create.files", "=", "5", "#", f"{site},", "line", "4,", "locked"],
+    ]
+    plain = ok("overlay-admin", "config").splitlines()
+    assert len(plain) == len(lines) and "create.size = 10G" in plain and "create.min_size =" in plain
+
+
+def test_wrong_in_the_environment(run):
+    """A wrong value is shown and told, and the others are shown too."""
+    result = run("overlay-admin", "config", variables={"OVERLAY_CREATE_SIZE": "big"})
+    assert result.status == 78
+    assert "create.size = big\n" in result.stdout and "create.margin = 20%\n" in result.stdout
+    assert result.stderr == (
+        "overlay-admin: error: $OVERLAY_CREATE_SIZE: [create] size: 'big' is not a size;"
+        " it looks like 500, 500M, 20G or 1.5T\n"
+    )
+
+
+@pytest.mark.parametrize(("text", "line", "sentence", "hint"), WRONG)
+def test_check_wrong(run, scratch, text, line, sentence, hint):
+    """--check says of a wrong file what every command would say of it."""
+    (scratch / "new.ini").write_text(text)
+    result = run("overlay-admin", "config", "--check", "new.ini")
+    expected = f"overlay-admin: error: new.ini, line {line}: {sentence}\n"
+    expected += f"overlay-admin: hint: {hint}\n" if hint else ""
+    assert result == (78, "", expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot read new.ini: No such file or directory"),
+        ("[site]\nlock = create.sise\n", "new.ini, line 2: [site] lock: there is no create.sise to lock"),
+        ("[site]\nlock = create\n", "new.ini, line 2: [site] lock: there is no create to lock"),
+        ("[site]\nlock = images.*\n", "new.ini, line 2: [site] lock: there is no 'images.*' to lock"),
+    ],
+)
+def test_check_more(run, scratch, text, said):
+    """So too for a file that is not there, and for locks of what does not exist."""
+    if text is not None:
+        (scratch / "new.ini").write_text(text)
+    result = run("overlay-admin", "config", "--check", "new.ini")
+    assert (result.status, result.stderr.splitlines()[0]) == (78, f"overlay-admin: error: {said}")
+
+
+def test_check_right(run, scratch):
+    """A file without mistakes gives 0, whatever the settings here are."""
+    (scratch / "new.ini").write_text("[site]\nlock = create.size images.mine\n[create]\nsize = 5\n")
+    variables = {"OVERLAY_CONFIG": "/no/such.ini"}
+    result = run("overlay-admin", "config", "--check", "new.ini", variables=variables)
+    assert result == (0, "", "overlay-admin: new.ini: no mistake found\n")
+    result = run("overlay-admin", "config", "-q", "--check", "new.ini", variables=variables)
+    assert result == (0, "", "")
+
+
+def test_check_own(ok):
+    """The file that is shipped is right."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    ok("overlay-admin", "config", "--check", os.path.join(root, "etc", "overlay.ini"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "hint"),
+    [
+        ([], "the following arguments are required: COMMAND", "overlay-admin --help"),
+        (["x"], "argument COMMAND: 'x' is not one of config, doctor, report", "overlay-admin --help"),
+        (["report"], "the following arguments are required: DIR", "overlay-admin report --help"),
+        (
+            ["report", "--older", "-1", "."],
+            "argument --older: '-1' is not a number of days",
+            "overlay-admin report --help",
+        ),
+        (
+            ["report", "--csv", "--json", "."],
+            "argument --json: not allowed with argument --csv",
+            "overlay-admin report --help",
+        ),
+        (["config", "--jso"], "unrecognized arguments: --jso", "overlay-admin --help"),
+    ],
+)
+def test_usage(run, arguments, said, hint):
+    """What cannot be understood is told as by the other commands."""
+    expected = f"overlay-admin: error: {said}\noverlay-admin: hint: {hint}\n"
+    assert run("overlay-admin", *arguments) == (2, "", expected)
+
+
+@pytest.mark.parametrize("command", ["config", "doctor", "report"])
+def test_help(ok, command):
+    """Every subcommand explains itself."""
+    assert ok("overlay-admin", command, "--help").startswith(f"usage: overlay-admin {command} ")
+
+
+# ------------------------------------------------------------------------------- report --
+
+
+@pytest.fixture
+def overlays(make_image, scratch):
+    """Return a directory with two overlays of the caller, and what is none."""
+    for name in ("a.ext3", "b.ext3"):
+        os.rename(make_image(name), scratch / name)
+    (scratch / "notes.txt").write_text("none")
+    return scratch
+
+
+def patch(path, offset, data):
+    """Write bytes into a file."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def counts(ok, place, *arguments):
+    """Return the total of a report, without what is 0."""
+    found = json.loads(ok("overlay-admin", "report", "--json", *arguments, place))
+    return {name: value for name, value in found["total"].items() if value and name != "owner"}
+
+
+def test_report(ok, overlays):
+    """Overlays are counted, under their owner's name."""
+    found = json.loads(ok("overlay-admin", "report", "--json", overlays))
+    [owner] = found["owners"]
+    assert owner["owner"] == pwd.getpwuid(os.getuid()).pw_name
+    assert (owner["overlays"], owner["size"], owner["files"]) == (2, 32 << 20, 0)
+    status = [os.stat(overlays / name) for name in ("a.ext3", "b.ext3")]
+    assert owner["allocated"] == sum(each.st_blocks for each in status) * 512
+    assert (found["kept_off"], found["older"]) == (0, 90)
+
+
+def test_report_states(ok, overlays):
+    """Not clean, old, nearly full, damaged and unreadable ones are told apart."""
+    first, second = overlays / "a.ext3", overlays / "b.ext3"
+    patch(first, 1024 + 0x3A, b"\0\0")
+    assert counts(ok, overlays)["not_clean"] == 1
+    patch(first, 1024 + 0x3A, b"\1\0")
+    patch(first, 1024 + 0x30, int(time.time() - 40 * 86400).to_bytes(4, "little"))
+    assert "old" not in counts(ok, overlays)
+    assert counts(ok, overlays, "--older", "39")["old"] == 1
+    patch(first, 1024 + 0x0C, bytes(4))
+    assert counts(ok, overlays)["nearly_full"] == 1
+    os.truncate(first, 4 << 20)
+    found = counts(ok, overlays)
+    assert (found["damaged"], found["overlays"], found["size"]) == (1, 2, 20 << 20)
+    if os.getuid():
+        second.chmod(0)
+        found = counts(ok, overlays)
+        assert (found["damaged"], found["unreadable"], found["overlays"]) == (1, 1, 2)
+
+
+def test_report_in_use(ok, overlays):
+    """One in use is not one that was left unclean."""
+    from overlay import lock
+
+    patch(overlays / "a.ext3", 1024 + 0x3A, b"\0\0")
+    with open(overlays / "a.ext3", "r+b") as file:
+        lock.take(file.fileno(), write=True)
+        found = counts(ok, overlays)
+    assert found["in_use"] == 1 and "not_clean" not in found
+
+
+def test_report_vanishing(settings, overlays):
+    """An overlay that goes while we look is not counted, and disturbs nobody."""
+    from overlay import report
+    from overlay.search import Search
+
+    os.truncate(overlays / "a.ext3", 4 << 20)
+
+    def going():
+        for path, found in report.found(Search(), [str(overlays)], None):
+            if os.path.basename(path) == "a.ext3":
+                os.unlink(path)
+            yield path, found
+
+    [owner] = report.collect(going(), low=5, now=time.time(), days=90)
+    assert (owner.overlays, owner.damaged) == (1, 0)
+
+
+def test_report_places(run, overlays, tmp_path):
+    """A directory that is not there gives its status; the others are reported all the same."""
+    result = run("overlay-admin", "report", "--json", tmp_path / "no", overlays)
+    assert result.status == 66 and json.loads(result.stdout)["total"]["overlays"] == 2
+    if os.getuid():
+        (overlays / "closed").mkdir(mode=0)
+        result = run("overlay-admin", "report", overlays)
+        assert result.status == 0
+        assert result.stderr == f"overlay-admin: cannot look into '{overlays}/closed'\n"
+
+
+def test_report_of_nothing(run, scratch):
+    """Where there is no overlay, that is said."""
+    assert run("overlay-admin", "report", ".") == (0, "", "overlay-admin: there are no overlays\n")
+    result = run("overlay-admin", "report", "--csv", ".")
+    assert result.stdout.startswith("owner,overlays,size,allocated,used,files,not_clean,")
+
+
+def test_report_csv(ok, overlays):
+    """--csv has one line for an owner."""
+    [row] = csv.DictReader(io.StringIO(ok("overlay-admin", "report", "--csv", overlays)))
+    assert (row["overlays"], row["size"]) == ("2", str(32 << 20))
+
+
+def test_files_inside(make_image, ok, scratch, tmp_path):
+    """What the file system itself needs is not counted as the user's files."""
+    content = tmp_path / "many.ext3.content"
+    (content / "upper" / "d").mkdir(parents=True)
+    (content / "work").mkdir()
+    for number in range(30):
+        (content / "upper" / "d" / str(number)).touch()
+    options = extfs.mke2fs_options(16 << 20, 1000)
+    os.rename(make_image("many.ext3", options=options), scratch / "many.ext3")
+    found = json.loads(ok("overlay-admin", "report", "--json", scratch))
+    assert (found["total"]["files"], found["kept_off"]) == (31, 30)
+
+
+# -------------------------------------------------------------------------------- trial --
+
+
+def test_trial(tmp_path):
+    """A local file system has working locks, and nothing is left behind."""
+    found = trial.of(str(tmp_path))
+    assert (found.written, found.locks, found.flock) == (None, None, None)
+    assert found.mount.is_local and 0 < found.free <= found.room
+    assert os.listdir(tmp_path) == []
+
+
+def test_trial_elsewhere(tmp_path):
+    """Where nothing can be written, that is all that is said."""
+    assert trial.of(str(tmp_path / "no")).written == "No such file or directory"
+    if os.getuid():
+        tmp_path.chmod(0o555)
+        assert trial.of(str(tmp_path)).written == "Permission denied"
