@@ -270,9 +270,8 @@ def staging(slurm):
     scratch = slurm.directory / "scratch"
     scratch.mkdir()
     slurm.environ["OVERLAY_SCRATCH_LOCAL"] = str(scratch)
-    return lambda *words: [
-        ROOT / "bin" / "run-overlay", "--stage", "-o", "big.ext3:ro", "--", *(words or ["cat", "/id"])
-    ]
+    start = [ROOT / "bin" / "run-overlay", "--stage", "-o", "big.ext3:ro", "--"]
+    return lambda *words: [*start, *(words or ["cat", "/id"])]
 
 
 @pytest.fixture(scope="session")
@@ -295,7 +294,8 @@ def big(slurm, big_template):
 
 def test_stage_in_jobs(slurm, big):
     """Eight tasks on two nodes, and two such jobs at once: one copy a node and job."""
-    line = "srun run-overlay --stage -o big.ext3:ro -- sh -c 'sha256sum < /data | diff - /sum; cat /id'"
+    check = "sha256sum < /data | diff - /sum; cat /id"
+    line = f"srun run-overlay --stage -o big.ext3:ro -- sh -c '{check}'"
     jobs = [slurm.script(line, "-N2", "-n8", "--ntasks-per-node=4") for _number in range(2)]
     for job in jobs:
         assert job.end() == ("COMPLETED", 0, 0), job.output()
@@ -385,8 +385,9 @@ def test_start_of_sixteen(slurm, capsys):
         assert job.end() == ("COMPLETED", 0, 0), job.output()
         start, end = map(float, job.output().split()[-2:])
         found[name] = end - start
+    words = ", ".join(f"{name} {duration:.1f} s" for name, duration in found.items())
     with capsys.disabled():
-        print("\n16 tasks on one node: " + ", ".join(f"{name} {time:.1f} s" for name, time in found.items()))
+        print(f"\n16 tasks on one node: {words}")
 
 
 # --------------------------------------------------------------- time limits --
