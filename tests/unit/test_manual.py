@@ -6,7 +6,6 @@ import shlex
 
 import manual
 import pytest
-
 from overlay import errors, options
 from overlay.cli import COMMANDS
 from overlay.config import SETTINGS
@@ -31,8 +30,16 @@ def guides():
 
 
 def actions(program):
-    """Return the argparse actions of a command."""
-    return [action for action in options.parser(program)._actions if action.option_strings]
+    """Return the argparse actions of a command, those of its subcommands included."""
+    found = []
+    parsers = [options.parser(program)]
+    for parser in parsers:
+        for action in parser._actions:
+            if action.option_strings:
+                found.append(action)
+            elif isinstance(action.choices, dict):
+                parsers += action.choices.values()
+    return found
 
 
 def parsed_options(program):
