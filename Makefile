@@ -45,11 +45,11 @@ unit:
 	PYTHONDONTWRITEBYTECODE=1 $(PYTEST) -q -p no:cacheprovider tests/unit
 
 lint:
-	$(RUFF) check --no-cache --target-version py39 --line-length 110 \
-		--select E,F,W,I,B,UP --ignore UP022 lib tests setup.py tools/install
+	$(RUFF) check --no-cache lib tests setup.py tools/install
 	# The launchers must be read by a Python that is too old, to say so.
-	$(RUFF) check --no-cache --select E,F,W,I,B --ignore E402 bin/*
-	shellcheck .ci/run $(filter-out tools/install tools/%.txt,$(wildcard tools/*))
+	$(RUFF) check --no-cache --ignore E402,UP,I bin/*
+	shellcheck .ci/run $(filter-out tools/install tools/%.txt,$(wildcard tools/*)) \
+		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest lib/overlay/helpers/*/*
 
 reference:
 	LC_ALL=C.UTF-8 PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 python3 -c \

@@ -88,4 +88,3 @@ class Silent:
 
     def error(self, error):
         """Take an OverlayError that did not end the session."""
-

@@ -371,7 +371,8 @@ class Config:
             return convert(setting, text, self.environ)
         except ValueError as error:
             raise OverlayError(
-                f"{origin}: [{setting.section}] {name.partition('.')[2]}: {error}", status=CONFIGURATION
+                f"{origin}: [{setting.section}] {name.partition('.')[2]}: {error}",
+                status=CONFIGURATION,
             ) from None
 
     def names(self):
@@ -412,7 +413,9 @@ def convert(setting, text, environ):
             return tuple(words)
         # A list of places loses those whose variable is not set: outside a job there is
         # no $SLURM_TMPDIR, and that is no mistake.
-        return tuple(path for word in words for path in [expand(word, environ, strict=False)] if path)
+        return tuple(
+            path for word in words for path in [expand(word, environ, strict=False)] if path
+        )
     if kind == "choice":
         if text not in setting.choices:
             raise ValueError(f"{text!r} is not one of {', '.join(setting.choices)}")

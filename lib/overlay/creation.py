@@ -113,9 +113,7 @@ class Created:
 def file_name(creation):
     """Return the name of a new overlay as it was given or follows from size and files."""
     if creation.path is None:
-        return (
-            f"overlay-{size.mebibytes(creation.size)}M-{size.thousands(creation.files)}K.ext3"
-        )
+        return f"overlay-{size.mebibytes(creation.size)}M-{size.thousands(creation.files)}K.ext3"
     if creation.path.endswith("/") or os.path.basename(creation.path) in ("", ".", ".."):
         raise OverlayError(
             f"{quote(creation.path)} names a directory, not a file",
@@ -141,7 +139,10 @@ def check_policy(creation, config):
     )
     for option, amount, least, most, words, number in checks:
         low, high = config[f"create.{least}"], config[f"create.{most}"]
-        for limit, wrong, side in ((low, low and amount < low, "least"), (high, high and amount > high, "most")):
+        for limit, wrong, side in (
+            (low, low and amount < low, "least"),
+            (high, high and amount > high, "most"),
+        ):
             if wrong:
                 raise OverlayError(
                     f"{words(amount)} are not allowed here: {words(limit)} are the {side}"
@@ -221,7 +222,8 @@ def check_request(creation, plain_count=False):
         )
     if smallest is None:
         what = f"{count} are more than an ext3 image can hold"
-        hint = f"the most for {size.format_size(creation.size)}: -n {extfs.most_files(creation.size) // 1000}K"
+        most = extfs.most_files(creation.size) // 1000
+        hint = f"the most for {size.format_size(creation.size)}: -n {most}K"
     else:
         what = f"{count} do not fit into {size.format_size(creation.size)}"
         hint = f"the smallest size for so many files: -s {size.mebibytes(smallest)}"

@@ -117,9 +117,7 @@ BAD = (
      " (containers/fuse-overlayfs 475)", "install another version"),
 )  # fmt: skip
 
-_LOCKS_WHY = (
-    "without locks two sessions can write one overlay at once, and that destroys it"
-)
+_LOCKS_WHY = "without locks two sessions can write one overlay at once, and that destroys it"
 
 # What to do where locks fail, by the type of the file system.
 _LOCKS_ADVICE = {
@@ -195,14 +193,18 @@ def _try_session(environ, root):
                 program = os.path.basename(words[0])
                 said = [line for line in said if ": error: " in line or "FATAL" in line] or said
                 words = f"{program} ended with {result.status}: {said[-1]}"
-                return Check(name, PROBLEM, words, why, "see what is said when you do the same by hand")
+                return Check(
+                    name, PROBLEM, words, why, "see what is said when you do the same by hand"
+                )
     except TimeoutError:
         words = f"{os.path.basename(words[0])} did not end in {_SESSION_PATIENCE} seconds"
         return Check(name, PROBLEM, words, why, "see where it hangs when you do the same by hand")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if result.output != "doctor\n":
-        return Check(name, PROBLEM, "what was written in it is not there", why, "report this as a bug")
+        return Check(
+            name, PROBLEM, "what was written in it is not there", why, "report this as a bug"
+        )
     return Check(name, OK, "a command wrote a file in a new overlay", why)
 
 
@@ -258,7 +260,10 @@ def _settings(environ, root):
             if not name.startswith(("images.", "templates.")):
                 config[name]
     except OverlayError as error:
-        advice = error.hint or "correct that line; to see that it is right: overlay-admin config --check FILE"
+        advice = (
+            error.hint
+            or "correct that line; to see that it is right: overlay-admin config --check FILE"
+        )
         return configuration.Config(environ), Check("settings", PROBLEM, error.what, why, advice)
     return config, Check("settings", OK, quote(path), why)
 
@@ -288,7 +293,9 @@ class _Engine:
         self.helpers = [place for place in places if os.path.isdir(place)]
         self.setuid = any(_is_setuid(f"{place}/starter-suid") for place in self.helpers)
         version = ".".join(map(str, numbers))
-        words = f"{name} {version}, {quote(self.found.path)}{', setuid root' if self.setuid else ''}"
+        words = (
+            f"{name} {version}, {quote(self.found.path)}{', setuid root' if self.setuid else ''}"
+        )
         bad = _bad(name, version)
         if bad and not (self.setuid and numbers < (1, 1)):
             yield Check("engine", bad[0], words, bad[1], bad[2])
@@ -344,7 +351,9 @@ def _namespaces(environ, engine):
     if refused is None:
         yield Check("user namespaces", OK, "one was made", why)
     else:
-        yield Check("user namespaces", _or_warning(engine), f"refused: {refused}", why, _who_refuses())
+        yield Check(
+            "user namespaces", _or_warning(engine), f"refused: {refused}", why, _who_refuses()
+        )
         return
     program = process.which("unshare", environ)
     if not program:
@@ -352,7 +361,9 @@ def _namespaces(environ, engine):
     result = process.ask([program, *namespace.OPTIONS, "true"], environ, _PATIENCE)
     words = " ".join(namespace.OPTIONS)
     if result.status == 0:
-        yield Check("unshare options", OK, words, "the content of overlays is read in such a namespace")
+        yield Check(
+            "unshare options", OK, words, "the content of overlays is read in such a namespace"
+        )
         return
     said = (result.errors.strip().splitlines() or [f"status {result.status}"])[0]
     yield Check(
@@ -434,7 +445,11 @@ def _program(tool, path, environ, missing):
         return Check(tool.name, missing, f"{quote(path)} does not run", tool.why, advice)
     bad = _bad(tool.name, version)
     words = f"{version}, {quote(path)}"
-    return Check(tool.name, bad[0], words, bad[1], bad[2]) if bad else Check(tool.name, OK, words, tool.why)
+    return (
+        Check(tool.name, bad[0], words, bad[1], bad[2])
+        if bad
+        else Check(tool.name, OK, words, tool.why)
+    )
 
 
 # --------------------------------------------------------------------- the site's files --
@@ -536,7 +551,8 @@ def _directory(path, wanted, config, environ):
             _WANTED[wanted],
             "make it, with the permissions that users need"
             if not os.path.isdir(path)
-            else "name a directory that you may write in" if wanted == "named"
+            else "name a directory that you may write in"
+            if wanted == "named"
             else "give users a directory there that they may write in",
         )
         return
@@ -629,7 +645,9 @@ def _locks_stay_here(mount):
 
 def _quota(name, path, config, environ):
     if config["quota.check"] == "off":
-        yield Check(f"{name}: quota", OK, "[quota] check is off", "create-overlay asks for it first")
+        yield Check(
+            f"{name}: quota", OK, "[quota] check is off", "create-overlay asks for it first"
+        )
         return
     limits, failures = quota.look(path, config, environ)
     sources = dict.fromkeys(limit.source for limit in limits)
@@ -647,7 +665,9 @@ def _quota(name, path, config, environ):
 
 def _python(root):
     version = platform.python_version()
-    yield Check("Python", OK, f"{version}, {quote(sys.executable or 'unknown')}", "the commands run in it")
+    yield Check(
+        "Python", OK, f"{version}, {quote(sys.executable or 'unknown')}", "the commands run in it"
+    )
     package = os.path.dirname(os.path.abspath(__file__))
     missing, stale = [], []
     for path in _sources(package):
@@ -665,7 +685,9 @@ def _python(root):
             "make install again",
         )
     elif missing and not _can_write(package):
-        yield Check(name, WARNING, f"{_some(missing)}: none", why, "make install again, with this Python")
+        yield Check(
+            name, WARNING, f"{_some(missing)}: none", why, "make install again, with this Python"
+        )
     else:
         yield Check(name, OK, "they are there" if not missing else "made as they are needed", why)
 
@@ -731,7 +753,9 @@ def _modulefile(environ, root):
         return
     program = environ.get("LMOD_CMD") or environ.get("MODULES_CMD")
     if not program or not os.access(program, os.X_OK):
-        yield Check("modulefile", OK, f"module use {quote(directory)}; no module system to try it in", why)
+        yield Check(
+            "modulefile", OK, f"module use {quote(directory)}; no module system to try it in", why
+        )
         return
     loaded = ("_ModuleTable", "__LMOD", "__MODULES", "LOADEDMODULES", "_LMFILES_")
     clean = {name: value for name, value in environ.items() if not name.startswith(loaded)}
@@ -742,13 +766,19 @@ def _modulefile(environ, root):
         yield Check("modulefile", OK, f"module use {quote(directory)}; it loads", why)
         return
     lines = [line.strip() for line in result.errors.splitlines() if line.strip()]
-    said = next((line for line in lines if "overlay" in line), lines[0] if lines else "it does not load")
-    yield Check("modulefile", PROBLEM, said, why, "see [engine] module, and what the module system says")
+    said = next(
+        (line for line in lines if "overlay" in line), lines[0] if lines else "it does not load"
+    )
+    yield Check(
+        "modulefile", PROBLEM, said, why, "see [engine] module, and what the module system says"
+    )
 
 
 def _names(directory):
     """Return the modulefiles of this version in a directory."""
     try:
-        return [name for name in os.listdir(directory) if name in (__version__, f"{__version__}.lua")]
+        return [
+            name for name in os.listdir(directory) if name in (__version__, f"{__version__}.lua")
+        ]
     except OSError:
         return []

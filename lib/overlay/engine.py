@@ -176,7 +176,9 @@ def bind_option(bind):
 
 def needs_mount(bind):
     """Return whether a bind can only be said with --mount."""
-    return not isinstance(bind, str) and any(char in path for path in bind[:2] for char in ':,"\\\n')
+    return not isinstance(bind, str) and any(
+        char in path for path in bind[:2] for char in ':,"\\\n'
+    )
 
 
 def _csv(value):

@@ -205,9 +205,11 @@ def set_owners(descriptor, superblock, owners, rest):
                 continue  # the latter has no link: it is not in use
             owner, group = owners.get(number, rest)
             words = struct.pack("<HHHH", owner & 0xFFFF, group & 0xFFFF, owner >> 16, group >> 16)
-            before = table[place + 2 : place + 4], table[place + 24 : place + 26], table[
-                place + 120 : place + 124
-            ]
+            before = (
+                table[place + 2 : place + 4],
+                table[place + 24 : place + 26],
+                table[place + 120 : place + 124],
+            )
             if b"".join(before) != words:
                 table[place + 2 : place + 4] = words[:2]
                 table[place + 24 : place + 26] = words[2:4]
@@ -399,7 +401,6 @@ class Reader:
                 return None
         return number, inode
 
-
     def tables(self):
         """Yield (number of the first inode, offset, bytes) of each group's inode table.
 
@@ -473,9 +474,7 @@ def _tables(size, files):
     blocks = size // BLOCK_SIZE
     inodes = files + SPARE_INODES + 16
     groups = max(-(-blocks // (8 * BLOCK_SIZE)), -(-inodes // 30000)) + 1
-    copies = 2 + sum(
-        1 for base in (3, 5, 7) for power in range(1, 32) if base**power < groups
-    )
+    copies = 2 + sum(1 for base in (3, 5, 7) for power in range(1, 32) if base**power < groups)
     per_group = max(blocks // groups, 256)
     descriptors = min(1024, largest_growth(size) // per_group * 32 // BLOCK_SIZE + 2)
     descriptors += groups * 32 // BLOCK_SIZE + 1

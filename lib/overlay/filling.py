@@ -199,7 +199,9 @@ def _build(options, facts, config, content, output):
     found = session.gather(request, config, environ)
     plan = session.plan(request, config, found)
     log = os.path.abspath(_log_name(options))
-    output.notice(f"running the commands of {quote(options.file)}; what they print goes to {quote(log)}, too")
+    output.notice(
+        f"running the commands of {quote(options.file)}; what they print goes to {quote(log)}, too"
+    )
     try:
         for step in plan.before:
             step.action()

@@ -226,7 +226,9 @@ def check(path, environ, *options):
 
 def _corrections(output):
     """Return what e2fsck says that it did, in words."""
-    count = sum(line.rstrip(" .").endswith(("FIXED", "CLEARED", "done")) for line in output.splitlines())
+    count = sum(
+        line.rstrip(" .").endswith(("FIXED", "CLEARED", "done")) for line in output.splitlines()
+    )
     if "recovering journal" in output:
         return "repaired (its journal was played back)"
     return f"repaired ({count} corrections)" if count > 1 else "repaired"

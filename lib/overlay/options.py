@@ -136,9 +136,7 @@ def _place_of_overlay(options):
 
 
 def _verbosity(group, verbose=True, dry_run=True):
-    group.add_argument(
-        "-q", "--quiet", action="store_true", help="print errors and warnings only"
-    )
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors and warnings only")
     if verbose:
         group.add_argument("-v", "--verbose", action="store_true", help="say more")
     if not dry_run:
@@ -499,7 +497,9 @@ def _admin(parser):
         title="commands", dest="subcommand", metavar="COMMAND", required=True, parser_class=Parser
     )
     for name, (summary, build) in _ADMIN.items():
-        made = commands.add_parser(name, help=summary[0].lower() + summary[1:-1], description=summary)
+        made = commands.add_parser(
+            name, help=summary[0].lower() + summary[1:-1], description=summary
+        )
         build(made)
         _help(made.add_argument_group("general"))
 

@@ -184,16 +184,18 @@ def _compare(packing, mounts, tree, partial, staging, environ):
     script = (
         '"$1" -o ro "$2" "$3" || exit 125; cd "$4" || exit 125; '
         + _LIST
-        + "; echo ---; cd \"$3\" || exit 125; "
+        + '; echo ---; cd "$3" || exit 125; '
         + _LIST
         + '; echo ---; diff -rq --no-dereference "$4" "$3"'
     )
     shell = ["/bin/sh", "-c", script, "sh", squashfuse, partial, packed, tree]
     result = process.run(namespace.wrap(shell, environ, **mounts), environ)
     parts = result.output.split("---\n")
-    first, second = (sorted(_lines(part, packing.everybody)) for part in parts[:2]) if len(
-        parts
-    ) > 2 else ([], [""])
+    first, second = (
+        (sorted(_lines(part, packing.everybody)) for part in parts[:2])
+        if len(parts) > 2
+        else ([], [""])
+    )
     extra = {line.partition("\t")[0] for line in second} - {
         line.partition("\t")[0] for line in first
     }

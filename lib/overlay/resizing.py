@@ -274,7 +274,9 @@ def _too_small(path, partial, wanted, result, resize2fs, environ):
     if "smaller than minimum" in result.errors or "No space" in result.errors or hint:
         what = f"{quote(path)} holds too much for {size.format_size(wanted)}"
         return OverlayError(what, status=USAGE, hint=hint)
-    return OverlayError(f"cannot resize {quote(path)}: {result.errors.strip()}", status=CANNOT_CREATE)
+    return OverlayError(
+        f"cannot resize {quote(path)}: {result.errors.strip()}", status=CANNOT_CREATE
+    )
 
 
 def own(whole, notice):
@@ -284,9 +286,6 @@ def own(whole, notice):
     next session checks it, and doing it again completes it.
     """
     extfs.write_state(whole.descriptor, 0)
-    changed = extfs.give_away(
-        whole.descriptor, whole.superblock, os.getuid(), os.getgid()
-    )
+    changed = extfs.give_away(whole.descriptor, whole.superblock, os.getuid(), os.getgid())
     extfs.write_state(whole.descriptor, extfs.STATE_CLEAN)
     notice(f"{quote(whole.path)}: {size.format_files(changed)} are yours now")
-

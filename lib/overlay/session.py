@@ -28,7 +28,18 @@ _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 
 # Directories of the image and of overlays: the engine would lay the host's current
 # directory over them.
-_INSIDE_ONLY = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/sbin", "/usr", "/var")
+_INSIDE_ONLY = (
+    "/bin",
+    "/boot",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/opt",
+    "/sbin",
+    "/usr",
+    "/var",
+)
 
 # Launchers that the engine finds before its helpers; each says what it is for.
 HELPERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helpers")
@@ -182,7 +193,9 @@ def find_container(spec, config):
         if "://" in spec:
             hint = f"fetch it first: apptainer pull image.sif {quote(spec)}"
         else:
-            hint = "known names: " + ", ".join(map(quote, sorted(known))) if known else "give a path"
+            hint = (
+                "known names: " + ", ".join(map(quote, sorted(known))) if known else "give a path"
+            )
         raise OverlayError(
             f"there is no base image named {quote(spec)}{where}", status=MISSING, hint=hint
         )
@@ -334,8 +347,11 @@ def plan(session, config, facts):
     if inside_only:
         flags += ["--no-mount", "cwd"]
         notices.append(
-            ("notice", f"the host's {quote(facts.cwd)} is not seen inside: it is a directory of"
-             " the container")
+            (
+                "notice",
+                f"the host's {quote(facts.cwd)} is not seen inside: it is a directory of"
+                " the container",
+            )
         )
     if not writable and facts.markers:
         # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
@@ -371,7 +387,10 @@ def plan(session, config, facts):
 
 def needed_features(session, final):
     """Return the features in the planned final Step that not every version of an engine has."""
-    features = {"--fakeroot with an overlay": session.fakeroot, "--mount": "--mount" in final.arguments}
+    features = {
+        "--fakeroot with an overlay": session.fakeroot,
+        "--mount": "--mount" in final.arguments,
+    }
     return [feature for feature, needed in features.items() if needed]
 
 
@@ -436,7 +455,11 @@ def _warn_of_room(image, config, facts, notices):
                 f" {size.format_files(files)} left; for more: resize-overlay {quote(image.path)}"
                 + (" -s +SIZE" if data * 100 < whole * low else " -n +FILES")
                 # fuse2fs wants five free blocks before it renames, and so before it deletes.
-                + ("; to delete a file, empty it first: truncate -s 0 FILE" if data < 1 << 15 else ""),
+                + (
+                    "; to delete a file, empty it first: truncate -s 0 FILE"
+                    if data < 1 << 15
+                    else ""
+                ),
             )
         )
     growth = min(image.status.st_size - image.status.st_blocks * 512, data)

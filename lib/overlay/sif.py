@@ -32,9 +32,14 @@ def squashfs_offset(path):
                 return None
             kind, used = struct.unpack_from("<iB", data)
             (offset,) = struct.unpack_from("<q", data, 17)
-            if kind == _PARTITION and used and struct.unpack_from("<ii", data, 201) == (
-                _SQUASHFS,
-                _PRIMARY,
+            if (
+                kind == _PARTITION
+                and used
+                and struct.unpack_from("<ii", data, 201)
+                == (
+                    _SQUASHFS,
+                    _PRIMARY,
+                )
             ):
                 return offset
         return None

@@ -54,9 +54,7 @@ def stage(path, config, *, scratch, wait, notice):
             notice(f"{quote(path)} is a directory and is not staged", "notice")
             return path
         directory = jobs.open_directory(scratch)
-        return _use(copy_name(image, directory)) or _share(
-            image, directory, config, wait, notice
-        )
+        return _use(copy_name(image, directory)) or _share(image, directory, config, wait, notice)
     except OSError as error:
         notice(f"{quote(path)} is not staged: {reason(error)}", "notice")
         return path

@@ -138,7 +138,9 @@ def _locks(first, second):
     _must(second, "who holds it", "writer", "a lock that another process holds is not seen")
     _must(first, "release", "done", "a lock cannot be released: {answer}")
     _must(first, "ours for reading", "done", "a released lock cannot be taken again: {answer}")
-    _must(second, "ours for reading", "done", "two processes cannot both lock for reading: {answer}")
+    _must(
+        second, "ours for reading", "done", "two processes cannot both lock for reading: {answer}"
+    )
     _must(second, "ours for writing", "busy", "a lock for reading does not keep a writer away")
     _must(first, "release", "done", "a lock cannot be released: {answer}")
     _must(second, "release", "done", "a lock cannot be released: {answer}")

@@ -106,7 +106,10 @@ def overlays(plan):
             ["a"],
             [image("a", upper=7, owner=7)],
             ["a:ro"],
-            ["a is mounted read-only: what is inside belongs to another user (uid 7)"],
+            [
+                "a is mounted read-only: what is inside belongs to another user (uid 7);"
+                " when it is a copy of yours, make it all yours: check-overlay --own a"
+            ],
         ),
     ],
 )
@@ -160,7 +163,7 @@ def test_layers(settings, named, images, expected, notices):
             [image("a", upper=7)],
             NOT_ALLOWED,
             "a cannot be mounted writable: what is inside belongs to another user (uid 7)",
-            "to look into it: -o a:ro",
+            "when it is a copy of yours, make it all yours: check-overlay --own a",
         ),
         (
             ["a:rw"],
@@ -211,7 +214,7 @@ def test_fakeroot_writes_what_belongs_to_others(settings):
 
 
 BASE = ["--overlay", "a.ext3"]
-SHELL = ["/bin/sh", "-c", 'exec "$@"', "run-overlay"]
+SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,9 @@ def _doctor(options, environ, root, output):
     for check in checks:
         found.append(check)
         if not (options.quiet and check.state == doctor.OK):
-            output.result("\n".join(_check_lines(check, width, terminal and "NO_COLOR" not in environ)))
+            output.result(
+                "\n".join(_check_lines(check, width, terminal and "NO_COLOR" not in environ))
+            )
     problems = _problems(found)
     warnings = sum(check.state == doctor.WARNING for check in found)
     if problems:
@@ -239,7 +241,9 @@ def _table(owners):
                 *(size.format_count(getattr(one, count)) for count in counts),
             )
         )
-    columns = [column for column in zip(*rows) if column[0] in _HEADING[:6] or set(column[1:]) != {"0"}]
+    columns = [
+        column for column in zip(*rows) if column[0] in _HEADING[:6] or set(column[1:]) != {"0"}
+    ]
     widths = [max(map(len, column)) for column in columns]
     return "\n".join(
         "  ".join(

@@ -68,7 +68,9 @@ def _request(options, config, content):
         bytes_,
         files,
         path=options.overlay,
-        sparse=config["create.allocation"] == "sparse" if options.sparse is None else options.sparse,
+        sparse=config["create.allocation"] == "sparse"
+        if options.sparse is None
+        else options.sparse,
         force=options.force,
         content=content,
     )
@@ -105,7 +107,9 @@ def _amount(option, text, parse, default):
     try:
         return parse(text)
     except ValueError as error:
-        raise OverlayError(f"{option}: {error}", status=USAGE, hint="create-overlay --help") from None
+        raise OverlayError(
+            f"{option}: {error}", status=USAGE, hint="create-overlay --help"
+        ) from None
 
 
 def _summary(created):

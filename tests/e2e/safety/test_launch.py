@@ -4,6 +4,7 @@ import collections
 import re
 
 import pytest
+from overlay import session
 from support import BASE, ROOT, execute
 
 LAUNCHERS = ROOT / "lib" / "overlay" / "helpers"
@@ -28,7 +29,7 @@ def started(environ, scratch):
     return started
 
 
-INSIDE = ["/bin/sh", "-c", 'exec "$@"', "run-overlay", "true"]
+INSIDE = ["/bin/sh", "-c", session._EXEC, "run-overlay", "true"]
 
 
 @pytest.mark.parametrize(
