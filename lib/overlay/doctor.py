@@ -212,8 +212,8 @@ def _guarded(name, checks):
     """Yield Checks; what goes wrong while they are made is one more, not the end of all."""
     try:
         yield from checks
-    except (OSError, OverlayError) as error:
-        words = error.what if isinstance(error, OverlayError) else reason(error)
+    except Exception as error:  # whatever it is, the rest must be told
+        words = error.what if isinstance(error, OverlayError) else str(error)
         yield Check(name, WARNING, words, "this could not be looked at", "see what is wrong there")
 
 

@@ -47,6 +47,8 @@ def finish(facts, status, *, token, environ, output, program):
             )
         if not lost:
             removed = markers.tidy(image, facts.base, facts.images[1:], environ)
+            if not extfs.read_superblock(descriptor).is_clean:
+                _repair(image, environ)  # removing them was cut short
             if removed:
                 output.notice(f"{path}: {removed} needless deletion markers removed", "detail")
     except (extfs.FormatError, OSError) as error:

@@ -13,7 +13,7 @@ in the record on it, with a stamp of the superblock that tells whether it still 
 
 import os
 
-from overlay import extfs, lock, process, record, sif
+from overlay import extfs, lock, process, record, sif, undo
 from overlay.errors import DAMAGED, OverlayError, quote
 
 _PREFIX = b".wh."
@@ -151,7 +151,8 @@ def tidy(found, base, below, environ):
     markers = scan(reader)
     needless = _needless(reader, markers, since, base, below, environ) if since else []
     program = process.which("debugfs", environ)
-    if needless and program:
+    beside = os.path.dirname(os.path.realpath(found.path))
+    if needless and program and os.access(beside, os.W_OK):
         try:
             lock.take_engine(found.descriptor)
         except lock.Busy:
@@ -274,7 +275,9 @@ def _remove(program, found, markers, environ):
 
     Directories are named by inode, so that no name inside is ever read as a command.
     debugfs writes the superblock only at its end, so the mark is set before it starts: a
-    kill in its midst would else leave a damaged image that says it is clean.
+    kill in its midst would else leave a damaged image that says it is clean. What it
+    overwrites is kept for the way back, because e2fsck -p alone does not mend every such
+    kill. Returns whether all went well; if not, the image is to be checked.
     """
     lines = []
     directory = None
@@ -286,9 +289,12 @@ def _remove(program, found, markers, environ):
             lines.append(f"ea_rm <{directory}> user.fuseoverlayfs.opaque")
         lines.append(f"rm {marker.name.decode()}")
     text = "\n".join(lines) + "\n"
+    path = os.path.realpath(found.path)
+    back = undo.name(path, os.fstat(found.descriptor), found.superblock)
     extfs.write_state(found.descriptor, 0)
-    result = process.run([program, "-w", "-f", "-", found.path], environ, text=text)
+    result = process.run([program, "-w", "-z", back, "-f", "-", path], environ, text=text)
     if result.status:
         return False
+    os.unlink(back)
     extfs.write_state(found.descriptor, extfs.STATE_CLEAN)
     return True

@@ -226,8 +226,8 @@ def _serve(path, flags, orders, answers):
                     answer = "done" if order == "open" else _DO[order](descriptor, path)
                 except lock.Busy:
                     answer = "busy"
-                except OSError as error:
-                    answer = reason(error)
+                except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+                    answer = reason(error) if isinstance(error, OSError) else str(error)
                 os.write(answers, answer.encode() + b"\n")
     finally:
         os._exit(0)
