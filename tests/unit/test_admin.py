@@ -240,6 +240,7 @@ def test_report_places(run, overlays, tmp_path):
     if os.getuid():
         (overlays / "closed").mkdir(mode=0)
         result = run("overlay-admin", "report", overlays)
+        (overlays / "closed").chmod(0o700)
         assert result.status == 0
         assert result.stderr == f"overlay-admin: cannot look into '{overlays}/closed'\n"
 
@@ -284,6 +285,9 @@ def test_trial(tmp_path):
 def test_trial_elsewhere(tmp_path):
     """Where nothing can be written, that is all that is said."""
     assert trial.of(str(tmp_path / "no")).written == "No such file or directory"
+    assert trial.of("/a\0b").written == "embedded null byte"
     if os.getuid():
         tmp_path.chmod(0o555)
-        assert trial.of(str(tmp_path)).written == "Permission denied"
+        found = trial.of(str(tmp_path))
+        tmp_path.chmod(0o755)
+        assert found.written == "Permission denied"
