@@ -50,7 +50,7 @@ def doctor(environ, scratch):
     def doctor(*arguments, before=None, variables=(), through=()):
         words = [*through, ADMIN, "doctor", "--json", *map(str, arguments)]
         if before:
-            script = f"{before}\nexec \"$@\""
+            script = f'{before}\nexec "$@"'
             namespace = ["unshare", "--user", "--map-current-user", "--mount", "--keep-caps"]
             words = [*namespace, "sh", "-e", "-c", script, "sh", *PLAIN, *words]
         result = execute(words, environ={**environ, **dict(variables)}, cwd=scratch)
@@ -73,7 +73,16 @@ def test_ready(doctor, scratch):
     status, checks = doctor()
     assert (status, states(checks, "problem"), states(checks, "warning")) == (0, set(), set())
     assert checks["a session"]["found"] == "a command wrote a file in a new overlay"
-    named = {"overlay", "kernel", "distribution", "engine", "fuse2fs", "mke2fs", "Python", "bind /home"}
+    named = {
+        "overlay",
+        "kernel",
+        "distribution",
+        "engine",
+        "fuse2fs",
+        "mke2fs",
+        "Python",
+        "bind /home",
+    }
     assert named <= set(checks)
     assert checks["engine"]["found"].startswith("apptainer 1.")
     assert checks["kernel"]["found"].startswith(f"Linux {os.uname().release}")
@@ -106,7 +115,12 @@ STRIPPED = {
         set(),
         "as root: chmod 666 /dev/fuse, and see which rule of udev sets it",
     ),
-    "/dev/fuse": ("mount --bind /etc/hostname /dev/fuse", {"/dev/fuse"}, set(), "as root: modprobe fuse"),
+    "/dev/fuse": (
+        "mount --bind /etc/hostname /dev/fuse",
+        {"/dev/fuse"},
+        set(),
+        "as root: modprobe fuse",
+    ),
     "user namespaces": (
         "echo 0 >/proc/sys/user/max_user_namespaces",
         {"user namespaces"},
@@ -159,7 +173,9 @@ def test_stripped_of_everything(doctor, site, site_text):
 
 def test_refusal_of_options(doctor, tmp_path):
     """A util-linux that is too old shows in the options that are used."""
-    place = fake(tmp_path, "unshare", "echo \"unshare: unrecognized option '--keep-caps'\" >&2; exit 1")
+    place = fake(
+        tmp_path, "unshare", "echo \"unshare: unrecognized option '--keep-caps'\" >&2; exit 1"
+    )
     status, checks = doctor(variables={"PATH": f"{place}:{PATH}"})
     assert (status, states(checks, "problem")) == (1, {"unshare options"})
     assert checks["unshare options"]["advice"] == "install util-linux 2.36 or newer"
@@ -319,7 +335,9 @@ def test_installed(environ, scratch, tmp_path):
     """In an installation compiled files and the modulefile are looked at."""
     prefix = tmp_path / "prefix"
     tool = [sys.executable, "-S", str(ROOT / "tools" / "install"), str(prefix)]
-    subprocess.run(tool, check=True, capture_output=True, env={"PATH": PATH, "PYTHONDONTWRITEBYTECODE": "1"})
+    subprocess.run(
+        tool, check=True, capture_output=True, env={"PATH": PATH, "PYTHONDONTWRITEBYTECODE": "1"}
+    )
     admin = str(prefix / "1.0" / "bin" / "overlay-admin")
 
     def doctor():
@@ -365,9 +383,15 @@ def test_report(ok, prepared):
         assert one["size"] == (50 - cut) * (16 << 20) + cut * (8 << 20)
         assert one["allocated"] == sum(each.st_blocks for each in status) * 512
         assert one["files"] == (50 - damaged) * 40
-        counted = {name: one[name] for name in ("overlays", "damaged", "not_clean", "old", "nearly_full")}
+        counted = {
+            name: one[name] for name in ("overlays", "damaged", "not_clean", "old", "nearly_full")
+        }
         assert counted == {
-            "overlays": 50, "damaged": damaged, "not_clean": 2, "old": 4, "nearly_full": 1,
+            "overlays": 50,
+            "damaged": damaged,
+            "not_clean": 2,
+            "old": 4,
+            "nearly_full": 1,
         }
         assert one["in_use"] == one["unreadable"] == 0
     total = found["total"]
@@ -385,7 +409,18 @@ def test_report_forms(ok, run, prepared):
     result = run("overlay-admin", "report", "-v", prepared)
     lines = result.stdout.splitlines()
     assert lines[0].split() == [
-        "OWNER", "OVERLAYS", "SIZE", "ON", "DISK", "USED", "FILES", "NOT", "CLEAN", "OLD", "FULL", "DAMAGED",
+        "OWNER",
+        "OVERLAYS",
+        "SIZE",
+        "ON",
+        "DISK",
+        "USED",
+        "FILES",
+        "NOT",
+        "CLEAN",
+        "OLD",
+        "FULL",
+        "DAMAGED",
     ]
     assert len(lines) == 24 and lines[-1] == "37,000 files kept off the file system"
     assert len(result.stderr.splitlines()) == 50

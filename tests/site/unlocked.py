@@ -55,7 +55,9 @@ class Server:
                 if error.errno == errno.ENODEV:
                     return
                 continue
-            _length, code, unique, node, _uid, _gid, _pid, _extra = struct.unpack_from("<IIQQIIII", data)
+            _length, code, unique, node, _uid, _gid, _pid, _extra = struct.unpack_from(
+                "<IIQQIIII", data
+            )
             try:
                 action = self.ACTIONS.get(code)
                 if action is None:
@@ -171,7 +173,11 @@ class Server:
         self._refuse()
         if self.locks == "all":
             return b""
-        mine = [held for held in self.held.get(owner, ()) if held[0] != node or not start <= held[1] <= end]
+        mine = [
+            held
+            for held in self.held.get(owner, ())
+            if held[0] != node or not start <= held[1] <= end
+        ]
         if kind != 2 and self._in_the_way(node, owner, start, end, kind):
             raise Refused(errno.EAGAIN)
         self.held[owner] = [*mine, (node, start, end, kind)] if kind != 2 else mine

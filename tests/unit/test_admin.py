@@ -61,7 +61,9 @@ def test_origins(ok, environ, site, site_text, home):
         ["create.files", "=", "5", "#", f"{site},", "line", "4,", "locked"],
     ]
     plain = ok("overlay-admin", "config").splitlines()
-    assert len(plain) == len(lines) and "create.size = 10G" in plain and "create.min_size =" in plain
+    assert (
+        len(plain) == len(lines) and "create.size = 10G" in plain and "create.min_size =" in plain
+    )
 
 
 def test_wrong_in_the_environment(run):
@@ -89,9 +91,15 @@ def test_check_wrong(run, scratch, text, line, sentence, hint):
     ("text", "said"),
     [
         (None, "cannot read new.ini: No such file or directory"),
-        ("[site]\nlock = create.sise\n", "new.ini, line 2: [site] lock: there is no create.sise to lock"),
+        (
+            "[site]\nlock = create.sise\n",
+            "new.ini, line 2: [site] lock: there is no create.sise to lock",
+        ),
         ("[site]\nlock = create\n", "new.ini, line 2: [site] lock: there is no create to lock"),
-        ("[site]\nlock = images.*\n", "new.ini, line 2: [site] lock: there is no 'images.*' to lock"),
+        (
+            "[site]\nlock = images.*\n",
+            "new.ini, line 2: [site] lock: there is no 'images.*' to lock",
+        ),
     ],
 )
 def test_check_more(run, scratch, text, said):
@@ -122,7 +130,11 @@ def test_check_own(ok):
     ("arguments", "said", "hint"),
     [
         ([], "the following arguments are required: COMMAND", "overlay-admin --help"),
-        (["x"], "argument COMMAND: 'x' is not one of config, doctor, report", "overlay-admin --help"),
+        (
+            ["x"],
+            "argument COMMAND: 'x' is not one of config, doctor, report",
+            "overlay-admin --help",
+        ),
         (["report"], "the following arguments are required: DIR", "overlay-admin report --help"),
         (
             ["report", "--older", "-1", "."],
