@@ -766,9 +766,8 @@ def _modulefile(environ, root):
         yield Check("modulefile", OK, f"module use {quote(directory)}; it loads", why)
         return
     lines = [line.strip() for line in result.errors.splitlines() if line.strip()]
-    said = next(
-        (line for line in lines if "overlay" in line), lines[0] if lines else "it does not load"
-    )
+    said = next((line for line in lines if "error" in line.lower()), " ".join(lines[:1]))
+    said = said or "it does not load"
     yield Check(
         "modulefile", PROBLEM, said, why, "see [engine] module, and what the module system says"
     )

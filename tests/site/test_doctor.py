@@ -357,6 +357,31 @@ def test_installed(environ, scratch, tmp_path):
     assert doctor()["modulefile"]["state"] == "warning"
 
 
+MODULE_SYSTEMS = {
+    "LMOD_CMD": "/usr/share/lmod/lmod/libexec/lmod",
+    "MODULES_CMD": os.path.join(
+        os.path.dirname(os.path.dirname(BASE)),
+        "environment-modules/usr/lib/x86_64-linux-gnu/modulecmd.tcl",
+    ),
+}
+
+
+@pytest.mark.parametrize("variable", MODULE_SYSTEMS)
+def test_modulefile(environ, scratch, site, site_text, variable):
+    """The module system that is here loads the modulefile, or what it says is told."""
+    environ[variable] = MODULE_SYSTEMS[variable]
+
+    def check():
+        result = execute([ADMIN, "doctor", "--json", "."], environ=environ, cwd=scratch)
+        checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+        return checks["modulefile"]["state"], checks["modulefile"]["found"]
+
+    assert check() == ("ok", f"module use {ROOT}/modulefiles; it loads")
+    site.write_text(site_text + "[engine]\nmodule = no-such-engine\n")
+    state, said = check()
+    assert state == "problem" and "error" in said.lower()
+
+
 # ------------------------------------------------------------------------------- report --
 
 
