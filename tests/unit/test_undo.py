@@ -1,0 +1,152 @@
+"""The way back after an interrupted change of an image, and undo files that do not fit."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from overlay import extfs, undo
+from overlay.errors import DAMAGED, OverlayError
+from support import tool
+
+MIB = 1 << 20
+ENVIRON = {"PATH": "/usr/bin:/bin"}
+
+
+def superblock(path):
+    """Return the Superblock of an image."""
+    with open(path, "rb") as file:
+        return extfs.read_superblock(file.fileno())
+
+
+def set_fields(path, *pairs):
+    """Set fields of the superblock, as debugfs names them."""
+    for name, value in pairs:
+        words = ["/usr/sbin/debugfs", "-w", "-R", f"ssv {name} {value}", path]
+        subprocess.run(words, check=True, capture_output=True)
+
+
+@pytest.fixture
+def half_grown(make_image):
+    """Return a function that makes an image in the midst of growing, and its undo file."""
+
+    def half_grown(name="a.ext3"):
+        path = str(make_image(name))
+        back = undo.name(path, os.stat(path), superblock(path))
+        before = open(path, "rb").read()
+        set_fields(path, ("state", 0))
+        os.truncate(path, 200 * MIB)
+        assert tool("resize2fs", "-f", "-z", back, path).returncode == 0
+        set_fields(path, ("state", 0))
+        return path, back, before
+
+    return half_grown
+
+
+def is_sound(path):
+    """Return whether e2fsck finds no damage, the state left aside."""
+    return tool("e2fsck", "-fp", path).returncode in (0, 1)
+
+
+def test_played_back(half_grown):
+    """What is half done is undone: length and all content as before, the undo file gone."""
+    path, back, before = half_grown()
+    assert undo.recover(path, ENVIRON)
+    assert not os.path.exists(back)
+    assert os.stat(path).st_size == len(before)
+    after = open(path, "rb").read()
+    # The superblock has another state and time; all else is as it was.
+    assert (after[:1024], after[4096:]) == (before[:1024], before[4096:])
+    assert is_sound(path)
+    assert not undo.recover(path, ENVIRON)
+
+
+def test_through_a_link(half_grown, tmp_path):
+    """The undo file lies beside the image itself, not beside a link to it."""
+    path, _back, before = half_grown()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link.ext3"
+    link.symlink_to(path)
+    assert undo.recover(str(link), ENVIRON)
+    assert os.stat(path).st_size == len(before)
+
+
+def mounted_since(path):
+    """As if it had been mounted in the meantime."""
+    set_fields(path, ("mnt_count", 7), ("mtime", 1700000000))
+
+
+def made_clean(path):
+    """As if e2fsck had been run by hand."""
+    set_fields(path, ("state", 1))
+
+
+def another(path):
+    """Another image has come into its place, with its inode number, never mounted, unclean."""
+    other = path + ".other"
+    words = ["/usr/sbin/mke2fs", "-q", "-t", "ext3", "-b", "4096", other, "16M"]
+    subprocess.run(words, check=True, capture_output=True)
+    set_fields(other, ("state", 0))
+    with open(other, "rb") as source, open(path, "r+b") as target:
+        target.truncate(0)
+        shutil.copyfileobj(source, target)
+    os.unlink(other)
+
+
+@pytest.mark.parametrize("change", [mounted_since, made_clean, another])
+def test_stale(half_grown, change):
+    """An undo file that does not fit the image any more is not played back, but removed."""
+    path, back, _before = half_grown()
+    change(path)
+    now = open(path, "rb").read()
+    assert not undo.recover(path, ENVIRON)
+    assert open(path, "rb").read() == now
+    assert not os.path.exists(back)
+
+
+def test_of_others(half_grown, make_image):
+    """The undo file of another image is left alone."""
+    _path, back, _before = half_grown()
+    other = make_image("b.ext3")
+    assert not undo.recover(str(other), ENVIRON)
+    assert os.path.exists(back)
+
+
+def test_empty(half_grown):
+    """A kill before anything was noted leaves an undo file without content: no harm."""
+    path, back, before = half_grown()
+    with open(path, "r+b") as file:
+        file.write(before)
+        file.truncate(200 * MIB)
+    set_fields(path, ("state", 0))
+    open(back, "wb").close()
+    undo.recover(path, ENVIRON)
+    assert not os.path.exists(back)
+    assert is_sound(path)
+
+
+def test_cannot_be_played_back(half_grown):
+    """Garbage in an undo file: damaged is said, with what to do by hand; it stays."""
+    path, back, _before = half_grown()
+    with open(back, "wb") as file:
+        file.write(b"garbage" * 1000)
+    now = open(path, "rb").read()
+    with pytest.raises(OverlayError) as error:
+        undo.recover(path, ENVIRON)
+    assert error.value.status == DAMAGED
+    assert "cannot be undone" in error.value.what
+    assert back in error.value.hint
+    assert os.path.exists(back)
+    assert open(path, "rb").read() == now
+
+
+@pytest.mark.parametrize(
+    "name", [".overlay-undo.{}", ".overlay-undo.{}.x.0.0", ".overlay-undo.{}.1"]
+)
+def test_odd_names(half_grown, name):
+    """Names that nobody of ours gave do no harm."""
+    path, back, _before = half_grown()
+    os.rename(back, os.path.join(os.path.dirname(path), name.format(os.stat(path).st_ino)))
+    now = open(path, "rb").read()
+    assert not undo.recover(path, ENVIRON)
+    assert open(path, "rb").read() == now
