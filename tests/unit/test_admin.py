@@ -297,7 +297,7 @@ def test_trial(tmp_path):
 def test_trial_elsewhere(tmp_path):
     """Where nothing can be written, that is all that is said."""
     assert trial.of(str(tmp_path / "no")).written == "No such file or directory"
-    assert trial.of("/a\0b").written == "embedded null byte"
+    assert "embedded null" in trial.of("/a\0b").written
     if os.getuid():
         tmp_path.chmod(0o555)
         found = trial.of(str(tmp_path))
