@@ -11,16 +11,22 @@ from overlay import extfs, process
 from overlay.errors import DAMAGED, OverlayError, quote
 
 _PREFIX = ".overlay-undo."
+_HEADER = 512  # bytes; a shorter file was killed before anything was overwritten
 
 
 def name(path, status, superblock):
     """Return the path of the undo file for an image in its present state.
 
-    The image's inode, length and mount times are in the name: when it was mounted since,
-    the file no longer fits, and playing it back would do harm.
+    The image's inode, length, identity and mount times are in the name: when it is another
+    image, or was mounted since, the file does not fit, and playing it back would do harm.
     """
-    words = (status.st_ino, status.st_size, superblock.mount_time, superblock.mount_count)
+    words = (status.st_ino, status.st_size, *_identity(superblock))
     return os.path.join(os.path.dirname(path), _PREFIX + ".".join(map(str, words)))
+
+
+def _identity(superblock):
+    """Return, as words, what tells an image and its last mount from every other."""
+    return superblock.uuid.hex(), str(superblock.mount_time), str(superblock.mount_count)
 
 
 def recover(path, environ):
@@ -39,9 +45,10 @@ def recover(path, environ):
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             superblock = extfs.read_superblock(descriptor)
-            fits = numbers[2:] == [str(superblock.mount_time), str(superblock.mount_count)]
+            fits = tuple(numbers[2:]) == _identity(superblock)
             if fits and not superblock.is_clean and numbers[1].isdecimal():
-                _play_back(undo, path, environ)
+                if os.path.getsize(undo) >= _HEADER:
+                    _play_back(undo, path, environ)
                 os.truncate(descriptor, int(numbers[1]))
                 extfs.write_state(descriptor, 0)
                 done = True

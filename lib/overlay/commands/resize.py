@@ -1,5 +1,7 @@
 """resize-overlay: more room, more files, or less."""
 
+import os
+
 from overlay import config as configuration
 from overlay import creation, extfs, guard, process, resizing, size
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
@@ -19,10 +21,12 @@ def main(options, environ, root, output):
     try:
         superblock = whole.superblock
         now = whole.status.st_size
+        if now - superblock.size > superblock.blocks_per_group * superblock.block_size:
+            now = superblock.size  # a resize that was cut short has left the file longer
         files_now = superblock.inodes_count - extfs.RESERVED_INODES
         wanted = _amount("-s", options.size, size.parse_size, now)
         files = _amount("-n", options.files, size.parse_count, files_now)
-        _check(whole, wanted, files if options.files else None, config)
+        _check(whole, wanted, files if options.files else None, config, environ, output)
         if options.files is not None and files != files_now:
             new = resizing.rebuild(whole, wanted, files, config, environ, output.notice)
         elif wanted > now:
@@ -51,7 +55,7 @@ def _amount(option, text, parse, now):
         ) from None
 
 
-def _check(whole, wanted, files, config):
+def _check(whole, wanted, files, config, environ, output):
     """Hold the new size against the site's policy and what ext3 can be."""
     if not whole.upper_is_mine:
         raise OverlayError(
@@ -65,8 +69,19 @@ def _check(whole, wanted, files, config):
             f" ({size.format_size(extfs.LARGEST)})",
             status=USAGE,
         )
-    held = files if files is not None else whole.superblock.inodes_count
-    creation.check_policy(creation.Creation(wanted, held), config)
+    # A number of files that is not asked for is not held against the policy: it follows the
+    # size, and a new overlay has some more than it promises.
+    held = files if files is not None else config["create.max_files"] or 1
+    if files is None and config["create.min_files"]:
+        held = max(held, config["create.min_files"])
+    request = creation.Creation(wanted, held)
+    creation.check_policy(request, config)
+    allocated = whole.status.st_blocks * 512
+    if files is None and wanted > whole.status.st_size:
+        # Only what comes to it must still be allowed.
+        request.size -= whole.status.st_size
+        request.sparse = allocated < whole.status.st_size
+        creation.check_room(request, os.path.realpath(whole.path), config, environ, output.notice)
 
 
 def _say(options, wanted, new, output):
