@@ -1,0 +1,570 @@
+"""create-overlay --from, -t and -f: the same as if the user had made the files inside."""
+
+import gzip
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import tarfile
+
+import pytest
+from e2e.listing import listed, listing, plant, unlock
+from e2e.safety.conftest import start  # noqa: F401
+from e2e.safety.trees import descendants, named
+from overlay import extfs, markers
+from support import is_clean, shell, wait_until
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory):
+    """Return a tree with one of everything, and its list."""
+    tree = plant(tmp_path_factory.mktemp("planted") / "tree")
+    yield tree, listing(tree)
+    unlock(tree)
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory):
+    """Return a directory where the base image is unpacked once for all tests."""
+    return tmp_path_factory.mktemp("unpacked")
+
+
+@pytest.fixture
+def local(tmp_path, environ, unpacked):
+    """Return the directory for temporary files, to see that nothing is left there."""
+    path = tmp_path / "local"
+    path.mkdir()
+    (path / f"overlay-base.{os.getuid()}").symlink_to(unpacked)
+    environ["OVERLAY_SCRATCH_LOCAL"] = str(path)
+    yield path
+    assert os.listdir(path) == [f"overlay-base.{os.getuid()}"]
+
+
+@pytest.fixture(autouse=True)
+def _use_local(local):
+    """See in every test that nothing is left."""
+
+
+def tar(tree, path, *options):
+    """Make a tar archive of a tree, all but what its owner himself cannot read."""
+    words = ["tar", "--xattrs", "-S", *options, "-C", tree, "-cf", path, "."]
+    subprocess.run(words, check=False, stderr=subprocess.DEVNULL)
+    return path
+
+
+def inside(ok, layer, line):
+    """Return what a line of shell prints in a session."""
+    return ok("run-overlay", "-o", layer, "--", "sh", "-c", line)
+
+
+def readable(found):
+    """Return a list without what its owner cannot read."""
+    closed = ("b'/mode 0'", "b'/directory 0'")
+    return {name: row for name, row in found.items() if name not in closed}
+
+
+# ---------------------------------------------------------------- directories --
+
+
+def test_directory(ok, scratch, planted):
+    """All that a directory holds is there, the user's own, and he can change and delete it."""
+    tree, expected = planted
+    told = json.loads(ok("create-overlay", "--json", "--from", tree, "-o", "a"))
+    assert is_clean(scratch / "a.ext3")
+    assert told["size"] == os.stat(scratch / "a.ext3").st_size
+    assert listed(ok, ["a.ext3:ro"], "/tree") == expected
+    assert listed(ok, ["a.ext3"], "/tree") == expected
+    # What its owner could not read has come along all the same, and holes are holes.
+    line = "cd /tree && chmod 700 'mode 0' 'directory 0' && cat 'mode 0' 'directory 0/inner'"
+    assert inside(ok, "a.ext3", f"{line} && du -k sparse") == "textinner12\tsparse\n"
+    line = "find /tree ! -user $(id -u); rm -r /tree && ls / | grep -x tree; echo x >/opt/new"
+    assert inside(ok, "a.ext3", line) == ""
+
+
+def test_places(ok, run, scratch, planted):
+    """Several sources, one in another, the same twice, at the top, and over one another."""
+    tree, expected = planted
+    (scratch / "over").mkdir()
+    (scratch / "over" / "empty").write_text("no more")
+    words = []
+    for source in (tree, f"{tree}:/opt/x y", f"{tree}/deep:/tree2/deep", "over:/opt/x y", "over:/"):
+        words += ["--from", source]
+    ok("create-overlay", "-q", *words, "-o", "a")
+    assert listed(ok, ["a.ext3:ro"], "/tree") == expected
+    below = {name: row for name, row in listed(ok, ["a.ext3:ro"], "/opt/x y").items()}
+    differing = {name for name in expected if below[name] != expected[name]}
+    assert differing == {"b'/empty'"}
+    deep = listed(ok, ["a.ext3:ro"], "/tree2/deep")
+    assert deep == listing(tree / "deep") or deep["b'/er/random'"][7] == expected["b'/same'"][7]
+    line = "cat /empty '/opt/x y/empty'; echo new >'/opt/x y/same'; cmp /tree/same /tree2/deep/er/random"
+    assert inside(ok, "a.ext3", line) == "no moreno more"
+
+
+@pytest.mark.parametrize(
+    ("dest", "covers"),
+    [("/bound", "/bound"), ("/bound/x", "/bound"), ("/tmp/x", "/tmp"), ("/proc", "/proc")],
+)
+def test_covered(run, scratch, site, site_text, dest, covers):
+    """A place below what the host covers is refused."""
+    site.write_text(f"{site_text}[binds]\npaths = {scratch}:/bound\n")
+    (scratch / "tree").mkdir()
+    assert run("create-overlay", "--from", f"tree:{dest}") == (
+        2,
+        "",
+        f"create-overlay: error: {dest} would not be seen inside: the host's {covers} covers it\n"
+        "create-overlay: hint: choose another place: --from tree:/opt/NAME\n",
+    )
+
+
+def test_foreign(ok, run, scratch, colleague):
+    """What another user lets one read becomes one's own; what he does not is named."""
+    ok("create-overlay", "-q", "--from", f"{colleague}/0755.d/upper/data:/data", "-o", "a")
+    line = "cat /data/hello; echo mine >/data/hello; rm -r /data; ls -d /data 2>&1 | wc -l"
+    assert inside(ok, "a.ext3", line) == "hello from a colleague\n1\n"
+    result = run("create-overlay", "--from", f"{colleague}:/data", "-o", "b")
+    assert (result.status, result.stdout) == (73, "")
+    assert "0600.ext3" in result.stderr and "ermission denied" in result.stderr
+    assert os.listdir(scratch) == ["a.ext3"]
+
+
+# ------------------------------------------------------------------- archives --
+
+
+@pytest.mark.parametrize("option", ["", "-z", "-j", "-J", "--zstd"])
+def test_tar(ok, scratch, planted, option):
+    """A tar archive comes out the same, however it is compressed."""
+    tree, expected = planted
+    tar(tree, scratch / "a.tar", *([option] if option else []))
+    ok("create-overlay", "-q", "--from", "a.tar:/tree", "-o", "a")
+    found = readable(listed(ok, ["a.ext3:ro"], "/tree"))
+    assert found == readable(expected)
+    line = "du -k /tree/sparse; rm -r /tree; ls / | grep -x tree; touch /new"
+    assert inside(ok, "a.ext3", line) == "12\t/tree/sparse\n"
+
+
+def test_squashfs(ok, scratch, planted):
+    """A squashfs file comes out the same."""
+    tree, expected = planted
+    words = ["mksquashfs", tree, "s.sqsh", "-quiet", "-no-progress"]
+    subprocess.run(words, cwd=scratch, check=True, capture_output=True)
+    ok("create-overlay", "-q", "--from", "s.sqsh:/tree", "-o", "a")
+    found = listed(ok, ["a.ext3:ro"], "/tree")
+    assert {name: row for name, row in readable(found).items() if row[7]} == {
+        name: row for name, row in readable(expected).items() if row[7]
+    }
+    assert inside(ok, "a.ext3", "rm -r /tree; ls / | grep -x tree; touch /new") == ""
+
+
+def test_archive_at_the_top(ok, scratch):
+    """An archive without a place is unpacked at /, beside what the site puts there."""
+    (scratch / "root" / "opt").mkdir(parents=True)
+    (scratch / "root" / "opt" / "f").write_text("text")
+    tar(scratch / "root", scratch / "a.tar")
+    ok("create-overlay", "-q", "--from", "a.tar", "-o", "a")
+    assert inside(ok, "a.ext3", "cat /opt/f; touch /opt/new; ls /opt") == "textf\nnew\n"
+
+
+def hostile(path, *members):
+    """Make a compressed tar archive of members: (name, fields of its header)."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, fields in members:
+            info = tarfile.TarInfo(name)
+            for field, value in fields.items():
+                setattr(info, field, value)
+            archive.addfile(info, io.BytesIO(bytes(info.size)) if info.size else None)
+
+
+LINK = {"type": tarfile.SYMTYPE}
+HOSTILE = {
+    "traversal": [("../../evil", {})],
+    "absolute": [("{}/evil", {})],
+    "link out": [("a/l", {**LINK, "linkname": "../../.."})],
+    "through a link": [("l", {**LINK, "linkname": "{}"}), ("l/evil", {})],
+    "hard link out": [("h", {"type": tarfile.LNKTYPE, "linkname": "{}/secret"})],
+    "device": [("null", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3})],
+    "bomb": [("zeros", {"size": 40 * MIB})],
+}
+
+
+@pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE)
+def test_hostile(run, scratch, members):
+    """A malicious archive ends with an error; nothing outside, nothing left."""
+    outside = scratch / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    filled = [
+        (
+            name.format(outside),
+            {
+                key: str(value).format(outside) if key == "linkname" else value
+                for key, value in fields.items()
+            },
+        )
+        for name, fields in members
+    ]
+    hostile(scratch / "a.tgz", ("fine", {}), *filled)
+    result = run("create-overlay", "-s", "32", "-n", "1", "--from", "a.tgz", "-o", "a")
+    assert (result.status, result.stdout) in ((65, ""), (73, "")), result
+    assert "a.tgz" in result.stderr
+    assert sorted(os.listdir(scratch)) == ["a.tgz", "outside"]
+    assert os.listdir(outside) == ["secret"]
+    assert (outside / "secret").stat().st_nlink == 1
+
+
+def test_huge_sparse(run, scratch):
+    """A sparse member of an absurd size ends with an error, and soon."""
+    with open(scratch / "huge", "wb") as file:
+        file.truncate(8 << 40)
+    subprocess.run(["tar", "-Sczf", "a.tgz", "huge"], cwd=scratch, check=True)
+    (scratch / "huge").unlink()
+    for words in (["-s", "32", "-n", "1"], []):
+        result = run("create-overlay", *words, "--from", "a.tgz", "-o", "a")
+        assert result.status in (65, 73), result
+        assert os.listdir(scratch) == ["a.tgz"]
+
+
+def test_many_members(run, scratch):
+    """An archive of more files than were asked for ends with the number that would do."""
+    data = b"".join(tarfile.TarInfo(f"{number // 500}/{number}").tobuf() for number in range(20000))
+    with gzip.open(scratch / "a.tgz", "wb", compresslevel=1) as file:
+        file.write(data + bytes(1024))
+    result = run("create-overlay", "-s", "32", "-n", "1", "--from", "a.tgz", "-o", "a")
+    assert result.status in (2, 73), result
+    assert os.listdir(scratch) == ["a.tgz"]
+
+
+# ----------------------------------------------------------------------- sizes --
+
+
+@pytest.fixture
+def data(scratch):
+    """Return a directory of 40 MiB in 1500 files."""
+    tree = scratch / "data"
+    for number in range(1500):
+        path = tree / str(number % 7)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / str(number)).write_bytes(os.urandom(1000) * 28)
+    return tree
+
+
+def test_margin(ok, run, scratch, data):
+    """Without -s and -n there is room for so much more as the site says."""
+    for margin in ("20%", "100%"):
+        environ = {"OVERLAY_CREATE_MARGIN": margin}
+        words = ["--json", "--from", "data", "-o", margin[:-1]]
+        told = json.loads(ok("create-overlay", *words, variables=environ))
+        share = int(margin[:-1]) / 100
+        assert told["data_available"] > 1500 * 28672 * share
+        assert told["files_available"] > 1500 * share
+        assert told["size"] < 1500 * 28672 * (1 + share) + 40 * MIB
+
+
+def test_smallest(ok, run, scratch, data):
+    """Too small is refused with the smallest that would do; that one works."""
+    for words, rest in (
+        (["-s", "20", "-n", "2"], ["-n", "2"]),
+        (["-s", "20"], []),
+        (["-n", "0.7"], []),
+        (["-n", "1", "-s", "200"], ["-s", "200"]),
+    ):
+        result = run("create-overlay", "--from", "data", *words, "-o", "a")
+        assert (result.status, result.stdout) == (2, ""), result
+        assert os.listdir(scratch) == ["data"]
+        option, amount = re.search(r"the smallest .*: (-[sn]) (\S+)\n", result.stderr).groups()
+        ok("create-overlay", "-q", "--from", "data", option, amount, *rest, "-o", "a")
+        assert is_clean(scratch / "a.ext3")
+        assert inside(ok, "a.ext3:ro", "find /data -type f | wc -l") == "1500\n"
+        (scratch / "a.ext3").unlink()
+
+
+def test_usable(ok, scratch, data):
+    """--usable: the size is the room for data, whatever the tables need beside it."""
+    for size, files in ((20, 1), (500, 200), (3000, 20)):
+        words = ["--sparse", "--json", "--usable", "-s", size, "-n", files, "-o", size]
+        told = json.loads(ok("create-overlay", *words))
+        assert size * MIB <= told["data_available"] < size * MIB * 1.1 + 20 * MIB
+        assert told["files_available"] >= files * 1000
+    words = ["--json", "--usable", "-s", "100", "--from", "data", "-o", "b"]
+    told = json.loads(ok("create-overlay", *words))
+    assert told["data_available"] >= (100 - 42) * MIB
+
+
+def test_dry_run(ok, run, environ, scratch, planted):
+    """--dry-run does nothing; its lines, pasted, make the same overlay."""
+    tree, expected = planted
+    words = ["-s", "100", "-n", "2", "--from", tree, "-o", "it's"]
+    printed = ok("create-overlay", "--dry-run", *words)
+    assert os.listdir(scratch) == []
+    result = shell(printed, environ, scratch)
+    assert result.status == 0, result
+    assert os.listdir(scratch) == ["it's.ext3"]
+    assert listed(ok, ["it's.ext3:ro"], "/tree") == expected
+
+
+# ------------------------------------------------------------------ templates --
+
+
+@pytest.fixture
+def conda(scratch, site, site_text):
+    """Configure a template conda: what stands for Miniforge, and a script beside it."""
+    tree = scratch.parent / "miniforge"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "bin" / "conda").write_text("#!/bin/sh\necho conda at work\n")
+    (tree / "bin" / "conda").chmod(0o755)
+    (tree / "env.sh").write_text("PATH=/ext3/bin:$PATH\n")
+    archive = tar(tree, scratch.parent / "mini forge.tar.gz", "-z")
+    more = "[templates]\nconda = '" + str(archive) + ":/ext3'\nempty = " + str(tree / "bin") + "\n"
+    site.write_text(site_text + more)
+    return archive
+
+
+def test_template(ok, conda):
+    """-t, and create-overlay-conda beside it: the program in it runs and is the user's."""
+    line = ". /ext3/env.sh; conda; touch /ext3/new; rm /ext3/bin/conda"
+    for program, options in (("create-overlay", ["-t", "conda"]), ("create-overlay-conda", [])):
+        words = ["-s", "50", "-n", "2", "-o", program, *options]
+        ok(program, "-q", *words)
+        assert inside(ok, f"{program}.ext3", line) == "conda at work\n"
+    (conda.parent / "more").mkdir()
+    ok("create-overlay-conda", "-q", "--from", conda.parent / "more", "-o", "no-size")
+    assert inside(ok, "no-size.ext3:ro", "ls -d /ext3/bin /more") == "/ext3/bin\n/more\n"
+
+
+def test_list_templates(ok, run, conda, site, site_text):
+    """The templates of the site, a line each; without any, that is said."""
+    lines = ok("create-overlay", "--list-templates").splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["conda", "empty"]
+    assert str(conda) in lines[0]
+    result = run("create-overlay", "-t", "no", "-s", "16", "-n", "1")
+    assert (result.status, "there is no template no" in result.stderr) == (66, True)
+    assert "conda, empty" in result.stderr
+    conda.unlink()
+    assert run("create-overlay-conda", "-s", "16", "-n", "1").status == 66
+    site.write_text(site_text)
+    assert run("create-overlay", "--list-templates") == (
+        0,
+        "",
+        "create-overlay: the site has no templates\n",
+    )
+    assert run("create-overlay-conda", "-s", "16", "-n", "1").status == 66
+
+
+# ----------------------------------------------------------------------- build --
+
+
+def found_markers(path):
+    """Return the markers in an image, with their directories."""
+    with open(path, "rb") as file:
+        reader = extfs.Reader(file.fileno(), extfs.read_superblock(file.fileno()))
+        paths = markers.Paths(reader, reader.lookup(b"upper")[0])
+        return sorted(
+            (paths.of(marker.directory) if marker.directory else b"", marker.name)
+            for marker in markers.scan(reader)
+        )
+
+
+BUILD = """#!/bin/bash
+set -e
+mkdir -p /data/deep
+echo made >/data/deep/made; echo gone >/data/deep/gone; rm /data/deep/gone
+python3 -m venv --without-pip /opt/env
+ln -s /data /opt/data
+rm /usr/share/base-files/motd
+rm -r /usr/share/base-passwd
+rm -r /usr/share/debconf; mkdir /usr/share/debconf; echo new >/usr/share/debconf/new
+echo built here; echo complaint >&2
+"""
+SEEN = """
+/opt/env/bin/python -c 'print(6 * 7)'; cat /opt/data/deep/made; ls /data/deep
+ls -A /usr/share/debconf; ls -d /usr/share/base-files/motd /usr/share/base-passwd 2>/dev/null
+find / -xdev -name '.wh.*' 2>/dev/null; test -e /usr/share/base-files/profile && echo still
+"""
+
+
+def test_build(ok, run, scratch):
+    """What commands have made is there, and right, writable and read-only; nothing needless."""
+    (scratch / "build.txt").write_text(BUILD)
+    result = run("create-overlay", "-f", "build.txt", "-o", "a")
+    assert result.status == 0, result
+    assert "built here\n" in result.stdout and "complaint" in result.stdout + result.stderr
+    assert sorted(os.listdir(scratch)) == ["a.ext3", "build.txt"]
+    assert is_clean(scratch / "a.ext3")
+    for mode in (":ro", ""):
+        assert inside(ok, f"a.ext3{mode}", SEEN) == "42\nmade\nmade\nnew\nstill\n", mode
+    # The device is in no directory that the scan tells.
+    assert [row for row in found_markers(scratch / "a.ext3") if row != (b"", b"")] == [
+        (b"usr/share/debconf", b".wh..wh..opq")
+    ]
+    assert found_markers(scratch / "a.ext3").count((b"", b"")) == 2
+    line = "rm -r /data /opt/env /usr/share/debconf && touch /opt/new; ls /opt"
+    assert inside(ok, "a.ext3", line) == "data\nnew\n"
+
+
+def test_build_on_sources(ok, scratch):
+    """Commands see what the overlay is filled with beside them, and can change it."""
+    (scratch / "tree").mkdir()
+    (scratch / "tree" / "one").write_text("one")
+    (scratch / "build.txt").write_text("cp /tree/one /tree/two; rm /tree/one; echo $PWD >/tree/pwd")
+    ok("create-overlay", "-q", "-f", "build.txt", "--from", "tree", "-o", "a", "-s", "30")
+    assert inside(ok, "a.ext3:ro", "cd /tree; ls; cat two").startswith("pwd\ntwo\none")
+    assert found_markers(scratch / "a.ext3") == []
+
+
+@pytest.mark.parametrize(
+    ("commands", "ended"),
+    [
+        ("echo out; echo err >&2; exit 4", "status 4"),
+        ("echo out; echo err >&2; set -e; false; echo not", "status 1"),
+        ("echo out; echo err >&2; kill -9 $$", "9"),
+    ],
+)
+def test_build_fails(run, scratch, commands, ended):
+    """A failing command makes no overlay and leaves what was printed."""
+    (scratch / "build.txt").write_text(commands)
+    result = run("create-overlay", "-f", "build.txt", "-o", "a")
+    assert result.status == 73, result
+    assert ended in result.stderr and "no overlay was made" in result.stderr
+    (log,) = set(os.listdir(scratch)) - {"build.txt"}
+    assert f"less {scratch / log}" in result.stderr.replace("'", "")
+    assert (scratch / log).read_text().split()[:2] == ["out", "err"]
+
+
+def test_build_keeps_a_log_of_the_user(ok, run, scratch):
+    """A file that is called as the log would be is not touched."""
+    (scratch / "a.log").write_text("mine")
+    (scratch / "build.txt").write_text("true")
+    ok("create-overlay", "-q", "-f", "build.txt", "-o", "a", "-s", "20", "-n", "1")
+    assert (scratch / "a.log").read_text() == "mine"
+    (scratch / "build.txt").write_text("echo out; false")
+    assert run("create-overlay", "-f", "build.txt", "-o", "b").status == 73
+    assert (scratch / "a.log").read_text() == "mine"
+
+
+def test_build_refused(run, scratch):
+    """What belongs to -f is refused without it; a file of commands that is not there."""
+    assert run("create-overlay", "-s", "16", "-n", "1", "-c", "base").status == 2
+    assert run("create-overlay", "-s", "16", "-n", "1", "-f", "no").status == 66
+    assert run("create-overlay", "-s", "16", "-n", "1", "-f", ".").status == 66
+    assert os.listdir(scratch) == []
+
+
+# ----------------------------------------------------------------- interrupted --
+
+
+def unpacking(local, session):
+    """Whether the archive is being unpacked."""
+    return list(local.glob(f"overlay-create.{session.pid}/upper/*/*0"))
+
+
+def writing(_local, session):
+    """Whether the image is being written."""
+    return named(descendants(session.pid), "mke2fs")
+
+
+def building(_local, session):
+    """Whether the commands are being run."""
+    return session.stdout.readline() == "inside\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", [unpacking, writing, building])
+def test_interrupted(run, start, scratch, local, moment, number):  # noqa: F811
+    """Ctrl-C and TERM while it works: nothing is left, here or in scratch."""
+    words = ["--from", "a.tgz:/data"]
+    if moment is building:
+        words = ["-f", "build.txt"]
+        (scratch / "build.txt").write_text("mkdir -p /data; echo x >/data/x; echo inside; sleep 60")
+    else:
+        with tarfile.open(scratch / "a.tgz", "w:gz", compresslevel=1) as archive:
+            for count in range(8000):
+                info = tarfile.TarInfo(f"{count // 100}/{count}")
+                info.size = 5000
+                archive.addfile(info, io.BytesIO(bytes(5000)))
+    before = sorted(os.listdir(scratch))
+    session = start("create-overlay", *words, "-o", "a")
+    wait_until(lambda: moment(local, session))
+    os.killpg(session.pid, number)
+    status, _errors = session.end()
+    assert (
+        status in (130, -signal.SIGINT)
+        if number == signal.SIGINT
+        else status in (143, -signal.SIGTERM)
+    )
+    assert sorted(set(os.listdir(scratch)) - {"a.log"}) == before
+
+
+# ---------------------------------------------------------------------- policy --
+
+POLICY = "[site]\nlock = create.{0}\n[create]\n{0} = {1}\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "loose", "options", "hint"),
+    [
+        ("max_size", "100M", "1T", ["-s", "101", "-n", "1"], "-s 100"),
+        ("min_size", "50M", "1M", ["-s", "49", "-n", "1"], "-s 50"),
+        ("max_files", "2K", "1M", ["-s", "50", "-n", "2.1"], "-n 2"),
+        ("min_files", "2K", "1", ["-s", "50", "-n", "1"], "-n 2"),
+    ],
+)
+def test_policy(run, home, scratch, site, site_text, key, value, loose, options, hint):
+    """A locked limit holds against the environment and the user's own file; the hint works."""
+    site.write_text(site_text + POLICY.format(key, value))
+    own = home / ".config" / "overlay" / "overlay.ini"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"[create]\n{key} = {loose}\n")
+    variables = {f"OVERLAY_CREATE_{key.upper()}": loose}
+    result = run("create-overlay", *options, "-o", "a", variables=variables)
+    assert (result.status, result.stdout) == (77, ""), result
+    assert f"hint: {hint}\n" in result.stderr
+    assert os.listdir(scratch) == []
+    option, amount = hint.split()
+    options[options.index(option) + 1] = amount
+    assert run("create-overlay", "-q", *options, "-o", "a").status == 0
+
+
+def test_policy_of_what_is_filled(run, scratch, site, site_text, data):
+    """The limits hold for what was worked out from the sources too."""
+    site.write_text(site_text + POLICY.format("max_size", "30M"))
+    assert run("create-overlay", "--from", "data", "-o", "a").status == 77
+    assert os.listdir(scratch) == ["data"]
+
+
+def test_permissions(ok, scratch, site, site_text, data):
+    """The permission bits that the site sets hold, locked too."""
+    site.write_text(site_text + POLICY.format("permissions", "0640"))
+    variables = {"OVERLAY_CREATE_PERMISSIONS": "0666"}
+    ok("create-overlay", "-q", "-s", "16", "-n", "1", "-o", "a", variables=variables)
+    ok("create-overlay", "-q", "--from", "data", "-o", "b", variables=variables)
+    assert [(scratch / name).stat().st_mode & 0o777 for name in ("a.ext3", "b.ext3")] == [0o640] * 2
+
+
+@pytest.mark.parametrize(("rule", "status"), [("allow", 0), ("warn", 0), ("refuse", 77)])
+def test_outside(run, scratch, site, site_text, rule, status):
+    """An overlay that is not where overlays belong: as the site says."""
+    place = scratch / "place"
+    place.mkdir()
+    scratch_text = f"[scratch]\nlocations = '{place}'\noutside = {rule}\n"
+    site.write_text(f"{site_text}[site]\nlock = scratch.outside scratch.locations\n{scratch_text}")
+    variables = {"OVERLAY_SCRATCH_OUTSIDE": "allow", "OVERLAY_SCRATCH_LOCATIONS": "/"}
+    words = ["create-overlay", "-q", "-s", "16", "-n", "1", "-o"]
+    result = run(*words, "a", variables=variables)
+    assert result.status == status, result
+    assert ("is not where overlays belong here" in result.stderr) == (rule != "allow")
+    assert (scratch / "a.ext3").exists() == (status == 0)
+    assert run(*words, "a", cwd=place, variables=variables) == (0, "", "")
+
+
+def test_json(ok, scratch):
+    """--json tells all that the closing summary tells."""
+    told = json.loads(ok("create-overlay", "--json", "-s", "16", "-n", "1", "-o", "a"))
+    status = os.stat(scratch / "a.ext3")
+    assert told["path"] == str(scratch / "a.ext3")
+    assert told["size"] == status.st_size
+    assert told["allocated"] == status.st_blocks * 512
+    assert told["data_available"] > 5 * MIB and told["files_available"] >= 1000
+    assert {"filesystem_available", "quota"} & set(told)
