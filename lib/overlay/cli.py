@@ -77,10 +77,14 @@ def main(program, arguments, environ, root):
     try:
         from importlib import import_module
 
+        from overlay import config
+
         module = import_module(f"overlay.commands.{COMMANDS[program]}")
         chosen = options.parse(program, arguments)
         output.quiet = chosen.quiet
         output.verbose = getattr(chosen, "verbose", False)
+        for words in config.warnings(environ):
+            output.notice(words, "warning")
         return module.main(chosen, environ, root, output)
     except OverlayError as error:
         output.error(error)

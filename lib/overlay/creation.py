@@ -159,7 +159,7 @@ def check_place(path, config, notice):
     """
     places = [os.path.realpath(place) for place in config["scratch.locations"]]
     rule = config["scratch.outside"]
-    if rule == "allow" or any(session.is_below(path, [place]) for place in places):
+    if rule == "allow" or any(os.path.commonpath((path, place)) == place for place in places):
         return
     known = ", ".join(map(quote, config["scratch.locations"])) or "nowhere"
     what = f"{quote(path)} is not where overlays belong here: {known}"

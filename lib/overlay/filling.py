@@ -38,7 +38,8 @@ def parse(options, config):
                 if known != "none"
                 else "this site has none; fill it from a directory or archive: --from SOURCE",
             )
-        words = [*templates[options.template], *words]
+        # Read by its name: what is wrong with it, such as a variable that is not set, is told.
+        words = [*config[f"templates.{options.template}"], *words]
     if options.file is None and (options.container is not None or options.binds):
         raise OverlayError(
             "-c and -b are for the commands of -f, and there is no -f",

@@ -38,6 +38,16 @@ class Image:
         """What tells it from every other file on this host, whatever its name."""
         return self.status.st_dev, self.status.st_ino
 
+    def holds(self, path):
+        """Return whether an ext3 image has something at an absolute path inside."""
+        if self.superblock is None:
+            return False
+        try:
+            reader = extfs.Reader(self.descriptor, self.superblock)
+            return reader.lookup(b"upper" + os.fsencode(path.rstrip("/"))) is not None
+        except (extfs.FormatError, OSError):
+            return False  # said where it matters
+
     @property
     def upper_is_mine(self):
         """Whether what is inside belongs to the caller, who could then write it."""

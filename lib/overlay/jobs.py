@@ -35,6 +35,7 @@ def ways_out(path, environ):
     stem, dot, ending = path.rpartition(".")
     variable = "$SLURM_ARRAY_TASK_ID" if array else "$SLURM_PROCID"
     own = f"{stem}-{variable}.{ending}" if dot else f"{path}-{variable}"
+    own = own if quote(path) == path else f'"{own}"'
     return (
         "one task at a time can write an overlay; of a parallel job, let all read it:"
         f" -o {quote(path)}:ro; or give each its own: -o {own}; or let each write into a layer"

@@ -39,6 +39,8 @@ def begin(descriptor, environ, *, host, stack, others):
            killed are still known to be made over these layers when the next one has the same.
     """
     before = read(descriptor)
+    if 0 <= others - time.time() + 1 <= 1:
+        time.sleep(others - time.time() + 1)  # so that the seconds tell whose they are
     now = str(int(time.time()))
     fields = {
         "user": environ.get("USER") or environ.get("LOGNAME") or str(os.getuid()),

@@ -26,20 +26,9 @@ from overlay.plan import Plan, Step
 # Where the host's files show inside whatever the site binds.
 _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 
-# Directories of the image and of overlays: the engine would lay the host's current
-# directory over them.
-_INSIDE_ONLY = (
-    "/bin",
-    "/boot",
-    "/etc",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/opt",
-    "/sbin",
-    "/usr",
-    "/var",
-)
+# Directories that every image has: the engine would lay the host's current directory over
+# them.
+_INSIDE_ONLY = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr", "/var")
 
 # Launchers that the engine finds before its helpers; each says what it is for.
 HELPERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helpers")
@@ -115,6 +104,7 @@ class Facts:
         room=None,
         helpers=False,
         markers=False,
+        cwd_in_overlay=False,
     ):
         self.images = images  # an Image for each overlay, in order
         self.engine = engine  # an Engine
@@ -128,6 +118,7 @@ class Facts:
         self.scratch = scratch  # a node-local directory for temporary files
         self.room = room  # bytes left on the file system of the first overlay, or None
         self.helpers = helpers  # whether the engine takes our launchers for its helpers
+        self.cwd_in_overlay = cwd_in_overlay  # whether an overlay has a directory of its name
         self.markers = markers  # whether a layer of a read-only session has deletion markers
 
 
@@ -300,6 +291,7 @@ def gather(session, config, environ):
         scratch=scratch_directory(config),
         room=_room(found[0]),
         helpers=engine.takes_helpers(environ),
+        cwd_in_overlay=any(image.holds(cwd) for image in found),
     )
 
 
@@ -340,7 +332,7 @@ def plan(session, config, facts):
                 hint="make one with: create-overlay -s SIZE -n FILES",
             )
         layers.append((found.path, writable and number == 0))
-    inside_only = is_below(facts.cwd, _INSIDE_ONLY)
+    inside_only = _is_inside_only(facts)
     flags = [f"--{gpu}" for gpu in _GPUS if gpu in session.gpus or gpu in facts.gpus]
     if session.fakeroot:
         flags.append("--fakeroot")
@@ -383,6 +375,15 @@ def plan(session, config, facts):
         path_first=helpers if facts.helpers else None,
     )
     return Plan(final, notices=notices, before=before, after=after, writable=writable)
+
+
+def _is_inside_only(facts):
+    """Return whether the current directory means the container's, which the host's would hide."""
+    seen = [*_ALWAYS_VISIBLE, *(bind.partition(":")[0] for bind in facts.binds)]
+    home = facts.environ.get("HOME", "/")
+    if is_below(facts.cwd, [*seen, home]):
+        return False
+    return facts.cwd_in_overlay or is_below(facts.cwd, _INSIDE_ONLY) or facts.cwd == "/opt"
 
 
 def needed_features(session, final):

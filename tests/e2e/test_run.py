@@ -245,7 +245,7 @@ def test_statuses(run, scratch, overlay, status, mode):
 @pytest.mark.parametrize(
     ("command", "status", "message"),
     [
-        ("no-such-command", 127, "run-overlay: 1: exec: no-such-command: not found\n"),
+        ("no-such-command", 127, "run-overlay: no-such-command: command not found\n"),
         ("/no/such", 127, "run-overlay: 1: exec: /no/such: not found\n"),
         ("/etc/passwd", 126, "run-overlay: 1: exec: /etc/passwd: Permission denied\n"),
         ("/etc", 126, "run-overlay: 1: exec: /etc: Permission denied\n"),
@@ -632,14 +632,18 @@ def test_dry_run_does_the_same(run, environ, scratch, overlay, arguments):
     ("mode", "why"),
     [
         ("0644", "it is not yours"),
-        ("0666", "what is inside belongs to another user (uid {uid})"),
+        (
+            "0666",
+            "what is inside belongs to another user (uid {uid}); when it is a copy of yours, make"
+            " it all yours: check-overlay --own {path}",
+        ),
     ],
 )
 def test_overlay_of_a_colleague(run, colleague, mode, why):
     """What may only be read is mounted read-only, with a notice; :rw is an error."""
     path = colleague / f"{mode}.ext3"
     before = path.read_bytes()
-    why = why.format(uid=path.stat().st_uid)
+    why = why.format(uid=path.stat().st_uid, path=path)
     command = ["--", "cat", "/data/hello"]
     hello = "hello from a colleague\n"
     notice = f"run-overlay: {path} is mounted read-only: {why}\n"

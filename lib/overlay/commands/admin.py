@@ -7,7 +7,7 @@ import time
 
 from overlay import config as configuration
 from overlay import size
-from overlay.errors import CONFIGURATION, NOT_READY, OverlayError, quote
+from overlay.errors import NOT_READY, OverlayError, quote
 
 
 def main(options, environ, root, output):
@@ -59,7 +59,7 @@ def _row(name, config, typed=True):
         "origin": str(origin),
         "file": origin.file,
         "line": origin.line,
-        "locked": name in config["site.lock"],
+        "locked": config.lock(name) is not None,
     }
 
 
@@ -70,15 +70,8 @@ def check_file(path, environ):
     """
     config = configuration.Config(environ)
     configuration.read_file(config, path)
-    known = {setting.name for setting in configuration.SETTINGS}
-    chosen = {setting.section for setting in configuration.SETTINGS if setting.kind == "names"}
-    for name in config["site.lock"]:
-        # Names that the site chooses may be set in another of its files.
-        if name not in known and name.partition(".")[0] not in chosen or name.endswith(".*"):
-            raise OverlayError(
-                f"{config.origin('site.lock')}: [site] lock: there is no {quote(name)} to lock",
-                status=CONFIGURATION,
-            )
+    configuration.check_locks(config, whole=False)
+    configuration.check_limits(config)
 
 
 # ------------------------------------------------------------------------------- doctor --

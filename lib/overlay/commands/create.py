@@ -12,6 +12,7 @@ def main(options, environ, root, output):
     config = configuration.load(environ, root)
     if options.list_templates:
         return _list_templates(config, output)
+    _hold(options, config)
     parsed = filling.parse(options, config)
     with process.cleaning_up():
         scratch = creation.Facts(
@@ -49,6 +50,17 @@ def main(options, environ, root, output):
     elif not options.quiet:
         output.result(_summary(created))
     return 0
+
+
+def _hold(options, config):
+    """Refuse options that would set aside what the site has locked."""
+    config.hold("create.size", "-s", options.size)
+    config.hold("create.files", "-n", options.files)
+    if options.sparse is not None:
+        option, given = ("--sparse", "sparse") if options.sparse else ("--reserve", "reserve")
+        config.hold("create.allocation", option, given)
+    config.hold("images.default", "-c", options.container)
+    config.hold("binds.paths", "-b", options.binds)
 
 
 def _request(options, config, content):
@@ -89,7 +101,9 @@ def _list_templates(config, output):
     if not templates:
         output.notice("the site has no templates")
     for name, words in sorted(templates.items()):
-        output.result(f"{quote(name)}\t{' '.join(map(quote, words))}")
+        # One that needs a variable which is not set here is shown as it is written.
+        text = config.text(f"templates.{name}") if words is None else " ".join(map(quote, words))
+        output.result(f"{quote(name)}\t{text}")
     return 0
 
 

@@ -24,6 +24,7 @@ def main(options, environ, root, output):
         program=output.program,
     )
     config = configuration.load(environ, root)
+    _hold(options, config)
     if options.stage or options.discard_writes or getattr(options, "per_task", False):
         from overlay.commands import job
 
@@ -48,6 +49,16 @@ def main(options, environ, root, output):
         output.notice(text, level)
     output.result(plan.shell())
     return 0
+
+
+def _hold(options, config):
+    """Refuse options that would set aside what the site has locked."""
+    config.hold("images.default", "-c", options.container)
+    config.hold("binds.paths", "-b", options.binds)
+    config.hold("launch.gpu", "--nv", options.nv and "nv")
+    config.hold("launch.gpu", "--rocm", options.rocm and "rocm")
+    config.hold("jobs.size", "-s", options.size)
+    config.hold("jobs.files", "-n", options.files)
 
 
 def run(request, config, *, wait, output, replace=True, kept=True):

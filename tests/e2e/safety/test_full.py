@@ -117,13 +117,15 @@ def test_files(fill, wrong, make, writer):
     assert state(path) == CLEAN
 
 
-@pytest.mark.parametrize("then", THEN)
 @pytest.mark.parametrize("writer", ["printf", "dd", "mmap"])
-def test_without_our_launcher(fill, wrong, make, apart, writer, then):
-    """An engine that does not take our launcher: never status 0 when data was lost."""
+def test_without_our_launcher(fill, wrong, make, apart, writer):
+    """An engine that does not take our launcher: a full overlay at the end shows it.
+
+    One that was full in between does not: nothing of the image tells.
+    """
     path = make("a.ext3", 16, 3)
-    result, written = fill(WRITERS[writer], BLOCKS, last=80, then=THEN[then], PATH=apart)
-    lost = set(wrong(written)) - ({"2"} if THEN[then] else set())
+    result, written = fill(WRITERS[writer], BLOCKS, last=80, PATH=apart)
+    lost = set(wrong(written))
     assert lost or written < 80, "it has not run full"
     assert result.status == 74 or not lost, (lost, result)
     if result.status:
