@@ -34,8 +34,7 @@ def ways_out(path, environ):
     array = environ.get("SLURM_ARRAY_TASK_ID")
     stem, dot, ending = path.rpartition(".")
     variable = "$SLURM_ARRAY_TASK_ID" if array else "$SLURM_PROCID"
-    own = f"{stem}-{variable}.{ending}" if dot else f"{path}-{variable}"
-    own = own if quote(path) == path else f'"{own}"'
+    own = f"{quote((stem if dot else path) + '-')}{variable}{quote(dot + ending) if dot else ''}"
     return (
         "one task at a time can write an overlay; of a parallel job, let all read it:"
         f" -o {quote(path)}:ro; or give each its own: -o {own}; or let each write into a layer"

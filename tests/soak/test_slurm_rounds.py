@@ -78,7 +78,8 @@ def test_node_failure(slurm, count):  # noqa: F811
         assert job.end()[0] == "CANCELLED"
         assert written(slurm, job, "overlay1.ext3") >= last + 10
         assert is_sound(slurm.directory / "overlay1.ext3")
-        count("node failure: " + " | ".join(line for line in job.output().splitlines() if "overlay" in line))
+        words = [line for line in job.output().splitlines() if line.startswith("run-overlay: ")]
+        count("node failure: " + " | ".join(words))
     finally:
         failed.unlink()
     wait_until(lambda: "idle" in slurm.run("sinfo", "-h", "-n", "node4", "-o", "%T").stdout, 60)

@@ -1,0 +1,118 @@
+"""Layers of tasks and staged copies: what is decided without a batch system."""
+
+import os
+
+import pytest
+from overlay import jobs, lock
+from overlay.errors import USAGE, OverlayError
+from overlay.options import parse
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "host-7"),
+        ({"SLURM_JOB_ID": "12", "SLURM_PROCID": "3"}, "job12-task3"),
+        ({"SLURM_JOB_ID": "12"}, "job12"),
+        (
+            {
+                "SLURM_JOB_ID": "15",
+                "SLURM_ARRAY_JOB_ID": "12",
+                "SLURM_ARRAY_TASK_ID": "4",
+                "SLURM_PROCID": "0",
+            },
+            "job12_4-task0",
+        ),
+        ({"OMPI_COMM_WORLD_RANK": "5"}, "host-7-task5"),
+        ({"SLURM_JOB_ID": "../../x", "SLURM_PROCID": "1"}, "host-7-task1"),
+    ],
+)
+def test_task_name(environ, expected):
+    """By job, array index and rank, else by host and process; nothing but numbers is taken."""
+    assert jobs.task_name(environ, "host", 7) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_NTASKS": "8"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, True),
+        ({"SLURM_ARRAY_TASK_ID": "0"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, True),
+        ({"PMI_SIZE": "many"}, False),
+    ],
+)
+def test_is_parallel(environ, expected):
+    """Several tasks, or an array."""
+    assert jobs.is_parallel(environ) is expected
+
+
+def test_ways_out():
+    """The three are named, with a file name that can be pasted."""
+    hint = jobs.ways_out("my work.ext3", {"SLURM_ARRAY_TASK_ID": "1"})
+    assert "-o 'my work.ext3':ro" in hint and "--per-task" in hint
+    assert "-o 'my work-'$SLURM_ARRAY_TASK_ID.ext3;" in hint
+    assert "-o a/b-$SLURM_PROCID;" in jobs.ways_out("a/b", {})
+
+
+def test_copy_sparse(tmp_path):
+    """The content is the same; holes, and zeros that take blocks, become holes."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    with open(source, "wb") as file:
+        file.write(b"begin" + bytes(5 << 20))
+        file.seek(20 << 20)
+        file.write(os.urandom(1234567))
+        file.truncate(50 << 20)
+    with open(source, "rb") as old, open(target, "wb") as new:
+        written = jobs.copy_sparse(old.fileno(), new.fileno())
+    assert source.read_bytes() == target.read_bytes()
+    assert written < 5 << 20 and target.stat().st_blocks * 512 < 5 << 20
+
+
+def test_directory_of_somebody_else(tmp_path, monkeypatch):
+    """A link, or another user's directory, in the place of ours is refused."""
+    os.symlink("/", tmp_path / f"overlay-{os.getuid()}")
+    with pytest.raises(OverlayError) as caught:
+        jobs.open_directory(str(tmp_path))
+    assert "is not yours" in caught.value.what
+
+
+def test_remove_unused(tmp_path):
+    """What is locked stays, and so does what was used lately; the oldest goes first."""
+    for number, name in enumerate("abcd"):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (number, number))
+    os.utime(tmp_path / "d")
+    with open(tmp_path / "a", "rb+") as file:
+        lock.take(file.fileno(), write=False)
+        jobs.remove_unused(str(tmp_path), enough=lambda: not (tmp_path / "b").exists())
+        assert sorted(os.listdir(tmp_path)) == ["a", "c", "d"]
+        jobs.remove_unused(str(tmp_path))
+        assert sorted(os.listdir(tmp_path)) == ["a", "d"]
+
+
+def test_exclusive():
+    """One layer is enough."""
+    with pytest.raises(OverlayError) as caught:
+        parse("run-overlay", ["-o", "a", "--per-task", "--discard-writes", "--", "true"])
+    assert caught.value.status == USAGE
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["-o", "a.ext3", "--keep", "d"], "-s, -n and --keep are for a layer"),
+        (["-o", "a.ext3:ro", "-s", "3"], "-s, -n and --keep are for a layer"),
+        (["-o", "a.ext3:ro", "--stage", "-s", "3"], "-s and -n are for a layer"),
+        (["-o", "a.ext3", "--stage"], "there is nothing to stage: a.ext3 is to be written"),
+        (["-o", "a.ext3:rw", "--per-task"], "a.ext3 cannot be :rw"),
+        (["-o", "a.ext3", "--discard-writes", "--keep", "d"], "--keep is for --per-task"),
+        (["--per-task"], "no overlay is named"),
+    ],
+)
+def test_refused(line, expected, run):
+    """What does not go together is said before anything is looked at."""
+    result = run("run-overlay", *line, "--", "true")
+    assert result.status == USAGE and expected in result.stderr, result
