@@ -22,13 +22,14 @@ class _Replaced(Exception):
     """The path leads to another file than before."""
 
 
-def acquire(found, writable, *, config, environ, wait=None, notice=None):
+def acquire(found, writable, *, config, environ, wait=None, notice=None, session=True):
     """Lock the overlays of a session and see that they are whole.
 
     found     Images in the order of the layers; a replaced or repaired one is read anew
     writable  whether the first is to be written
     wait      seconds to wait for overlays in use; None not at all, infinity for ever
     notice    called with a line for the user
+    session   whether it is for a session, which could wait for others
     The locks hold until the descriptors are closed, by exec's inheritance beyond this
     program. Raises OverlayError: IN_USE, DAMAGED, NOT_ALLOWED.
     """
@@ -45,7 +46,7 @@ def acquire(found, writable, *, config, environ, wait=None, notice=None):
             for image in found:
                 _release(image)
             if deadline is None or time.monotonic() >= deadline:
-                raise in_use(busy.image, busy, environ) from None
+                raise in_use(busy.image, busy, environ if session else None) from None
             if notice and not said:
                 notice(f"waiting for {quote(busy.image.path)}: it is in use")
                 said = True

@@ -11,7 +11,7 @@ import shutil
 import stat
 import time
 
-from overlay import lock, process, size
+from overlay import extfs, lock, process, size
 from overlay.errors import CANNOT_CREATE, OverlayError, quote
 
 _PARTIAL = ".overlay-partial."
@@ -57,12 +57,16 @@ def make_partial(partial, bytes_):
     return descriptor
 
 
-def copy(path, partial, environ):
+def copy(path, partial, environ, *, sound=False):
     """Copy an image into an empty file, holes left out.
 
+    sound  whether e2fsck has just found it sound: then only the blocks in use are read
     Raises OverlayError (CANNOT_CREATE), also when there is no room for it.
     """
     needed = os.stat(path).st_blocks * 512
+    if sound:
+        with open(path, "rb") as file:
+            needed = min(needed, extfs.read_superblock(file.fileno()).used_bytes)
     room = os.statvfs(os.path.dirname(partial))
     free = room.f_bavail * room.f_frsize
     if needed > free:
@@ -72,8 +76,11 @@ def copy(path, partial, environ):
             status=CANNOT_CREATE,
             hint="make room there, or do it to a copy where there is room",
         )
-    program = process.need("cp", "coreutils", environ)
-    words = [program, "--reflink=auto", "--sparse=always", "--", path, partial]
+    if sound:
+        words = [process.need("e2image", "e2fsprogs", environ), "-ra", path, partial]
+    else:
+        program = process.need("cp", "coreutils", environ)
+        words = [program, "--reflink=auto", "--sparse=always", "--", path, partial]
     result = process.run(words, environ)
     if result.status:
         why = result.errors.strip().rpartition(": ")[2]
@@ -167,7 +174,8 @@ def remove_stale(directory, scratch):
             os.close(descriptor)
     for name in _names(scratch, _STAGING):
         path = os.path.join(scratch, name)
-        if not _alive(name[len(_STAGING) :]) and os.stat(path).st_uid == os.getuid():
+        pid = name[len(_STAGING) :].partition(".")[0]
+        if not _alive(pid) and os.stat(path).st_uid == os.getuid():
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -25,11 +25,8 @@ from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError, quote, r
 
 def used(superblock):
     """Return (files, bytes of data) that an image holds, its own tables left out."""
-    files = superblock.inodes_count - superblock.free_inodes_count - extfs.RESERVED_INODES
-    per_group = -(-superblock.inodes_per_group * superblock.inode_size // superblock.block_size)
-    tables = superblock.groups_count * (per_group + 2) * superblock.block_size
-    data = superblock.used_bytes - tables - extfs.journal_size(superblock.size)
-    return files, max(data, files * 64)
+    files = superblock.used_inodes_count - extfs.RESERVED_INODES
+    return files, max(superblock.used_bytes - extfs.journal_size(superblock.size), files * 64)
 
 
 def grow(whole, wanted, environ, notice):
@@ -134,7 +131,8 @@ def rebuild(whole, wanted, files, config, environ, notice):
         pid=os.getpid(),
         environ=environ,
     )
-    mounted = os.path.join(facts.staging, "old")
+    # Beside the staging directory, not in it: all that is in it is written.
+    mounted = facts.staging + ".old"
     content = creation.Content(
         sources.Amount(held, data),
         images=[(path, mounted)],
@@ -159,6 +157,8 @@ def rebuild(whole, wanted, files, config, environ, notice):
             return creation.run(request, config, facts, environ, notice).superblock
         finally:
             creation.remove_staging(facts)
+            if os.path.isdir(mounted):
+                os.rmdir(mounted)
 
 
 def _check_fits(wanted, files, held, data):
@@ -191,6 +191,9 @@ def take_over(whole, descriptor, superblock):
     """
     old = extfs.Reader(whole.descriptor, whole.superblock)
     new = extfs.Reader(descriptor, superblock)
+    top = {name for name, _number, _kind in new.entries(new.inode(extfs.ROOT_INODE))}
+    if top != {b".", b"..", b"lost+found", b"upper", b"work"}:
+        raise _differs(whole, b"/", "is not the same")
     owners = {}
     pending = [(old.lookup(b"upper"), new.lookup(b"upper"))]
     while pending:
@@ -237,7 +240,7 @@ def shrink(whole, wanted, config, environ, notice):
         descriptor = None
         try:
             descriptor = replace.make_partial(partial, 0)
-            replace.copy(path, partial, environ)
+            replace.copy(path, partial, environ, sound=True)
             result = process.run([resize2fs, "-f", partial, f"{wanted >> 10}K"], environ)
             if result.status:
                 raise _too_small(path, partial, wanted, result, resize2fs, environ)

@@ -23,6 +23,7 @@ from overlay.errors import (
     CANNOT_CREATE,
     DAMAGED,
     IN_USE,
+    NOT_ALLOWED,
     USAGE,
     OverlayError,
     quote,
@@ -51,6 +52,8 @@ def _check(path, options, config, environ, output):
     """Check one overlay and return what to say of it. Raises OverlayError."""
     found = image.look(path, write=True)
     try:
+        if options.own and not found.writable:
+            raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
         if found.kind != "ext3":
             return f"a {found.kind}: there is nothing in it that a session could have left unclean"
         if options.recover:

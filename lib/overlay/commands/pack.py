@@ -23,7 +23,9 @@ def main(options, environ, root, output):
     found = [image.look(name) for name in options.overlays]
     try:
         _check(found, path)
-        guard.acquire(found, False, config=config, environ=environ, notice=output.notice)
+        guard.acquire(
+            found, False, config=config, environ=environ, notice=output.notice, session=False
+        )
         request = packing.Packing(
             found,
             path,
@@ -64,7 +66,7 @@ def _check(found, path):
             raise OverlayError(
                 f"{quote(one.path)} is a {one.kind}, and ext3 overlays are packed",
                 status=DAMAGED,
-                hint="to make a squashfs file writable: create-overlay --from FILE",
+                hint=f"make an overlay of it: create-overlay --from {quote(one.path)}",
             )
         if one.upper is None:
             raise OverlayError(

@@ -81,7 +81,13 @@ def _check(whole, wanted, files, config, environ, output):
         # Only what comes to it must still be allowed.
         request.size -= whole.status.st_size
         request.sparse = allocated < whole.status.st_size
-        creation.check_room(request, os.path.realpath(whole.path), config, environ, output.notice)
+        try:
+            creation.check_room(
+                request, os.path.realpath(whole.path), config, environ, output.notice
+            )
+        except OverlayError as error:
+            error.hint = "choose a smaller size, or make room"
+            raise
 
 
 def _say(options, wanted, new, output):
