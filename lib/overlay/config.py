@@ -7,23 +7,23 @@ page overlay.ini(5) all follow it. Strongest first, a value comes from
     overlay.d/*.ini beside the site's file (the last name wins), the site's overlay.ini,
     the default
 
-and what the site names in [site] lock is taken from the site's files alone. Files are
-read with configparser, without interpolation.
+and what the site names in [site] lock is taken from the site's files alone. An option of
+the command line comes before all of these; Config.hold() keeps it from what is locked.
 """
 
-import configparser
 import os
 import shlex
 
 from overlay import size
-from overlay.errors import CONFIGURATION, MISSING, OverlayError, quote, reason
+from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError, quote, reason
 
 
 class Setting:
     """One key of overlay.ini.
 
     kind     text, path, list, paths, size, count, seconds, choice, boolean, percent, mode or names
-             (a section in which the site chooses the keys, each a path)
+             (a section in which the site chooses the keys: images are each a path, templates
+             lists of sources)
     default  as it would stand in the file
     help     what it does, in sentences for overlay.ini and its manual page
     choices  the words that a choice allows
@@ -68,10 +68,12 @@ SETTINGS = (
         "lock",
         "list",
         "",
-        "Keys that stand as the site's files set them: neither the environment nor the user's"
-        " own overlay.ini changes them. Policy, not security: who can run the engine by hand"
-        " can do as he likes.",
-        example="create.allocation images.default",
+        "Keys, and whole sections, that stand as the site's files set them: neither options nor"
+        " the environment nor the user's own overlay.ini change them. What several files lock adds"
+        " up. A rule is as firm as the keys that it reads: quota rather than quota.check, and"
+        " scratch rather than scratch.outside. Policy, not security: who can run the engine by"
+        " hand can do as he likes.",
+        example="create.allocation images.default quota",
     ),
     Setting("site", "message", "text", "", "A line that mount-overlay shows at every start."),
     Setting(
@@ -93,7 +95,7 @@ SETTINGS = (
     Setting(
         "images",
         "default",
-        "text",
+        "path",
         "centos-8.2.2004",
         "The name of the image, or its path, that is used without -c.",
     ),
@@ -165,7 +167,8 @@ SETTINGS = (
         "permissions",
         "mode",
         "",
-        "The permission bits of a new overlay, octal. Empty: 0666 less the user's umask.",
+        "The permission bits of a new overlay, octal; its owner must be able to read and write it."
+        " Empty: 0666 less the user's umask.",
         example="0600",
     ),
     Setting(
@@ -317,6 +320,14 @@ SETTINGS = (
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
+# Sections in which the site chooses the names.
+_CHOSEN = {setting.section for setting in SETTINGS if setting.kind == "names"}
+
+_BOOLEANS = {
+    **dict.fromkeys(("1", "yes", "true", "on"), True),
+    **dict.fromkeys(("0", "no", "false", "off"), False),
+}
+
 
 class Origin:
     """Where a value was set: a file and its line, the environment, or nowhere."""
@@ -338,10 +349,13 @@ class Config:
     """All settings, typed, each with its origin.
 
     environ  the environment that {user}, {home} and $VARIABLE in values refer to
+    locks    what is locked, keys and whole sections, each with the Origin of the lock
     """
 
     def __init__(self, environ):
         self.environ = environ
+        # A user who could set these could lock, and speak, in the site's name.
+        self.locks = {"site": Origin("default")}
         self._texts = {}
         for setting in SETTINGS:
             if setting.kind != "names":
@@ -359,6 +373,25 @@ class Config:
         """Return the value of a setting as it was written, nothing in it replaced."""
         return self._texts[name][0]
 
+    def lock(self, name):
+        """Return the Origin of the lock on a setting, or None."""
+        return self.locks.get(name) or self.locks.get(name.partition(".")[0])
+
+    def hold(self, name, option, given):
+        """Refuse an option of the command line that would set aside a locked setting.
+
+        given  what the option stands for, as text; empty or None when it was not given
+        Raises OverlayError (NOT_ALLOWED). A lock on nothing, as on an empty size, leaves the
+        choice to the user.
+        """
+        lock = self.lock(name)
+        if lock and given and given != self.text(name) and self.get(name) is not None:
+            raise OverlayError(
+                f"{option} is not for you to choose here: {name} is locked ({lock})",
+                status=NOT_ALLOWED,
+                hint=f"leave {option} out",
+            )
+
     def __getitem__(self, name):
         """Return the typed value of a setting such as "create.size".
 
@@ -366,7 +399,7 @@ class Config:
         (CONFIGURATION) naming where the value was set and what is allowed.
         """
         text, origin = self._texts[name]
-        setting = _BY_NAME.get(name) or _BY_NAME[name.partition(".")[0] + ".*"]
+        setting = _setting(name)
         try:
             return convert(setting, text, self.environ)
         except ValueError as error:
@@ -375,64 +408,83 @@ class Config:
                 status=CONFIGURATION,
             ) from None
 
+    def get(self, name):
+        """Return the typed value of a setting, None where it is wrong or a variable not set."""
+        try:
+            return self[name]
+        except OverlayError:
+            return None
+
     def names(self):
         """Return all names of settings, images included, in the order of SETTINGS."""
         order = {section: number for number, section in enumerate(SECTIONS)}
         return sorted(self._texts, key=lambda name: order[name.partition(".")[0]])
 
     def templates(self):
-        """Return the site's templates as a dictionary from name to a list of SOURCE[:DEST]."""
-        return {
-            name.partition(".")[2]: [expand(word, self.environ) for word in shlex.split(text)]
-            for name, (text, _origin) in self._texts.items()
-            if name.startswith("templates.")
-        }
+        """Return the site's templates as a dictionary from name to a tuple of SOURCE[:DEST]."""
+        return self._chosen("templates")
 
     def images(self):
-        """Return the site's images as a dictionary from name to path.
+        """Return the site's images as a dictionary from name to path."""
+        return self._chosen("images")
 
-        The path is None where a variable in it is not set: only who asks for that image
-        needs to know.
+    def _chosen(self, section):
+        """Return what the site has in a section of names.
+
+        A value is None where it cannot be had, as when a variable in it is not set: only
+        who asks for that one needs to know, and config["SECTION.NAME"] tells him.
         """
         return {
-            name.partition(".")[2]: expand(text, self.environ, strict=False)
-            for name, (text, _origin) in self._texts.items()
-            if name.startswith("images.") and name != "images.default"
+            name.partition(".")[2]: self.get(name)
+            for name in self._texts
+            if name.startswith(f"{section}.") and name not in _BY_NAME
         }
+
+
+def _setting(name):
+    """Return the Setting that a dotted name belongs to; None when there is none."""
+    return _BY_NAME.get(name) or _BY_NAME.get(name.partition(".")[0] + ".*")
 
 
 def convert(setting, text, environ):
     """Return text as the type of a setting. Raises ValueError with a sentence."""
     kind = setting.kind
-    if kind in ("list", "paths"):
-        try:
-            words = shlex.split(text)
-        except ValueError as error:
-            raise ValueError(f"quotes do not match ({error})") from None
-        if kind == "list":
-            return tuple(words)
+    if kind == "text":
+        return expand(text, environ, unset="keep") or None
+    if kind == "list":
+        return _words(text)
+    if kind == "paths":
         # A list of places loses those whose variable is not set: outside a job there is
         # no $SLURM_TMPDIR, and that is no mistake.
-        return tuple(
-            path for word in words for path in [expand(word, environ, strict=False)] if path
-        )
+        found = (expand(word, environ, unset="none") for word in _words(text))
+        return tuple(path for path in found if path)
+    if kind == "names":
+        if not text:
+            raise ValueError("it is empty")
+        if setting.section == "templates":
+            return tuple(expand(word, environ) for word in _words(text))
+        return expand(_path(text), environ)
+    if kind == "path":
+        return expand(_path(text), environ) if text else None
+    text = text or setting.default
+    if not text:
+        return None
     if kind == "choice":
         if text not in setting.choices:
             raise ValueError(f"{text!r} is not one of {', '.join(setting.choices)}")
         return text
     if kind == "boolean":
-        states = configparser.ConfigParser.BOOLEAN_STATES
-        if text.lower() not in states:
+        if text.lower() not in _BOOLEANS:
             raise ValueError(f"{text!r} is not yes or no")
-        return states[text.lower()]
-    if not text:
-        return None
+        return _BOOLEANS[text.lower()]
     if kind == "mode":
-        if not text or text.strip("01234567") or int(text, 8) > 0o777:
+        if text.strip("01234567") or int(text, 8) > 0o777:
             raise ValueError(f"{text!r} is not a mode such as 0600")
+        if int(text, 8) & 0o600 != 0o600:
+            raise ValueError(f"with {text!r} its owner could not use it; 0600 is the least")
         return int(text, 8)
     if kind == "percent":
-        number = text[:-1] if text.endswith("%") else text
+        number = text.removesuffix("%").rstrip()
         if not (number.isascii() and number.isdecimal() and int(number) <= 100):
             raise ValueError(f"{text!r} is not a percentage from 0% to 100%")
         return int(number)
@@ -440,17 +492,45 @@ def convert(setting, text, environ):
         if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 3600):
             raise ValueError(f"{text!r} is not a number of seconds from 1 to 3600")
         return int(text)
-    if kind == "size":
-        return size.parse_size(text)
-    if kind == "count":
-        return size.parse_count(text)
-    return expand(text, environ)
+    return size.parse_size(text) if kind == "size" else size.parse_count(text)
 
 
-def expand(text, environ, *, strict=True):
+def _words(text):
+    """Return the words of a list, quotes taken off. Raises ValueError."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"quotes do not match ({error})") from None
+    _no_comment(words)
+    return tuple(words)
+
+
+def _path(text):
+    """Return a path that may stand in quotes, and have blanks without them. Raises ValueError."""
+    if text[0] not in "'\"":
+        _no_comment(text.split())
+        return text
+    words = _words(text)
+    if len(words) != 1:
+        raise ValueError("there is more than one path")
+    return words[0]
+
+
+def _no_comment(words):
+    for word in words:
+        if word.startswith(("#", ";")):
+            raise ValueError(f"{word!r} begins a comment; those stand on lines of their own")
+
+
+class _Unset(ValueError):
+    """A variable in a value is not set; that is seen only where the value is used."""
+
+
+def expand(text, environ, *, unset="refuse"):
     """Return text with {user}, {home}, $VARIABLE and ${VARIABLE} replaced.
 
-    A variable that is not set raises ValueError, or gives None when not strict.
+    unset  what a variable that is not set does: "refuse" raises ValueError, "none" gives None,
+           and "keep" leaves it as it is written, and all in braces that is not known
     """
     if "{" not in text and "$" not in text and not text.startswith("~"):
         return text
@@ -463,17 +543,19 @@ def expand(text, environ, *, strict=True):
     def value(match):
         name = match[1] or match[2] or match[3]
         found = known.get(name) if match[1] else environ.get(name)
+        if not found and unset == "keep":
+            return match[0]
         if match[1] and name not in known:
             raise ValueError(f"{match[0]} is not known; {{user}} and {{home}} are")
         if not found:
-            raise KeyError(match[0])
+            raise _Unset(f"{match[0]} is not set")
         return found
 
     try:
         return re.sub(r"\{(\w+)\}|\$\{(\w+)\}|\$(\w+)", value, text)
-    except KeyError as error:
-        if strict:
-            raise ValueError(f"{error.args[0]} is not set") from None
+    except _Unset:
+        if unset == "refuse":
+            raise
         return None
 
 
@@ -507,22 +589,75 @@ def load(environ, root):
     for name in names:
         if name.endswith(".ini") and not name.startswith("."):
             read_file(config, os.path.join(directory, name))
-    locked = frozenset(config["site.lock"]) | {"site.lock", "site.message"}
-    for name in locked - config._texts.keys():
-        _unknown_name(config.origin("site.lock"), name)
+    check_locks(config)
+    lock, image = config.lock("images.default"), config.get("images.default")
+    if lock and image:  # else a user could give that name to another image
+        config.locks.setdefault(f"images.{image}", lock)
     user = user_file(environ)
     if user and os.path.isfile(user):
-        read_file(config, user, locked)
-    for name in list(config._texts):
+        read_file(config, user, own=True)
+    check_limits(config)
+    for name in config.names():
         text = environ.get(variable(name))
-        if text is not None and name not in locked:
+        if text and not config.lock(name):
             config.put(name, text, Origin(f"${variable(name)}"))
     return config
 
 
+def check_locks(config, whole=True):
+    """Refuse locks on what does not exist. Raises OverlayError (CONFIGURATION).
+
+    whole  whether all files of the site are read; else images may stand in another
+    """
+    for name, origin in config.locks.items():
+        if name in SECTIONS or name in config.names():
+            continue
+        if not whole and name not in _BY_NAME and _setting(name):
+            continue
+        known = [setting.name for setting in SETTINGS if setting.kind != "names"]
+        raise OverlayError(
+            f"{origin}: [site] lock: there is no {quote(name)} to lock",
+            status=CONFIGURATION,
+            hint="blanks separate them, not commas"
+            if "," in name
+            else _nearest(name, [*SECTIONS, *known], "{}"),
+        )
+
+
+def check_limits(config):
+    """Refuse limits that leave nothing. Raises OverlayError (CONFIGURATION).
+
+    What the environment sets is not looked at: create-overlay, which alone needs it, tells.
+    """
+    for key in ("size", "files"):
+        for less, more in ((f"min_{key}", f"max_{key}"), (f"min_{key}", key), (key, f"max_{key}")):
+            low, high = config[f"create.{less}"], config[f"create.{more}"]
+            if low and high and low > high:
+                raise OverlayError(
+                    f"{config.origin(f'create.{less}')}: [create] {less} is more than {more}"
+                    f" ({config.origin(f'create.{more}')})",
+                    status=CONFIGURATION,
+                )
+
+
 def variable(name):
     """Return the environment variable of a setting: create.size is OVERLAY_CREATE_SIZE."""
-    return "OVERLAY_" + name.replace(".", "_").upper()
+    return "OVERLAY_" + "".join(char if char.isalnum() else "_" for char in name).upper()
+
+
+def warnings(environ):
+    """Return a line for every variable that looks like a setting's, and is none's."""
+    known = set(map(variable, _BY_NAME))
+    found = []
+    for name in sorted(environ.keys() - known):
+        prefix, _underscore, rest = name.partition("_")
+        section, _underscore, key = rest.partition("_")
+        # Which images and templates there are is the site's choice.
+        if prefix == "OVERLAY" and key and section.lower() in SECTIONS.keys() - _CHOSEN:
+            keys = [one.key.upper() for one in SETTINGS if one.section == section.lower()]
+            hint = _nearest(key, keys, f"OVERLAY_{section}_{{}}")
+            found.append(f"${name} is no setting; {hint}")
+    return found
 
 
 def site_file(root):
@@ -543,30 +678,21 @@ def site_file(root):
 
 def user_file(environ):
     """Return the path of the user's own overlay.ini (XDG base directories), or None."""
-    base = environ.get("XDG_CONFIG_HOME")
-    if not base and environ.get("HOME"):
-        base = os.path.join(environ["HOME"], ".config")
-    return os.path.join(base, "overlay", "overlay.ini") if base else None
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):  # a relative one does not count, says their specification
+        base = os.path.join(environ.get("HOME", ""), ".config")
+    return os.path.join(base, "overlay", "overlay.ini") if os.path.isabs(base) else None
 
 
-def read_file(config, path, locked=()):
+def read_file(config, path, own=False):
     """Put the values of one file into config, and check them.
 
-    locked  names that this file may not set; they are passed over
+    own  whether it is the user's, who may not set what is locked: that is passed over
     Raises OverlayError (CONFIGURATION) with file, line and what is allowed.
     """
-    parser = configparser.ConfigParser(
-        interpolation=None,
-        delimiters=("=",),
-        comment_prefixes=("#", ";"),
-        empty_lines_in_values=False,
-        default_section="",
-    )
-    parser.optionxform = str
     try:
         with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
-        parser.read_file(lines, path)
+            lines = file.read().split("\n")
     except OSError as error:
         raise OverlayError(
             f"cannot read {quote(path)}: {reason(error)}", status=CONFIGURATION
@@ -574,59 +700,87 @@ def read_file(config, path, locked=()):
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _wrong(path, line, "it is not UTF-8 text") from None
-    except configparser.MissingSectionHeaderError as error:
-        raise _wrong(path, error.lineno, "a key stands before the first [section]") from None
-    except configparser.DuplicateSectionError as error:
-        raise _wrong(path, error.lineno, f"[{error.section}] stands here a second time") from None
-    except configparser.DuplicateOptionError as error:
-        raise _wrong(
-            path, error.lineno, f"{quote(error.option)} stands in [{error.section}] a second time"
-        ) from None
-    except configparser.ParsingError as error:
-        raise _wrong(path, error.errors[0][0], "it is not `key = value`") from None
-    for section in parser.sections():
-        if section not in SECTIONS:
+    for (section, key), (line, text) in _entries(path, lines).items():
+        name = f"{section}.{key}"
+        setting = _setting(name)
+        if setting is None:
+            keys = [setting.key for setting in SETTINGS if setting.section == section]
             raise _wrong(
-                path,
-                _line(lines, section),
-                f"unknown section [{section}]",
-                _nearest(section, SECTIONS, "[{}]"),
+                path, line, f"unknown key {quote(key)} in [{section}]", _nearest(key, keys, "{}")
             )
-        for key, text in parser.items(section):
-            name = f"{section}.{key}"
-            line = _line(lines, section, key)
-            if name not in _BY_NAME and f"{section}.*" not in _BY_NAME:
-                keys = [setting.key for setting in SETTINGS if setting.section == section]
-                raise _wrong(
-                    path,
-                    line,
-                    f"unknown key {quote(key)} in [{section}]",
-                    _nearest(key, keys, "{}"),
-                )
-            if name in locked:
-                continue
-            setting = _BY_NAME.get(name) or _BY_NAME[f"{section}.*"]
-            text = " ".join(text.split()) if setting.kind in ("list", "paths") else text
-            try:
-                convert(setting, text, config.environ)
-            except ValueError as error:
-                if "is not set" not in str(error):
-                    raise _wrong(path, line, f"[{section}] {key}: {error}") from None
-            config.put(name, text, Origin("file", path, line))
+        if own and config.lock(name):
+            continue
+        if setting.kind in ("list", "paths", "names"):
+            text = text.replace("\n", " ")
+        try:
+            value = convert(setting, text, config.environ)
+        except _Unset:
+            pass
+        except ValueError as error:
+            hint = "what is indented below a key belongs to its value" if "\n" in text else None
+            raise _wrong(path, line, f"[{section}] {key}: {error}", hint) from None
+        origin = Origin("file", path, line)
+        if name == "site.lock":  # locks add up: no file takes away those of another
+            for word in value:
+                config.locks.setdefault(word, origin)
+            text = f"{config.text(name)} {text}".strip()
+        config.put(name, text, origin)
+
+
+def _entries(path, lines):
+    """Return what a file sets, as a dictionary from (section, key) to (line, text).
+
+    The lines are those that configparser knows, and refused where it would guess. Raises
+    OverlayError (CONFIGURATION).
+    """
+    entries, sections = {}, set()
+    section = place = indent = None  # of the key whose value may go on in the next line
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if "\0" in line:
+            raise _wrong(path, number, "a NUL byte stands here")
+        if not text:
+            place = None
+        elif text[0] in "#;":
+            continue
+        elif place and len(line) - len(line.lstrip()) > indent:
+            first, value = entries[place]
+            entries[place] = first, f"{value}\n{text}".lstrip()
+        elif text[0] == "[":
+            section, place = _section(path, number, text), None
+            if section in sections:
+                raise _wrong(path, number, f"[{section}] stands here a second time")
+            sections.add(section)
+        elif section is None:
+            raise _wrong(path, number, "a key stands before the first [section]")
+        else:
+            key, equals, value = (part.strip() for part in text.partition("="))
+            if not key or not equals:
+                raise _wrong(path, number, "it is not `key = value`")
+            place, indent = (section, key), len(line) - len(line.lstrip())
+            if place in entries:
+                raise _wrong(path, number, f"{quote(key)} stands in [{section}] a second time")
+            entries[place] = number, value
+    return entries
+
+
+def _section(path, number, text):
+    """Return the section that a line begins. Raises OverlayError (CONFIGURATION)."""
+    section, bracket, rest = text[1:].partition("]")
+    if not bracket or not section:
+        raise _wrong(path, number, "it is not `[section]`")
+    if section not in SECTIONS:
+        hint = _nearest(section, SECTIONS, "[{}]")
+        raise _wrong(path, number, f"unknown section [{section}]", hint)
+    if rest:
+        hint = "keys and comments stand on lines of their own"
+        raise _wrong(path, number, f"something stands behind [{section}]", hint)
+    return section
 
 
 def _wrong(path, line, what, hint=None):
     """Return the error for a line of a file."""
     return OverlayError(f"{quote(path)}, line {line}: {what}", status=CONFIGURATION, hint=hint)
-
-
-def _unknown_name(origin, name):
-    known = [setting.name for setting in SETTINGS]
-    raise OverlayError(
-        f"{origin}: [site] lock: there is no {quote(name)} to lock",
-        status=CONFIGURATION,
-        hint=_nearest(name, known, "{}"),
-    )
 
 
 def _nearest(word, known, form):
@@ -637,17 +791,3 @@ def _nearest(word, known, form):
     if found:
         return f"did you mean {form.format(found[0])}?"
     return "known: " + ", ".join(form.format(name) for name in known)
-
-
-def _line(lines, section, key=None):
-    """Return the number of the line where a section, or a key in it, stands."""
-    inside = False
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if text.startswith("["):
-            inside = text == f"[{section}]" or text.startswith(f"[{section}]")
-            if inside and key is None:
-                return number
-        elif inside and key is not None and text.partition("=")[0].strip() == key:
-            return number
-    return 0

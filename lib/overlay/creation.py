@@ -5,9 +5,20 @@ so that nothing incomplete ever carries it; see overlay.replace.
 """
 
 import os
-import shutil
 
-from overlay import extfs, guard, lock, markers, namespace, process, quota, replace, session, size
+from overlay import (
+    extfs,
+    guard,
+    lock,
+    markers,
+    namespace,
+    process,
+    quota,
+    replace,
+    session,
+    size,
+    sources,
+)
 from overlay import image as images
 from overlay.errors import (
     CANNOT_CREATE,
@@ -93,7 +104,8 @@ class Facts:
 class Created:
     """What came of it: path, size in bytes, superblock, whether the blocks are reserved."""
 
-    def __init__(self, path, size, superblock, allocated):
+    def __init__(self, path, size, superblock, allocated, limits=()):
+        self.limits = limits  # quota.Limits of its place, after it was made
         self.path = path
         self.size = size
         self.superblock = superblock
@@ -107,6 +119,15 @@ class Created:
             "data_available": self.superblock.available_bytes,
             "files_available": self.superblock.free_inodes_count,
             "allocated": self.allocated,
+            "limits": [
+                {
+                    "kind": limits.kind,
+                    "name": limits.name,
+                    "bytes_left": limits.left_bytes,
+                    "files_left": limits.left_files,
+                }
+                for limits in self.limits
+            ],
         }
 
 
@@ -352,7 +373,7 @@ def make_staging(config, facts, bare=False):
 
     bare  only upper/ and work/, without the site's directories
     """
-    shutil.rmtree(facts.staging, ignore_errors=True)  # of a killed run with our process number
+    sources.remove(facts.staging)  # of a killed run with our process number
     os.mkdir(facts.staging, 0o700)
     for path in _inside(config, facts)[: 2 if bare else None]:
         os.makedirs(path, exist_ok=True)
@@ -362,19 +383,7 @@ def make_staging(config, facts, bare=False):
 
 def remove_staging(facts):
     """Remove it again, directories without permissions included."""
-
-    def again(function, path, _error):
-        try:
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700)
-            if function is os.unlink:
-                os.unlink(path)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-        except OSError:
-            pass
-
-    shutil.rmtree(facts.staging, onerror=again)
+    sources.remove(facts.staging)
 
 
 def run(creation, config, facts, environ, notice):
@@ -410,7 +419,8 @@ def run(creation, config, facts, environ, notice):
         else:
             replace.into_place(partial, facts.path)
         allocated = os.fstat(descriptor).st_blocks * 512
-        return Created(facts.path, creation.size, superblock, allocated)
+        limits, _failures = quota.look(os.path.dirname(facts.path), config, environ)
+        return Created(facts.path, creation.size, superblock, allocated, limits)
     except OSError as error:
         raise _cannot(facts.path, reason(error)) from None
     finally:

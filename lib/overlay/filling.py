@@ -4,10 +4,11 @@ Everything is brought together before the image is made, in a staging directory 
 of the node and in trees that are read where they are; mke2fs then writes it in one go.
 """
 
+import itertools
 import os
 import shutil
 
-from overlay import creation, namespace, process, session, sources
+from overlay import creation, namespace, process, replace, session, sources
 from overlay import engine as engines
 from overlay.errors import (
     CANNOT_CREATE,
@@ -48,7 +49,7 @@ def parse(options, config):
         )
     hidden = [bind.split(":")[1] if ":" in bind else bind for bind in config["binds.paths"]]
     hidden += ["/proc", "/sys", "/dev", "/tmp", "/var/tmp"]
-    if config.environ.get("HOME", "/") != "/":
+    if config.environ.get("HOME", "").strip("/"):
         hidden.append(config.environ["HOME"])
     return [sources.parse(text, hidden) for text in words]
 
@@ -70,7 +71,11 @@ def collect(parsed, options, facts, config, output):
     for source in parsed:
         target = os.path.join(upper, source.dest.lstrip("/"))
         if source in bindable:
-            _bind(source, target, content, options.dry_run)
+            content.binds.append((os.path.abspath(source.path), source.dest.lstrip("/")))
+            if options.dry_run:
+                content.steps.append(Step(["mkdir", "-p", target]))
+            else:
+                sources.make_place(upper, source)
             continue
         content.steps.append(_step(source, target))
         if options.dry_run:
@@ -81,8 +86,9 @@ def collect(parsed, options, facts, config, output):
                     hint="give -s and -n",
                 )
             continue
+        sources.make_place(upper, source)
         if source.kind == "directory":
-            _copy(source, target, environ, content.in_namespace)
+            sources.copy(source.path, target, environ)
         else:
             output.notice(f"unpacking {quote(source.path)}")
             sources.unpack(source, target, limit=limit, environ=environ)
@@ -140,39 +146,15 @@ def _nested(one, other):
     return one.startswith(other) or other.startswith(one)
 
 
-def _bind(source, target, content, dry_run):
-    """Have a directory bound in its place."""
-    content.binds.append((os.path.abspath(source.path), source.dest.lstrip("/")))
-    if dry_run:
-        content.steps.append(Step(["mkdir", "-p", target]))
-    else:
-        os.makedirs(target, exist_ok=True)
-
-
 def _step(source, target):
     """Return the Step that a person would type to put a source in its place."""
     if source.kind == "directory":
-        words = ["cp", "-a", "--", source.path + "/.", target]
+        words = ["cp", "-a", "--remove-destination", "--", source.path + "/.", target]
     elif source.kind == "tar":
         words = ["tar", "-C", target, "-xf", source.path]
     else:
         words = ["unsquashfs", "-n", "-f", "-d", target, source.path]
     return Step(words)
-
-
-def _copy(source, target, environ, in_namespace):
-    """Copy a directory to its place."""
-    os.makedirs(target, exist_ok=True)
-    words = [process.need("cp", "coreutils", environ), "-a", "--reflink=auto", "--"]
-    words += [source.path + "/.", target]
-    if in_namespace:
-        words = namespace.wrap(words, environ)
-    result = process.run(words, environ)
-    if result.status:
-        raise OverlayError(
-            f"cannot copy {quote(source.path)}: {result.errors.strip().splitlines()[-1]}",
-            status=CANNOT_CREATE,
-        )
 
 
 def _build(options, facts, config, content, output):
@@ -200,13 +182,15 @@ def _build(options, facts, config, content, output):
     found = session.gather(request, config, environ)
     plan = session.plan(request, config, found)
     log = os.path.abspath(_log_name(options))
-    output.notice(
-        f"running the commands of {quote(options.file)}; what they print goes to {quote(log)}, too"
-    )
     try:
         for step in plan.before:
             step.action()
-        with open(log, "wb") as file:
+        with _new_file(log) as file:
+            log = file.name
+            output.notice(
+                f"running the commands of {quote(options.file)};"
+                f" what they print goes to {quote(log)}, too"
+            )
             status = process.stay(plan.final, environ, copy=file)
     except OSError as error:
         raise OverlayError(
@@ -236,11 +220,20 @@ def _log_name(options):
     return os.path.splitext(options.overlay)[0] + ".log"
 
 
+def _new_file(path):
+    """Open a new file, with a number behind its name when there is one of that name."""
+    for number in itertools.count(1):
+        try:
+            return open(path if number == 1 else f"{path}.{number}", "xb")
+        except FileExistsError:
+            continue
+
+
 def unpacked(base, facts, config, output):
     """Return a directory with the content of a base image, unpacked once a node and user.
 
-    Known by the image's name, size and time; made under another name, then renamed, so that
-    two builds at once do no harm.
+    Known by the image's name, size and time; made in a directory of this process, then
+    renamed, so that two builds at once do no harm. What killed ones have left is removed.
     """
     if os.path.isdir(base):
         return base
@@ -248,28 +241,49 @@ def unpacked(base, facts, config, output):
     parent = os.path.join(facts.scratch, f"overlay-base.{os.getuid()}")
     name = f"{os.path.basename(base)}.{status.st_size}.{status.st_mtime_ns}"
     place = os.path.join(parent, name)
-    if os.path.isdir(place):
-        return place
-    engine = engines.find(config["engine.commands"], config.environ)
-    output.notice(f"unpacking the base image {quote(base)} (once on this node)")
     os.makedirs(parent, mode=0o700, exist_ok=True)
     if os.stat(parent).st_uid != os.getuid():
         raise OverlayError(
             f"{quote(parent)} belongs to somebody else", status=CANNOT_CREATE, hint="set TMPDIR"
         )
-    partial = f"{place}.{os.getpid()}"
-    result = process.run([engine.path, "build", "--sandbox", partial, base], config.environ)
-    if result.status:
-        shutil.rmtree(partial, ignore_errors=True)
-        words = result.errors.strip().splitlines() or ["it failed"]
-        raise OverlayError(
-            f"cannot unpack the base image {quote(base)}: {words[-1]}", status=CANNOT_CREATE
-        )
+    _remove_unfinished(parent, facts)
+    if os.path.isdir(place):
+        return place
+    engine = engines.find(config["engine.commands"], config.environ)
+    output.notice(f"unpacking the base image {quote(base)} (once on this node)")
+    partial = replace.partial_name(place, facts.host, facts.pid)
+    tree = os.path.join(partial, "tree")
+    # The engine's own temporary files go there too: it leaves them behind when it is killed.
+    own = {f"{name}_TMPDIR": partial for name in ("APPTAINER", "SINGULARITY")}
     try:
-        os.rename(partial, place)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)  # another build was first
+        os.mkdir(partial, 0o700)
+        words = [engine.path, "build", "--sandbox", tree, base]
+        result = process.ask(words, {**config.environ, **own}, None)
+        if result.status:
+            words = result.errors.strip().splitlines() or ["it failed"]
+            raise OverlayError(
+                f"cannot unpack the base image {quote(base)}: {words[-1]}", status=CANNOT_CREATE
+            )
+        try:
+            os.rename(tree, place)
+        except OSError:
+            if not os.path.isdir(place):  # else another build was first
+                raise
+    except OSError as error:
+        raise OverlayError(
+            f"cannot unpack the base image {quote(base)}: {reason(error)}", status=CANNOT_CREATE
+        ) from None
+    finally:
+        sources.remove(partial)
     return place
+
+
+def _remove_unfinished(parent, facts):
+    """Remove what runs on this host that were killed have begun to unpack."""
+    prefix = replace.partial_name("", facts.host, "")
+    for name in os.listdir(parent):
+        if name.startswith(prefix) and not os.path.exists(f"/proc/{name[len(prefix) :]}"):
+            sources.remove(os.path.join(parent, name))
 
 
 def _settle(staging, base):

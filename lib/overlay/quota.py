@@ -57,6 +57,22 @@ class Limits:
         return f"Limits({values})"
 
     @property
+    def left_bytes(self):
+        """How many bytes may still come; None without a limit, or when it is not known."""
+        limit = self.soft_bytes or self.hard_bytes
+        if limit is None or self.used_bytes is None:
+            return None
+        return max(0, limit - self.used_bytes)
+
+    @property
+    def left_files(self):
+        """How many files may still come; None without a limit, or when it is not known."""
+        limit = self.soft_files or self.hard_files
+        if limit is None or self.used_files is None:
+            return None
+        return max(0, limit - self.used_files)
+
+    @property
     def is_empty(self):
         """Whether it limits nothing."""
         limits = (self.soft_bytes, self.hard_bytes, self.soft_files, self.hard_files)

@@ -6,10 +6,14 @@ written outside the staging directory, whatever names and links it holds.
 """
 
 import errno
+import math
 import os
+import re
+import shutil
 import stat
+import sys
 
-from overlay import process, size
+from overlay import namespace, process, size
 from overlay.errors import (
     CANNOT_CREATE,
     DAMAGED,
@@ -22,8 +26,23 @@ from overlay.errors import (
 )
 
 _BLOCK = 4096
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_TAR_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", _ZSTD: "zstd"}
+_IN_INODE = 88  # bytes of attributes
+_DEEPEST = 256  # directories in one another; what walks through trees later is recursive
+_LONGEST_HEADER = 8 << 20  # bytes of what describes one member of a tar archive
+_LATEST = 1 << 40  # seconds since 1970
+
+# How compressed archives begin, and what decompresses them: modules of Python, one program.
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bz2",
+    b"\xfd7zXZ": "lzma",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+# A line of unsquashfs -lln: kind, size or device number, path.
+_LISTED = re.compile(
+    r"^([a-z-])\S{9} +\d+/\d+ +(\d+)(, *\d+)? +\d+-\d\d-\d\d \d\d:\d\d (/.*)?$", re.M | re.A
+)
 
 
 class Source:
@@ -69,7 +88,7 @@ def parse(text, hidden):
         raise OverlayError(f"{quote(dest)} must not hold ..", status=USAGE)
     dest = os.path.normpath("/" + dest.strip("/"))
     for directory in hidden:
-        if dest == directory or dest.startswith(directory.rstrip("/") + "/"):
+        if (dest + "/").startswith(directory.rstrip("/") + "/"):
             raise OverlayError(
                 f"{quote(dest)} would not be seen inside: the host's {quote(directory)} covers it",
                 status=USAGE,
@@ -91,12 +110,22 @@ def _kind(path):
         raise OverlayError(f"cannot read {quote(path)}: {words}", status=MISSING) from None
     if head[:4] == b"hsqs":
         return "squashfs"
-    if head[257:262] == b"ustar" or any(head.startswith(magic) for magic in _TAR_MAGIC):
+    if _compression(head) or _is_tar(head):
         return "tar"
     raise OverlayError(
         f"{quote(path)} is neither a directory, a tar archive nor a squashfs file",
         status=DAMAGED,
     )
+
+
+def _is_tar(head):
+    return head[257:262] == b"ustar"
+
+
+def _compression(head):
+    """Return what decompresses an archive that begins so; None for a plain one."""
+    found = [name for magic, name in _COMPRESSED.items() if head.startswith(magic)]
+    return found[0] if found and not _is_tar(head) else None
 
 
 def measure(path):
@@ -117,12 +146,14 @@ def measure(path):
                     status = entry.stat(follow_symlinks=False)
                     if stat.S_ISDIR(status.st_mode):
                         pending.append(entry.path)
+                        amount.bytes += _attributes(entry.path)
                         continue
                     if status.st_nlink > 1:
                         if (status.st_dev, status.st_ino) in linked:
                             continue
                         linked.add((status.st_dev, status.st_ino))
                     amount.files += 1
+                    amount.bytes += _attributes(entry.path)
                     if not (status.st_blocks == 0 and _is_hole(entry.path, status)):
                         amount.bytes += _blocks(status) * _BLOCK
         except OSError as error:
@@ -132,6 +163,19 @@ def measure(path):
         amount.files += 1
         amount.bytes += (names + names // 8 + _BLOCK) // _BLOCK * _BLOCK
     return amount
+
+
+def _attributes(path):
+    """Return the bytes of the block for attributes that do not fit into the inode."""
+    names = ()
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        values = [os.getxattr(path, name, follow_symlinks=False) for name in names]
+    except OSError:
+        return _BLOCK if names else 0
+    # Each has a header of 16 bytes; name and value are rounded up to 4.
+    used = sum(22 + len(name) + len(value) for name, value in zip(names, values))
+    return _BLOCK if used > _IN_INODE else 0
 
 
 def _is_hole(path, status):
@@ -163,6 +207,71 @@ def _blocks(status):
     return blocks
 
 
+def make_place(top, source):
+    """Make the directory where a source goes, below top, and return its path.
+
+    Raises OverlayError (DAMAGED) when a link or a file that another source has brought is in
+    in its way, CANNOT_CREATE.
+    """
+    name = source.dest.strip("/")
+    what = f"{quote(source.path)} cannot go to {quote(source.dest)}"
+    try:
+        if not _make_directories(top, name):
+            raise OverlayError(
+                f"{what}: another source has a link or a file in its way", status=DAMAGED
+            )
+    except OSError as error:
+        raise OverlayError(f"{what}: {reason(error)}", status=CANNOT_CREATE) from None
+    return os.path.join(top, name)
+
+
+def _make_directories(top, name):
+    """Make a directory below top, and those above it, without following links.
+
+    Return whether it is there; not when something in its way is no directory.
+    """
+    path = top
+    for part in filter(None, name.split("/")):
+        path = os.path.join(path, part)
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                return False
+    return True
+
+
+def remove(tree):
+    """Remove a directory and all that is in it, closed directories too, as far as possible."""
+    for directory, names, _files in os.walk(tree):
+        for name in names:
+            path = os.path.join(directory, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o700)  # before the walk comes there
+    shutil.rmtree(tree, ignore_errors=True)
+
+
+def copy(tree, target, environ, *options):
+    """Copy the content of a directory into another, over what has the same names there.
+
+    options  more for cp(1)
+    Raises OverlayError: DAMAGED when a directory and something else have one name,
+    CANNOT_CREATE.
+    """
+    # Without --remove-destination cp would write into a file through a link to it.
+    words = [process.need("cp", "coreutils", environ), "-a", "--remove-destination", *options]
+    words += ["--", os.path.join(tree, "."), target]
+    if namespace.available(environ):
+        words = namespace.wrap(words, environ)
+    result = process.run(words, environ)
+    if result.status:
+        words = (result.errors.strip() or "cp fails").splitlines()[-1]
+        raise OverlayError(
+            f"cannot copy {quote(tree)}: {words}",
+            status=DAMAGED if "cannot overwrite" in words else CANNOT_CREATE,
+        )
+
+
 def unpack(source, target, *, limit, environ):
     """Unpack an archive into a directory.
 
@@ -171,11 +280,9 @@ def unpack(source, target, *, limit, environ):
     the limit or the room on scratch is not enough, UNAVAILABLE without the tool.
     """
     os.makedirs(target, exist_ok=True)
-    if source.kind == "squashfs":
-        _unpack_squashfs(source.path, target, environ)
-        return
+    kind = _unpack_squashfs if source.kind == "squashfs" else _unpack_tar
     try:
-        _unpack_tar(source.path, target, limit, environ)
+        kind(source.path, target, limit, environ)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OverlayError(
@@ -189,63 +296,159 @@ def unpack(source, target, *, limit, environ):
         ) from None
 
 
-def _unpack_squashfs(path, target, environ):
+def _too_much(path, limit):
+    return OverlayError(
+        f"{quote(path)} does not fit: its files have more than the {size.format_size(limit)}"
+        " that are left",
+        status=CANNOT_CREATE,
+        hint="choose a larger size with -s",
+    )
+
+
+def _unpack_squashfs(path, target, limit, environ):
+    """Unpack a squashfs file whose listing shows nothing that speaks against it."""
+    import tempfile
+
     program = process.need("unsquashfs", "squashfs-tools", environ)
+    listing = process.run([program, "-lln", "-d", "", path], environ)
+    if listing.status:
+        raise _fails(path, listing)
+    whiteouts = _whiteouts(path, listing.output, limit)
+    if _only_directories(target):
+        _run_unsquashfs(program, path, target, whiteouts, environ)
+        return
+    # unsquashfs writes through links that it finds; alone in a directory it finds none.
+    alone = tempfile.mkdtemp(dir=os.path.dirname(target))
+    try:
+        _run_unsquashfs(program, path, alone, whiteouts, environ)
+        copy(alone, target, environ, "--link")
+    finally:
+        remove(alone)
+
+
+def _fails(path, result):
+    words = (result.errors.strip() or result.output.strip()).splitlines() or ["it failed"]
+    return OverlayError(f"cannot unpack {quote(path)}: {words[-1]}", status=DAMAGED)
+
+
+def _only_directories(target):
+    return not any(
+        files or any(os.path.islink(os.path.join(directory, name)) for name in names)
+        for directory, names, files in os.walk(target)
+    )
+
+
+def _whiteouts(path, listing, limit):
+    """Return the names of the deletions in a squashfs file: overlayfs's devices 0/0.
+
+    Names may hold the ends of lines, so lines can be forged: they only add to what is looked
+    for here. Files with several names count with each. Raises OverlayError for other devices,
+    and for what is too large or too deep.
+    """
+    found, left = [], limit
+    for kind, number, minor, name in _LISTED.findall(listing):
+        if name.count("/") > _DEEPEST:
+            raise OverlayError(f"{quote(path)} is refused: it is too deep", status=DAMAGED)
+        if kind == "-":
+            left -= int(number)
+        elif kind in "bc":
+            if (kind, int(number), int(minor.strip(", "))) != ("c", 0, 0):
+                raise OverlayError(f"{quote(path)} is refused: it holds a device", status=DAMAGED)
+            found.append(name.lstrip("/"))
+    if left < 0:
+        raise _too_much(path, limit)
+    return found
+
+
+def _run_unsquashfs(program, path, target, whiteouts, environ):
+    """Unpack into a directory without links, and make the deletions there.
+
+    unsquashfs makes devices for root only. Every user may make the character device 0/0,
+    overlayfs's mark of a deletion (mknod(2), Linux 5.8).
+    """
     result = process.run([program, "-n", "-f", "-d", target, path], environ)
     lines = (result.errors + result.output).splitlines()
-    devices = [line for line in lines if "could not create character device" in line]
-    if devices and not any("rror" in line for line in lines if line not in devices):
-        _make_whiteouts(path, target, program, environ)
-        return
-    if result.status:
-        words = (result.errors.strip() or result.output.strip()).splitlines() or ["it failed"]
-        raise OverlayError(f"cannot unpack {quote(path)}: {words[-1]}", status=DAMAGED)
-
-
-def _make_whiteouts(path, target, program, environ):
-    """Make the deletions of a squashfs file that unsquashfs makes for root only.
-
-    Every user may make the character device 0/0, overlayfs's mark of a deletion (mknod(2),
-    Linux 5.8). Other devices are refused.
-    """
-    listing = process.run([program, "-lln", "-d", "", path], environ)
-    for line in listing.output.splitlines():
-        if not line.startswith("c"):
-            continue
-        major, _comma, rest = line.partition(",")
-        if major.split()[-1] != "0" or rest.split()[0] != "0":
-            raise OverlayError(f"{quote(path)} is refused: it holds a device", status=DAMAGED)
-        name = rest.split(None, 3)[3]
-        os.mknod(os.path.join(target, name.lstrip("/")), stat.S_IFCHR | 0o600, 0)
+    lines = [line for line in lines if "could not create character device" not in line]
+    if result.status and not (whiteouts and not any("rror" in line for line in lines)):
+        raise _fails(path, result)
+    for name in whiteouts:
+        device = os.path.join(target, name)
+        parent, parts = os.path.dirname(name), name.split("/")
+        if ".." in parts or not _make_directories(target, parent):
+            raise OverlayError(f"{quote(path)} is refused: {quote(name)}", status=DAMAGED)
+        if not os.path.lexists(device):
+            os.mknod(device, stat.S_IFCHR | 0o600, 0)
 
 
 def _unpack_tar(path, target, limit, environ):
-    """Unpack a tar archive, compressed or not, one member after the other."""
+    """Unpack a tar archive, compressed or not, one member after the other, to its very end."""
     import tarfile
 
-    with open(path, "rb") as file:
-        zstd = file.read(4) == _ZSTD
+    class Member(tarfile.TarInfo):
+        """A member of an archive that ends with its mark, and not where it is cut or damaged."""
+
+        @classmethod
+        def fromtarfile(cls, archive):
+            try:
+                return super().fromtarfile(archive)
+            except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):
+                raise tarfile.ReadError("it ends early") from None
+            except tarfile.InvalidHeaderError as error:
+                raise tarfile.ReadError(str(error)) from None
+
     try:
-        if zstd:
-            with _decompressed(path, environ) as stream:
-                with tarfile.open(fileobj=stream, mode="r|") as archive:
-                    _Unpacker(path, target, limit).run(archive)
-            return
-        with tarfile.open(path, "r|*") as archive:
-            _Unpacker(path, target, limit).run(archive)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise OverlayError(f"{quote(path)} is damaged: {error}", status=DAMAGED) from None
+        with _opened(path, environ) as file:
+            stream = _Stream(file)
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
+                _Unpacker(path, target, limit).run(archive, stream)
+                # A checksum, a missing end and further archives show only there.
+                while block := archive.fileobj.read(1 << 20):
+                    if block.strip(b"\0"):
+                        raise tarfile.ReadError("more follows behind its end")
+                if archive.fileobj.tell() % tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("it ends early")
     except ImportError as error:
         raise OverlayError(
             f"{quote(path)}: this Python cannot decompress it ({error})", status=UNAVAILABLE
         ) from None
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        *_data_errors(),
+    ) as error:
+        raise OverlayError(f"{quote(path)} is damaged: {error}", status=DAMAGED) from None
 
 
-class _decompressed:
+def _data_errors():
+    """Return what decompressors raise for damaged data; of those that have been loaded."""
+    names = (("zlib", "error"), ("lzma", "LZMAError"))
+    return [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
+
+
+def _opened(path, environ):
+    """Return the decompressed bytes of an archive, as a context.
+
+    tarfile's own decompressors do not see checksums, further parts and a missing end.
+    """
+    import importlib
+
+    with open(path, "rb") as file:
+        name = _compression(file.read(512))
+    if name is None:
+        return open(path, "rb")
+    if name == "zstd":
+        return _Zstd(path, environ)
+    return importlib.import_module(name).open(path, "rb")
+
+
+class _Zstd:
     """The decompressed bytes of a zstd file, as a context."""
 
     def __init__(self, path, environ):
-        self._arguments = [process.need("zstd", "zstd", environ), "-dc", "--", path]
+        self._arguments = [process.need("zstd", "zstd", environ), "-dcq", "--", path]
         self._environ = environ
         self._path = path
 
@@ -253,7 +456,11 @@ class _decompressed:
         import subprocess
 
         self._child = subprocess.Popen(
-            self._arguments, env=self._environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            self._arguments,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         return self._child.stdout
 
@@ -263,11 +470,30 @@ class _decompressed:
             raise OverlayError(f"{quote(self._path)} is damaged: zstd fails", status=DAMAGED)
 
 
+class _Stream:
+    """The bytes of an archive, of which only so many may be read for a header.
+
+    tarfile takes a header into memory whole, however long it says that it is.
+    """
+
+    def __init__(self, file):
+        self._file = file
+        self.left = _LONGEST_HEADER
+
+    def read(self, count):
+        """Return the next bytes."""
+        data = self._file.read(count)
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError("a header is too long")
+        return data
+
+
 class _Unpacker:
     """Unpacks the members of one archive below a directory, and nothing anywhere else.
 
     Symbolic links are made at the very end, so that no member can be written through one;
-    a member whose path goes through a link of the archive is refused.
+    a member whose path goes through a link of this archive or another source is refused.
     """
 
     def __init__(self, path, target, limit):
@@ -277,15 +503,19 @@ class _Unpacker:
         self._links = {}  # path below target -> (target of the link, time)
         self._directories = {}  # path below target -> (mode, time)
         self._files = set()
+        self._made = set()  # directories that are there, and no links
 
-    def run(self, archive):
+    def run(self, archive, stream):
         """Unpack everything."""
-        for member in archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # they would fill the memory
+            stream.left = math.inf
             name = self._name(member)
             if name:
                 self._unpack(archive, member, name)
+            stream.left = _LONGEST_HEADER
+        stream.left = math.inf
         for name, (link, time) in self._links.items():
-            self._parents(name)
             path = os.path.join(self._target, name)
             os.symlink(link, path)
             os.utime(path, (time, time), follow_symlinks=False)
@@ -305,34 +535,43 @@ class _Unpacker:
         """Return the path of a member below the target, "" for the target itself."""
         if member.name.startswith("/") or ".." in member.name.split("/"):
             self._refuse(member, "has a name that leads outside")
+        if not abs(member.mtime) < _LATEST:
+            self._refuse(member, "has a time that cannot be")
         name = os.path.normpath(member.name)
         parts = name.split("/")
+        if len(parts) > _DEEPEST:
+            self._refuse(member, "is too deep")
         for count in range(1, len(parts)):
             if "/".join(parts[:count]) in self._links:
                 self._refuse(member, "goes through a link of the archive")
         return "" if name == "." else name
 
-    def _parents(self, name):
-        os.makedirs(os.path.dirname(os.path.join(self._target, name)), mode=0o755, exist_ok=True)
+    def _make_directory(self, member, name):
+        if name not in self._made:
+            if not _make_directories(self._target, name):
+                self._refuse(member, "goes through what is no directory")
+            self._made.add(name)
 
     def _unpack(self, archive, member, name):
         path = os.path.join(self._target, name)
-        self._parents(name)
+        self._make_directory(member, os.path.dirname(name))
         if member.isdir():
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            self._make_directory(member, name)
             os.chmod(path, 0o700)
             self._directories[name] = (member.mode & 0o7777, member.mtime)
             return
-        if name in self._directories or os.path.isdir(path):
-            self._refuse(member, "takes the place of a directory")
         if os.path.lexists(path):
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                self._refuse(member, "takes the place of a directory")
             os.unlink(path)  # the later of two members of one name counts
         self._links.pop(name, None)
         if member.issym():
-            self._check_link(member, name)
-            self._links[name] = (member.linkname, member.mtime)
+            self._add_link(member, name, member.linkname, member.mtime)
         elif member.islnk():
             other = os.path.normpath(member.linkname)
+            if other in self._links:  # one more name of a symbolic link
+                self._add_link(member, name, *self._links[other])
+                return
             if other not in self._files:
                 self._refuse(member, "is a link to something that is not in the archive")
             os.link(os.path.join(self._target, other), path, follow_symlinks=False)
@@ -345,25 +584,23 @@ class _Unpacker:
         else:
             self._refuse(member, "is a device")
 
-    def _check_link(self, member, name):
-        """Refuse a relative link that climbs out of the archive.
+    def _add_link(self, member, name, link, time):
+        """Note a symbolic link; refuse a relative one that climbs out of the archive.
 
         An absolute one is seen inside a container, where it leads to the container's own.
         """
-        if not member.linkname.startswith("/"):
-            reached = os.path.normpath(os.path.join("/x", os.path.dirname(name), member.linkname))
+        if not link.startswith("/"):
+            reached = os.path.normpath(os.path.join("/x", os.path.dirname(name), link))
             if reached != "/x" and not reached.startswith("/x/"):
                 self._refuse(member, "is a link that leads outside")
+        self._links[name] = (link, time)
 
     def _write(self, archive, member, path):
+        if member.size > self._left:
+            raise _too_much(self._path, self._left)
+        if any(offset + length > member.size for offset, length in member.sparse or ()):
+            self._refuse(member, "has parts behind its end")
         self._left -= member.size
-        if self._left < 0:
-            raise OverlayError(
-                f"{quote(self._path)} does not fit: its files have more than the"
-                f" {size.format_size(self._left + member.size)} that are left",
-                status=CANNOT_CREATE,
-                hint="choose a larger size with -s",
-            )
         archive.makefile(member, path)
         for key, value in member.pax_headers.items():
             if key.startswith("SCHILY.xattr.user."):

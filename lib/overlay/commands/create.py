@@ -136,5 +136,10 @@ def _summary(created):
         f"  size   {size.format_size(created.size)}, {state}\n"
         f"  room   {size.format_size(created.superblock.available_bytes)} of data,"
         f" {size.format_files(created.superblock.free_inodes_count)}\n"
-        f"next: mount-overlay -o {quote(short if not short.startswith('..') else path)}"
+        + "".join(
+            f"  left   {size.format_size(limits.left_bytes)}, {limits.name}\n"
+            for limits in created.limits
+            if limits.left_bytes is not None
+        )
+        + f"next: mount-overlay -o {quote(short if not short.startswith('..') else path)}"
     )
