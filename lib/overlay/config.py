@@ -655,8 +655,8 @@ def warnings(environ):
         # Which images and templates there are is the site's choice.
         if prefix == "OVERLAY" and key and section.lower() in SECTIONS.keys() - _CHOSEN:
             keys = [one.key.upper() for one in SETTINGS if one.section == section.lower()]
-            hint = _nearest(key, keys, f"OVERLAY_{section}_{{}}")
-            found.append(f"${name} is no setting; {hint}")
+            hint = _nearest(key.upper(), keys, f"OVERLAY_{section.upper()}_{{}}")
+            found.append(f"{quote(name)} is no setting; {hint}")
     return found
 
 

@@ -95,7 +95,11 @@ def test_check_wrong(run, scratch, text, line, sentence, hint):
             "[site]\nlock = create.sise\n",
             "new.ini, line 2: [site] lock: there is no create.sise to lock",
         ),
-        ("[site]\nlock = create\n", "new.ini, line 2: [site] lock: there is no create to lock"),
+        ("[site]\nlock = creat\n", "new.ini, line 2: [site] lock: there is no creat to lock"),
+        (
+            "[create]\nmin_size = 2G\nmax_size = 1G\n",
+            "new.ini, line 2: [create] min_size is more than max_size (new.ini, line 3)",
+        ),
         (
             "[site]\nlock = images.*\n",
             "new.ini, line 2: [site] lock: there is no 'images.*' to lock",

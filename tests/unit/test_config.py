@@ -4,9 +4,13 @@ import os
 
 import pytest
 from overlay import config
-from overlay.errors import CONFIGURATION, MISSING, OverlayError
+from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError
 
 SECTIONS = "known: " + ", ".join(f"[{name}]" for name in config.SECTIONS)
+
+BELOW = "what is indented below a key belongs to its value"
+
+ALONE = "keys and comments stand on lines of their own"
 
 KEYS = "known: " + ", ".join(one.key for one in config.SETTINGS if one.section == "create")
 
@@ -14,7 +18,10 @@ KEYS = "known: " + ", ".join(one.key for one in config.SETTINGS if one.section =
 WRONG = [
     ("x = 1\n", 1, "a key stands before the first [section]", None),
     ("\n\n# c\nx = 1\n[site]\n", 4, "a key stands before the first [section]", None),
-    ("[]\n", 1, "a key stands before the first [section]", None),
+    ("[]\n", 1, "it is not `[section]`", None),
+    ("\n[create] size = 5\n", 2, "something stands behind [create]", ALONE),
+    ("[create] # new ones\n", 1, "something stands behind [create]", ALONE),
+    ("[create]]\n", 1, "something stands behind [create]", ALONE),
     ("[site]\n[site]\n", 2, "[site] stands here a second time", None),
     ("[site]\nlock =\n\n[site]\n", 4, "[site] stands here a second time", None),
     (
@@ -25,7 +32,26 @@ WRONG = [
     ),
     ("[create]\nsize\n", 2, "it is not `key = value`", None),
     ("[create]\nsize: 5\n", 2, "it is not `key = value`", None),
-    ("[create\nsize = 5\n", 1, "a key stands before the first [section]", None),
+    ("[create\nsize = 5\n", 1, "it is not `[section]`", None),
+    ("[images]\na = /a\0b.sif\n", 2, "a NUL byte stands here", None),
+    (
+        "# a\fb\u2028c\x1cd\n[create]\nsise = 5\n",
+        3,
+        "unknown key sise in [create]",
+        "did you mean size?",
+    ),
+    (
+        "[binds]\npaths = /a\n  [b]\n  path = /c\npath = /d\n",
+        5,
+        "unknown key path in [binds]",
+        "did you mean paths?",
+    ),
+    (
+        "[create]\nsize = 5\n files = 6\n",
+        2,
+        "[create] size: '5\\nfiles = 6' is not a size; it looks like 500, 500M, 20G or 1.5T",
+        BELOW,
+    ),
     ("[create]\n= 5\n", 2, "it is not `key = value`", None),
     ("[creat]\nsize = 5\n", 1, "unknown section [creat]", "did you mean [create]?"),
     (
@@ -94,9 +120,48 @@ WRONG = [
         None,
     ),
     (
-        "[create]\nallocation =\n",
+        "[create]\npermissions = 0466\n",
         2,
-        "[create] allocation: '' is not one of reserve, sparse",
+        "[create] permissions: with '0466' its owner could not use it; 0600 is the least",
+        None,
+    ),
+    (
+        "[create]\npermissions = 0888\n",
+        2,
+        "[create] permissions: '0888' is not a mode such as 0600",
+        None,
+    ),
+    (
+        "[create]\nmargin = five %\n",
+        2,
+        "[create] margin: 'five %' is not a percentage from 0% to 100%",
+        None,
+    ),
+    (
+        "[templates]\nt = '/a\n",
+        2,
+        "[templates] t: quotes do not match (No closing quotation)",
+        None,
+    ),
+    ("[templates]\nt =\n", 2, "[templates] t: it is empty", None),
+    ("[images]\na =\n", 2, "[images] a: it is empty", None),
+    ("[images]\na = '/a.sif' '/b.sif'\n", 2, "[images] a: there is more than one path", None),
+    (
+        "[images]\na = /a.sif ; one\n",
+        2,
+        "[images] a: ';' begins a comment; those stand on lines of their own",
+        None,
+    ),
+    (
+        "[binds]\npaths = /a # the first\n",
+        2,
+        "[binds] paths: '#' begins a comment; those stand on lines of their own",
+        None,
+    ),
+    (
+        "[engine]\ncommands = a #b\n",
+        2,
+        "[engine] commands: '#b' begins a comment; those stand on lines of their own",
         None,
     ),
     ("[launch]\ngpu = yes\n", 2, "[launch] gpu: 'yes' is not one of auto, none", None),
@@ -122,12 +187,6 @@ WRONG = [
         "[scratch]\nlocal = /a {x}/b\n",
         2,
         "[scratch] local: {x} is not known; {user} and {home} are",
-        None,
-    ),
-    (
-        "[site]\nmessage = hello {you}\n",
-        2,
-        "[site] message: {you} is not known; {user} and {home} are",
         None,
     ),
     ("[site]\nmessage = a\nb\n", 3, "it is not `key = value`", None),
@@ -245,6 +304,8 @@ def test_user_file_place(environ, home, tmp_path):
     moved = {**environ, "XDG_CONFIG_HOME": str(tmp_path)}
     assert config.user_file(moved) == f"{tmp_path}/overlay/overlay.ini"
     assert config.user_file({}) is None
+    relative = {**environ, "XDG_CONFIG_HOME": "home/.config"}
+    assert config.user_file(relative) == f"{home}/.config/overlay/overlay.ini"
 
 
 def test_lock(environ, site, home):
@@ -282,6 +343,110 @@ def test_lock_in_overlay_d(environ, site):
     write(site.parent / "overlay.d" / "a.ini", "[site]\nlock = create.size\n")
     environ["OVERLAY_CREATE_SIZE"] = "3"
     assert config.load(environ, "/nowhere")["create.size"] == 1 << 20
+
+
+def test_locks_add_up(environ, site):
+    """A file that locks something leaves the locks of the others, each with its own place."""
+    site.write_text("[site]\nlock = create.margin\n")
+    for name, key in (("a", "size"), ("b", "files")):
+        write(site.parent / "overlay.d" / f"{name}.ini", f"\n[site]\nlock = create.{key}\n")
+    environ["OVERLAY_CREATE_SIZE"] = environ["OVERLAY_CREATE_FILES"] = "3"
+    found = config.load(environ, "/nowhere")
+    assert (found["create.size"], found["create.files"]) == (None, None)
+    assert found["site.lock"] == ("create.margin", "create.size", "create.files")
+    assert str(found.lock("create.size")) == f"{site.parent}/overlay.d/a.ini, line 3"
+    assert found.lock("create.allocation") is None
+
+
+def test_lock_of_a_section(environ, site, home):
+    """A whole section can be locked, with the names that users would add to it."""
+    site.write_text("[site]\nlock = quota images\n[images]\na = /site.sif\n")
+    write(home / ".config/overlay/overlay.ini", "[images]\nb = /b.sif\n[quota]\ntimeout = 9\n")
+    environ["OVERLAY_QUOTA_COMMAND"] = "true"
+    found = config.load(environ, "/nowhere")
+    assert found.images() == {"a": "/site.sif"}
+    assert (found["quota.timeout"], found["quota.command"]) == (5, ())
+
+
+def test_lock_of_the_default_image(environ, site, home):
+    """With the default its image is locked: its name cannot be given to another."""
+    site.write_text("[site]\nlock = images.default\n[images]\ndefault = a\na = /site.sif\n")
+    write(home / ".config/overlay/overlay.ini", "[images]\na = /mine.sif\nb = /b.sif\n")
+    environ["OVERLAY_IMAGES_A"] = "/mine.sif"
+    found = config.load(environ, "/nowhere")
+    assert found.images() == {"a": "/site.sif", "b": "/b.sif"}
+
+
+HELD = [
+    ("create.allocation = reserve", "create-overlay --sparse -s 16 -n 1", "--sparse"),
+    ("create.allocation = sparse", "create-overlay --reserve -s 16 -n 1", "--reserve"),
+    ("create.size = 20", "create-overlay -s 16 -n 1", "-s"),
+    ("create.files = 2", "create-overlay -s 16 -n 1", "-n"),
+    ("images.default = base", "create-overlay -s 16 -n 1 -f x -c /y", "-c"),
+    ("binds.paths =", "create-overlay -s 16 -n 1 -f x -b /y", "-b"),
+    ("images.default = base", "mount-overlay -o a.ext3 -c /y", "-c"),
+    ("binds.paths =", "run-overlay -o a.ext3 -b /y -- true", "-b"),
+    ("launch.gpu = none", "mount-overlay -o a.ext3 --nv", "--nv"),
+    ("launch.gpu = none", "mount-overlay -o a.ext3 --rocm", "--rocm"),
+    ("jobs.size = 10G", "run-overlay -o a.ext3 --per-task -s 16 -- true", "-s"),
+    ("jobs.files = 10", "mount-overlay -o a.ext3 --discard-writes -n 16", "-n"),
+    ("pack.compression = lz4", "pack-overlay a.ext3 --compression xz", "--compression"),
+]
+
+
+@pytest.mark.parametrize(("setting", "command", "option"), HELD)
+def test_lock_holds_against_options(run, site, base, setting, command, option):
+    """What is locked is not set aside on the command line either."""
+    name, value = setting.split(" =")
+    section, key = name.split(".")
+    site.write_text(f"[site]\nlock = {name}\n[{section}]\n{key} ={value}\n")
+    if section != "images":
+        with site.open("a") as file:
+            file.write(f"[images]\nbase = {base}\n")
+    program, *arguments = command.split()
+    result = run(program, *arguments)
+    assert result == (
+        NOT_ALLOWED,
+        "",
+        f"{program}: error: {option} is not for you to choose here: {name} is locked"
+        f" ({site}, line 2)\n{program}: hint: leave {option} out\n",
+    )
+
+
+def test_lock_and_the_same_option(environ, site):
+    """An option that says what the site says is harmless, and so is a lock on nothing."""
+    site.write_text("[site]\nlock = create\n[create]\nallocation = sparse\n")
+    found = config.load(environ, "/nowhere")
+    found.hold("create.allocation", "--sparse", "sparse")
+    found.hold("create.size", "-s", "16")
+    found.hold("create.allocation", "--sparse", None)
+
+
+def test_lock_with_commas(environ, site):
+    """Commas between locks are told apart from a wrong name."""
+    site.write_text("[site]\nlock = create.size, create.files\n")
+    error = caught(environ)
+    assert error.what == f"{site}, line 2: [site] lock: there is no create.size, to lock"
+    assert error.hint == "blanks separate them, not commas"
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ("min_size = 10G", "max_size = 1G"),
+        ("size = 10G", "max_size = 1G"),
+        ("min_files = 9", "files = 8"),
+        ("files = 9", "max_files = 8"),
+    ],
+)
+def test_limits(environ, site, less, more):
+    """Limits that leave nothing are refused, both with their places."""
+    site.write_text(f"[create]\n{more}\n")
+    other = write(site.parent / "overlay.d" / "a.ini", f"[create]\n{less}\n")
+    names = [text.partition(" ")[0] for text in (less, more)]
+    assert caught(environ).what == (
+        f"{other}, line 2: [create] {names[0]} is more than {names[1]} ({site}, line 2)"
+    )
 
 
 def test_lock_unknown(environ, site):
@@ -322,9 +487,83 @@ def test_image_with_unset_variable(environ, site):
     assert error.value.status == CONFIGURATION
 
 
+def test_empty_environment(environ, site):
+    """A variable that is set to nothing counts as one that is not set."""
+    site.write_text("[create]\nallocation = sparse\nsize = 7\n")
+    environ["OVERLAY_CREATE_ALLOCATION"] = environ["OVERLAY_CREATE_SIZE"] = ""
+    found = config.load(environ, "/nowhere")
+    assert (found["create.allocation"], found["create.size"]) == ("sparse", 7 << 20)
+
+
+def test_unknown_variables(run, environ, scratch):
+    """A variable that looks like a setting and is none is warned of; other ones are not."""
+    variables = {
+        "OVERLAY_CREATE_SISE": "5",
+        "OVERLAY_SITE_XYZZY": "5",
+        "OVERLAY_IMAGES_X": "/x",
+        "OVERLAY_MY_OWN": "5",
+        "OVERLAY_CREATE": "5",
+        "OVERLAY_CREATE_MIN_SIZE": "1",
+    }
+    assert config.warnings(variables) == [
+        "OVERLAY_CREATE_SISE is no setting; did you mean OVERLAY_CREATE_SIZE?",
+        "OVERLAY_SITE_XYZZY is no setting; known: OVERLAY_SITE_LOCK, OVERLAY_SITE_MESSAGE",
+    ]
+    result = run("list-overlays", "-q", scratch, variables={"OVERLAY_CREATE_SISE": "5"})
+    assert result.stderr == (
+        "list-overlays: OVERLAY_CREATE_SISE is no setting; did you mean OVERLAY_CREATE_SIZE?\n"
+    )
+
+
+def test_variable():
+    """Every name has a variable that a shell can set."""
+    assert config.variable("create.min_size") == "OVERLAY_CREATE_MIN_SIZE"
+    assert config.variable("images.centos-8.2") == "OVERLAY_IMAGES_CENTOS_8_2"
+
+
+def test_comments_in_a_value(environ, site):
+    """Comments may stand between the lines of a value, and blanks in quotes stay."""
+    site.write_text("[binds]\npaths = '/a  b'\n  # the second\n  /c\n")
+    assert config.load(environ, "/nowhere")["binds.paths"] == ("/a  b", "/c")
+
+
+def test_templates(environ, site, run):
+    """A template with a variable that is not set hurts only who asks for it."""
+    site.write_text("[templates]\nt = $NO/a:/opt\nu = '/a b' $HOME/c\n")
+    found = config.load(environ, "/nowhere")
+    assert found.templates() == {"t": None, "u": ("/a b", f"{environ['HOME']}/c")}
+    result = run("create-overlay", "-t", "t")
+    assert (result.status, result.stderr) == (
+        CONFIGURATION,
+        f"create-overlay: error: {site}, line 2: [templates] t: $NO is not set\n",
+    )
+    listed = run("create-overlay", "--list-templates").stdout
+    assert listed == f"t\t$NO/a:/opt\nu\t'/a b' {environ['HOME']}/c\n"
+
+
+def test_unset_is_the_only_excuse(environ, site):
+    """A wrong value is refused whatever words it consists of."""
+    site.write_text("[create]\nsize = this is not set\n")
+    assert caught(environ).what.startswith(f"{site}, line 2: [create] size: 'this is not set'")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
+        ("images.a", '"/a b.sif"', "/a b.sif"),
+        ("images.a", "/it's b.sif", "/it's b.sif"),
+        ("images.default", "'/a b.sif'", "/a b.sif"),
+        ("create.margin", "5 %", 5),
+        ("create.margin", "", 20),
+        ("create.permissions", "0600", 0o600),
+        ("create.permissions", "", None),
+        ("create.allocation", "", "reserve"),
+        ("safety.low", "", 5),
+        ("safety.trust_locks", "", False),
+        ("quota.timeout", "", 5),
+        ("jobs.size", "", 10 << 30),
+        ("site.message", "", None),
+        ("site.message", "$5 {each} ${NO}, {user}: ~ # 1", "$5 {each} ${NO}, me: ~ # 1"),
         ("engine.commands", "", ()),
         ("engine.commands", " a\n 'b c'  d ", ("a", "b c", "d")),
         ("binds.paths", "/a $HOME/b {home}/c ~/d", ("/a", "/h/b", "/h/c", "/h/d")),
@@ -360,7 +599,7 @@ def test_defaults_convert():
     environ = {"HOME": "/h", "USER": "me", "TMPDIR": "/t"}
     for setting in config.SETTINGS:
         for text in (setting.default, setting.example):
-            if text is not None:
+            if text is not None and (text or setting.kind != "names"):
                 config.convert(setting, text, environ)
 
 

@@ -402,7 +402,9 @@ def test_clear_is_the_sites_choice(settings):
     """With nothing in [launch] clear everything passes but foreign overlays."""
     environ = {"HOME": "/h", "PYTHONPATH": "/x", "APPTAINER_OVERLAY": "evil"}
     found = facts(image(), environ=environ)
-    plan = session.plan(modes("a.ext3", command=["x"]), settings(launch_clear=""), found)
+    config = settings()
+    config.put("launch.clear", "", config.origin("launch.clear"))
+    plan = session.plan(modes("a.ext3", command=["x"]), config, found)
     assert plan.final.environment(environ) == {"HOME": "/h", "PYTHONPATH": "/x"}
 
 
