@@ -1,0 +1,161 @@
+"""Filling a new overlay: which sources are read where they are, limits, the base image."""
+
+import os
+import types
+
+import pytest
+from overlay import creation, filling, process, sources
+from overlay.errors import CANNOT_CREATE, MISSING, USAGE, OverlayError
+
+MIB = 1 << 20
+
+
+def refused(function, *arguments, **options):
+    """Return the OverlayError that a call raises."""
+    with pytest.raises(OverlayError) as error:
+        function(*arguments, **options)
+    return error.value
+
+
+def options(**fields):
+    """Return what the command line gives, all else left out."""
+    known = {"sources": [], "template": None, "file": None, "container": None, "binds": []}
+    return types.SimpleNamespace(**{**known, "size": None, "files": None, **fields})
+
+
+@pytest.fixture
+def output():
+    """Return what takes notices; they are in its list."""
+    told = []
+    return types.SimpleNamespace(notice=lambda words, _kind=None: told.append(words), told=told)
+
+
+@pytest.fixture
+def facts(scratch):
+    """Return the Facts of a new overlay whose temporary files go to the scratch directory."""
+    return creation.Facts(
+        path="", tools={}, scratch=str(scratch), host="h", pid=1, environ={"PATH": "/usr/bin:/bin"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "bound"),
+    [
+        ([("a", "/a")], [0]),
+        ([("a", "/")], []),
+        ([("a", "/a"), ("b", "/b")], [0, 1]),
+        ([("a", "/x"), ("b", "/x")], []),
+        ([("a", "/x"), ("b", "/x/y")], []),
+        ([("a", "/x/y"), ("b", "/x"), ("c", "/z")], [2]),
+        ([("a", "/x"), ("b", "/xy")], [0, 1]),
+        ([("a", "/x"), ("a", "/y")], []),
+        ([("a", "/x"), ("a/sub", "/y")], []),
+        ([("link", "/x"), ("a", "/y")], []),
+        ([("a", "/x"), ("t.tar", "/")], []),
+        ([("a", "/x"), ("t.tar", "/y")], [0]),
+        ([("t.tar", "/")], []),
+    ],
+)
+def test_bindable(scratch, monkeypatch, pairs, bound):
+    """Only what has a place and a tree for itself is read where it is."""
+    monkeypatch.chdir(scratch)
+    for name in ("a/sub", "b", "c"):
+        os.makedirs(name)
+    os.symlink("a", "link")
+    parsed = [
+        sources.Source(path, dest, "tar" if path.endswith("tar") else "directory")
+        for path, dest in pairs
+    ]
+    assert filling._bindable(parsed) == [parsed[number] for number in bound]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "nested"),
+    [
+        ("/a", "/a", True),
+        ("/a", "/a/b", True),
+        ("/a/b", "/a", True),
+        ("/a", "/ab", False),
+        ("/", "/a", True),
+        ("/a/", "/a", True),
+    ],
+)
+def test_nested(one, other, nested):
+    """Whether one path lies in another goes by whole names."""
+    assert filling._nested(one, other) is nested
+
+
+def test_parse(settings, scratch, site, site_text, monkeypatch):
+    """The sources of a template come first; what there is not is refused."""
+    monkeypatch.chdir(scratch)
+    for name in ("one", "two"):
+        (scratch / name).mkdir()
+    site.write_text(f"{site_text}[templates]\nt = '{scratch}/one:/x' '{scratch}/one'\n")
+    parsed = filling.parse(options(template="t", sources=["two"]), settings())
+    assert [source.dest for source in parsed] == ["/x", "/one", "/two"]
+    error = refused(filling.parse, options(template="u"), settings())
+    assert (error.status, error.hint) == (MISSING, "templates of this site: t")
+    site.write_text(site_text)
+    error = refused(filling.parse, options(template="u"), settings())
+    assert (error.status, error.hint.startswith("this site has none")) == (MISSING, True)
+    for wrong in ({"container": "base"}, {"binds": ["/x"]}):
+        assert refused(filling.parse, options(**wrong), settings()).status == USAGE
+
+
+@pytest.fixture
+def engine(scratch, settings, tmp_path):
+    """Return a function that configures a stand-in for the engine: a script."""
+
+    def engine(script):
+        path = tmp_path / "stand-in" / "apptainer"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'#!/bin/sh\n[ "$1" = build ] || exit 0\n{script}\n')
+        path.chmod(0o755)
+        return settings(engine_commands=str(path))
+
+    return engine
+
+
+def test_unpacked_once(engine, facts, base, output, scratch):
+    """The base image is unpacked once, and anew when it has changed."""
+    config = engine(f'mkdir "$3"; echo >>"{scratch}/calls"')
+    place = filling.unpacked(str(base), facts, config, output)
+    assert filling.unpacked(str(base), facts, config, output) == place
+    assert os.stat(os.path.dirname(place)).st_mode & 0o777 == 0o700
+    os.utime(base, (1, 1))
+    assert filling.unpacked(str(base), facts, config, output) != place
+    assert (scratch / "calls").read_text() == "\n\n"
+    assert filling.unpacked(str(scratch), facts, config, output) == str(scratch)
+
+
+def test_unpacked_by_another(engine, facts, base, output, scratch):
+    """Another build was quicker: its directory is taken, ours removed."""
+    config = engine('mkdir "$3" "${3%.*}"; touch "${3%.*}/theirs"')
+    place = filling.unpacked(str(base), facts, config, output)
+    assert os.listdir(place) == ["theirs"]
+    assert os.listdir(os.path.dirname(place)) == [os.path.basename(place)]
+
+
+def test_unpacking_fails(engine, facts, base, output, scratch):
+    """A failure is told in the engine's words, and leaves nothing."""
+    config = engine('mkdir "$3"; touch "$3/half"; echo first; echo FATAL: no >&2; exit 255')
+    error = refused(filling.unpacked, str(base), facts, config, output)
+    assert (error.status, error.what.endswith("FATAL: no")) == (CANNOT_CREATE, True)
+    assert os.listdir(scratch / f"overlay-base.{os.getuid()}") == []
+
+
+def test_unpacking_interrupted(engine, facts, base, output, scratch, monkeypatch):
+    """Ctrl-C while the base image is unpacked leaves nothing."""
+    config = engine("exit 0")
+    run = process.run
+
+    def interrupted(arguments, *rest, **more):
+        if "build" not in arguments:
+            return run(arguments, *rest, **more)
+        os.makedirs(os.path.join(arguments[-2], "half"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        filling.unpacked(str(base), facts, config, output)
+    assert os.listdir(scratch / f"overlay-base.{os.getuid()}") == []

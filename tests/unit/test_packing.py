@@ -1,0 +1,90 @@
+"""Packing: names, what is closed to others, deletions of several layers, comparisons."""
+
+import subprocess
+import types
+
+import pytest
+from overlay import image, packing
+from overlay.commands import pack
+
+
+def options(*overlays, output=None):
+    """Return what the command line gives."""
+    return types.SimpleNamespace(overlays=overlays, output=output)
+
+
+@pytest.mark.parametrize(
+    ("overlays", "output", "path"),
+    [
+        (["a.ext3"], None, "a.sqsh"),
+        (["/x y/a.img"], None, "/x y/a.sqsh"),
+        (["a"], None, "a.sqsh"),
+        (["v1.2.ext3", "b.ext3"], None, "v1.2.sqsh"),
+        (["a.ext3"], "b", "b.sqsh"),
+        (["a.ext3"], "v1.2", "v1.2.sqsh"),
+        (["a.ext3"], "b.squashfs", "b.squashfs"),
+        (["a.ext3"], "b.sfs", "b.sfs"),
+        (["a.ext3"], "b.ext3", "b.ext3.sqsh"),
+    ],
+)
+def test_path(overlays, output, path):
+    """The name of the new file: as given, or the first overlay's with another ending."""
+    assert pack._path(options(*overlays, output=output)) == path
+
+
+@pytest.fixture
+def layer(make_image):
+    """Return a function that makes an image with directories and files and looks at it."""
+    found = []
+
+    def layer(name, directories=(), files=(), closed=()):
+        path = make_image(name, directories=("upper", "work", *(f"upper/{d}" for d in directories)))
+        lines = [f"write /dev/null /upper/{file}" for file in files]
+        lines += [f"sif /upper/{file} mode {mode}" for file, mode in closed]
+        words = ["/usr/sbin/debugfs", "-w", "-f", "-", path]
+        subprocess.run(words, input="\n".join(lines), text=True, check=True, capture_output=True)
+        found.append(image.look(str(path)))
+        return found[-1]
+
+    yield layer
+    for one in found:
+        one.close()
+
+
+def test_closed(layer):
+    """Files that others cannot read, directories that they cannot enter; links do not count."""
+    found = layer(
+        "a.ext3",
+        ["d", "e", "f"],
+        ["d/open", "d/key", "e/x"],
+        [
+            ("d", "040755"),
+            ("e", "040700"),
+            ("f", "040751"),
+            ("d/open", "0100644"),
+            ("d/key", "0100640"),
+            ("e/x", "0100604"),
+        ],
+    )
+    assert packing.closed(found) == [b"/d/key", b"/e", b"/f"]
+
+
+def names(words):
+    """Return the names in options for mksquashfs."""
+    assert words[::2] == ["-p"] * (len(words) // 2)
+    return sorted(word.split(" ")[0] for word in words[1::2])
+
+
+def test_pseudo(layer):
+    """Deletions reach what lies below all of them, unless a layer above has it anew."""
+    top = layer("a.ext3", ["d"], ["d/.wh.one", "d/two", ".wh.gone"])
+    middle = layer("b.ext3", ["d", "gone"], ["d/.wh.two", "d/.wh.three", "gone/.wh.four"])
+    assert packing._pseudo([top]) == []
+    assert names(packing._pseudo([top, middle])) == [".wh.gone", "d/.wh.one", "d/.wh.three"]
+
+
+def test_lines():
+    """Of a listing the top directory is left out, and modes that were changed on purpose."""
+    text = "\td\t755\t1\na\tf\t600\t1\t2\t1\t\n"
+    assert list(packing._lines(text, False)) == ["a\tf\t600\t1\t2\t1\t"]
+    assert list(packing._lines(text, True)) == ["a\tf\t\t1\t2\t1\t"]

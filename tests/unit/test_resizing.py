@@ -1,0 +1,141 @@
+"""How much an image holds, what it can become, and that every file keeps its owner."""
+
+import os
+import subprocess
+
+import pytest
+from overlay import extfs, image, resizing
+from overlay.commands import resize
+from overlay.errors import DAMAGED, USAGE, OverlayError
+from support import tool
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def refused(function, *arguments, **options):
+    """Return the OverlayError that a call raises."""
+    with pytest.raises(OverlayError) as error:
+        function(*arguments, **options)
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        (None, 100 * MIB),
+        ("200", 200 * MIB),
+        ("+1", 101 * MIB),
+        ("+1G", GIB + 100 * MIB),
+        ("50", 50 * MIB),
+    ],
+)
+def test_amount(text, amount):
+    """An amount, or with a + so much more than now."""
+    from overlay import size
+
+    assert resize._amount("-s", text, size.parse_size, 100 * MIB) == amount
+
+
+@pytest.mark.parametrize("text", ["", "+", "++1", "-1", "x", "1X", "+x", "- 1"])
+def test_amount_refused(text):
+    """What is no amount is refused with the option's name."""
+    from overlay import size
+
+    error = refused(resize._amount, "-s", text, size.parse_size, MIB)
+    assert (error.status, error.what.startswith("-s: ")) == (USAGE, True)
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """Return a function that makes an image of a size with files of 8 KiB; returns its path."""
+
+    def filled(name, mib=64, files=0, inodes=2000):
+        content = tmp_path / f"{name}.content"
+        for directory in ("upper/d", "work"):
+            (content / directory).mkdir(parents=True)
+        for number in range(files):
+            (content / "upper" / "d" / str(number)).write_bytes(b"x" * 8192)
+        path = tmp_path / name
+        with open(path, "wb") as file:
+            file.truncate(mib * MIB)
+        words = extfs.mke2fs_options(mib * MIB, inodes)
+        done = tool("mke2fs", "-q", "-F", *words, "-d", content, path)
+        assert done.returncode == 0, done.stderr
+        return path
+
+    return filled
+
+
+@pytest.mark.parametrize("mib", [16, 64, 300, 5000])
+@pytest.mark.parametrize("files", [0, 10, 800])
+def test_used(filled, mib, files):
+    """What an image holds fits into the smallest that is made for it, and is no guess."""
+    path = filled("a.ext3", mib, files)
+    with open(path, "rb") as file:
+        held, data = resizing.used(extfs.read_superblock(file.fileno()))
+    assert held == 3 + files
+    assert files * 8192 <= data <= files * 8192 + max(2 * MIB, files * 400)
+
+
+def test_check_fits():
+    """Too small is refused with the smallest; that one is accepted."""
+    error = refused(resizing._check_fits, 10 * MIB, 5000, 4000, 50 * MIB)
+    assert error.status == USAGE
+    smallest = int(error.hint.rpartition(" ")[2])
+    resizing._check_fits(smallest * MIB, 5000, 4000, 50 * MIB)
+    error = refused(resizing._check_fits, 100 * MIB, 3000, 4001, MIB)
+    assert (error.status, error.hint) == (USAGE, "the smallest number: -n 5")
+    resizing._check_fits(100 * MIB, 5000, 4001, MIB)
+
+
+def set_owner(path, *owners):
+    """Set owners inside an image: (name, uid)."""
+    lines = [f"sif {name} {field} {uid}" for name, uid in owners for field in ("uid", "gid")]
+    words = ["/usr/sbin/debugfs", "-w", "-f", "-", path]
+    subprocess.run(words, input="\n".join(lines), text=True, check=True, capture_output=True)
+
+
+def owners(path, directory="/upper/d"):
+    """Return the owners in a directory of an image."""
+    lines = tool("debugfs", "-R", f"ls -p {directory}", path).stdout.splitlines()
+    fields = [line.split("/") for line in lines if line.startswith("/")]
+    return {name: (int(uid), int(gid)) for _, _, _, uid, gid, name, *_ in fields}
+
+
+@pytest.fixture
+def pair(filled):
+    """Return an Image and a second path with the same content in another order of inodes."""
+    one, two = filled("a.ext3", files=20), filled("b.ext3", 100, 20, inodes=9000)
+    set_owner(one, ("/upper/d", 7), ("/upper/d/3", 70000), ("/upper/d/5", 0), ("/upper/d/7", 65534))
+    found = image.look(str(one))
+    yield found, two
+    found.close()
+
+
+def take_over(found, path):
+    """Call take_over() for a new image."""
+    with open(path, "r+b") as file:
+        resizing.take_over(found, file.fileno(), extfs.read_superblock(file.fileno()))
+
+
+def test_take_over(pair):
+    """Every file of the new image gets its old owner; upper and work are the caller's."""
+    found, new = pair
+    expected = owners(found.path)
+    take_over(found, new)
+    assert owners(new) == expected
+    assert expected["3"] == (70000, 70000)
+    assert tool("e2fsck", "-fn", new).returncode == 0
+    assert owners(new, "/")["work"] == (os.getuid(), os.getgid())
+
+
+@pytest.mark.parametrize(
+    "line", ["rm /upper/d/3", "sif /upper/d/3 size 100", "sif /upper/d/3 mode 0100600"]
+)
+def test_take_over_compares(pair, line):
+    """A file that is missing or not the same in the new image is found."""
+    found, new = pair
+    subprocess.run(["/usr/sbin/debugfs", "-w", "-R", line, new], check=True, capture_output=True)
+    error = refused(take_over, found, new)
+    assert (error.status, error.what.startswith("3 of ")) == (DAMAGED, True)
