@@ -218,6 +218,45 @@ def test_one_writer_and_readers(slurm):
         slurm.ours("run-overlay", "-o", f"work-{number}.ext3:ro", "--", "ls", "/mine")
 
 
+# ----------------------------------------------------------------- what is kept --
+
+
+@pytest.fixture
+def elsewhere():
+    """Return a directory on another, small file system."""
+    path = HOME / "small" / f"kept-{os.getpid()}"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+def test_kept_names(slurm, elsewhere):
+    """A name that is taken gets a number; another file system gets a copy."""
+    (slurm.directory / "kept").mkdir()
+    line = "run-overlay -o overlay2.ext3 --per-task -s 64 -n 1 --keep"
+    lines = [f"srun {line} {place} -- mkdir /{place}" for place in ("kept", "kept")]
+    job = slurm.script("\n".join([*lines, f"srun {line} {elsewhere} -- sh -c 'echo x > /x'"]))
+    assert job.end() == ("COMPLETED", 0, 0), job.output()
+    name = f"job{job.number}-task0"
+    assert sorted(os.listdir(slurm.directory / "kept")) == [f"{name}-2.ext3", f"{name}.ext3"]
+    assert os.listdir(elsewhere) == [f"{name}.ext3"]
+    assert is_sound(elsewhere / f"{name}.ext3")
+    line = ("-o", elsewhere / f"{name}.ext3:ro", "--", "cat", "/x")
+    assert slurm.ours("run-overlay", *line) == "x\n"
+
+
+def test_kept_without_room(slurm, elsewhere):
+    """No room where it is to be kept: 74, and a line says where it lies."""
+    slurm.environ["OVERLAY_SCRATCH_LOCAL"] = str(slurm.directory)
+    line = ("-o", "overlay2.ext3", "--per-task", "-s", 200, "-n", 1, "--keep", elsewhere)
+    fill = "head -c 100M /dev/urandom > /x"
+    done = slurm.run(ROOT / "bin" / "run-overlay", *line, "--", "sh", "-c", fill)
+    assert done.returncode == 74 and "could not be moved" in done.stderr, done
+    path = re.search(r"it lies on this node \(\S+\): (\S+)\n", done.stderr)[1]
+    line = ("-o", f"{path}:ro", "--", "stat", "-c", "%s", "/x")
+    assert slurm.ours("run-overlay", *line) == "104857600\n" and os.listdir(elsewhere) == []
+
+
 # ------------------------------------------------------------------- ended --
 
 
