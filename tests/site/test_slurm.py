@@ -53,7 +53,7 @@ def slurm(prepared, tmp_path):
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(prepared, tmp_path_factory):
-    """Submit at the start what ends only with a time limit, a minute at least."""
+    """Submit at the start what ends only with a time limit, or a minute or so before."""
     place = tmp_path_factory.mktemp("limited")
     for path in prepared.iterdir():
         if path.is_file():
@@ -68,7 +68,7 @@ def limited(prepared, tmp_path_factory):
             "srun run-overlay -o usr1.ext3 -- bash -c '"
             'trap "echo saved; exit 3" USR1; while :; do sleep 0.1; done\'',
             "-t",
-            "1",
+            "2",
             "--signal=USR1@30",
         ),
     }
