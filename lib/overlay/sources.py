@@ -589,10 +589,9 @@ class _Unpacker:
 
         An absolute one is seen inside a container, where it leads to the container's own.
         """
-        if not link.startswith("/"):
-            reached = os.path.normpath(os.path.join("/x", os.path.dirname(name), link))
-            if reached != "/x" and not reached.startswith("/x/"):
-                self._refuse(member, "is a link that leads outside")
+        reached = os.path.normpath(os.path.join(os.path.dirname(name), link))
+        if reached.split("/")[0] == "..":
+            self._refuse(member, "is a link that leads outside")
         self._links[name] = (link, time)
 
     def _write(self, archive, member, path):
