@@ -75,7 +75,7 @@ def test_used(filled, mib, files):
     with open(path, "rb") as file:
         held, data = resizing.used(extfs.read_superblock(file.fileno()))
     assert held == 3 + files
-    assert files * 8192 <= data <= files * 8192 + max(2 * MIB, files * 400)
+    assert files * 8192 <= data <= files * 8192 + 3 * MIB
 
 
 def test_check_fits():

@@ -116,8 +116,8 @@ def test_parse_beside_hidden(place, monkeypatch):
 
 
 def many_small(tree):
-    """Make 2000 files of 100 bytes."""
-    for number in range(2000):
+    """Make 1000 files of 100 bytes."""
+    for number in range(1000):
         (tree / str(number)).write_bytes(b"x" * 100)
 
 

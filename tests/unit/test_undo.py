@@ -35,7 +35,7 @@ def half_grown(make_image):
         back = undo.name(path, os.stat(path), superblock(path))
         before = open(path, "rb").read()
         set_fields(path, ("state", 0))
-        os.truncate(path, 200 * MIB)
+        os.truncate(path, 150 * MIB)
         assert tool("resize2fs", "-f", "-z", back, path).returncode == 0
         set_fields(path, ("state", 0))
         return path, back, before
@@ -117,7 +117,7 @@ def test_empty(half_grown):
     path, back, before = half_grown()
     with open(path, "r+b") as file:
         file.write(before)
-        file.truncate(200 * MIB)
+        file.truncate(150 * MIB)
     set_fields(path, ("state", 0))
     open(back, "wb").close()
     undo.recover(path, ENVIRON)
