@@ -11,6 +11,7 @@ and what the site names in [site] lock is taken from the site's files alone. An 
 the command line comes before all of these; Config.hold() keeps it from what is locked.
 """
 
+import configparser
 import os
 import shlex
 
@@ -692,7 +693,7 @@ def read_file(config, path, own=False):
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().split("\n")
+            content = file.read()
     except OSError as error:
         raise OverlayError(
             f"cannot read {quote(path)}: {reason(error)}", status=CONFIGURATION
@@ -700,7 +701,10 @@ def read_file(config, path, own=False):
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _wrong(path, line, "it is not UTF-8 text") from None
-    for (section, key), (line, text) in _entries(path, lines).items():
+    places = _places(path, content.split("\n"))
+    parser = _parsed(path, content)
+    for (section, key), line in places.items():
+        text = parser.get(section, key)
         name = f"{section}.{key}"
         setting = _setting(name)
         if setting is None:
@@ -727,25 +731,40 @@ def read_file(config, path, own=False):
         config.put(name, text, origin)
 
 
-def _entries(path, lines):
-    """Return what a file sets, as a dictionary from (section, key) to (line, text).
+def _parsed(path, content):
+    """Return the ConfigParser of a file that _places() has found to be in order."""
+    parser = configparser.ConfigParser(
+        interpolation=None,
+        delimiters=("=",),
+        comment_prefixes=("#", ";"),
+        default_section="",
+    )
+    parser.optionxform = str
+    try:
+        parser.read_string(content, path)
+    except configparser.Error as error:
+        line = getattr(error, "lineno", None) or 0
+        raise _wrong(path, line, str(error).splitlines()[0]) from None
+    return parser
 
-    The lines are those that configparser knows, and refused where it would guess. Raises
+
+def _places(path, lines):
+    """Return where a file sets what, as a dictionary from (section, key) to a line's number.
+
+    configparser tells no lines of what it has read, and passes over what stands behind a
+    [section]: that, and what it would refuse, is refused here, with its line. Raises
     OverlayError (CONFIGURATION).
     """
-    entries, sections = {}, set()
+    places, sections = {}, set()
     section = place = indent = None  # of the key whose value may go on in the next line
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if "\0" in line:
             raise _wrong(path, number, "a NUL byte stands here")
-        if not text:
-            place = None
-        elif text[0] in "#;":
+        if not text or text[0] in "#;":
             continue
         elif place and len(line) - len(line.lstrip()) > indent:
-            first, value = entries[place]
-            entries[place] = first, f"{value}\n{text}".lstrip()
+            continue  # goes on with the value of the key above
         elif text[0] == "[":
             section, place = _section(path, number, text), None
             if section in sections:
@@ -754,14 +773,14 @@ def _entries(path, lines):
         elif section is None:
             raise _wrong(path, number, "a key stands before the first [section]")
         else:
-            key, equals, value = (part.strip() for part in text.partition("="))
+            key, equals, _value = (part.strip() for part in text.partition("="))
             if not key or not equals:
                 raise _wrong(path, number, "it is not `key = value`")
             place, indent = (section, key), len(line) - len(line.lstrip())
-            if place in entries:
+            if place in places:
                 raise _wrong(path, number, f"{quote(key)} stands in [{section}] a second time")
-            entries[place] = number, value
-    return entries
+            places[place] = number
+    return places
 
 
 def _section(path, number, text):

@@ -301,6 +301,10 @@ class Reader:
             raise FormatError("it is cut off in its group descriptors")
         return struct.unpack_from("<IIIHH", data)
 
+    def free_inodes(self, group):
+        """Return the number of free inodes that a group's descriptor gives."""
+        return self._group(group)[4]
+
     def inode(self, number):
         """Return the Inode with this number."""
         superblock = self.superblock

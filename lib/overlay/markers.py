@@ -13,7 +13,7 @@ in the record on it, with a stamp of the superblock that tells whether it still 
 
 import os
 
-from overlay import extfs, lock, process, record, sif, undo
+from overlay import extfs, lock, process, record, sif
 from overlay.errors import DAMAGED, OverlayError, quote
 
 _PREFIX = b".wh."
@@ -151,8 +151,7 @@ def tidy(found, base, below, environ):
     markers = scan(reader)
     needless = _needless(reader, markers, since, base, below, environ) if since else []
     program = process.which("debugfs", environ)
-    beside = os.path.dirname(os.path.realpath(found.path))
-    if needless and program and os.access(beside, os.W_OK):
+    if needless and program:
         try:
             lock.take_engine(found.descriptor)
         except lock.Busy:
@@ -273,28 +272,69 @@ def _in_squashfs(paths, path, environ):
 def _remove(program, found, markers, environ):
     """Remove markers with debugfs(8), the image marked as not clean all the while.
 
-    Directories are named by inode, so that no name inside is ever read as a command.
     debugfs writes the superblock only at its end, so the mark is set before it starts: a
-    kill in its midst would else leave a damaged image that says it is clean. What it
-    overwrites is kept for the way back, because e2fsck -p alone does not mend every such
-    kill. Returns whether all went well; if not, the image is to be checked.
+    kill in its midst would else leave a damaged image that says it is clean. What such a
+    kill leaves must be what e2fsck -p mends by itself: empty files without a name, wrong
+    counts, names of inodes that are free; but not a device without a name, and fuse-overlayfs
+    makes the second marker of every directory a name of one device. So that keeps one name,
+    is then erased, and only when that is written the name goes. Returns whether all went
+    well; if not, the image is to be checked.
     """
-    lines = []
-    directory = None
+    reader = extfs.Reader(found.descriptor, found.superblock)
+    last = {  # number of a device -> the name that it keeps
+        marker.number: marker for marker in markers if reader.inode(marker.number).is_whiteout
+    }
+    for number in list(last):
+        names = sum(marker.number == number for marker in markers)
+        if reader.inode(number).links != names:  # a deletion has it too: it stays in use
+            del last[number]
+    first = _script([marker for marker in markers if marker not in last.values()], last)
+    first += [f"set_inode_field <{number}> links_count 1" for number in last]
+    extfs.write_state(found.descriptor, 0)
+    done = _debugfs(program, found, first, environ)
+    if done and last:
+        done = _debugfs(program, found, [f"clri <{number}>" for number in last], environ)
+        done = done and _debugfs(program, found, _free(found.descriptor, last), environ)
+    if done:
+        extfs.write_state(found.descriptor, extfs.STATE_CLEAN)
+    return done
+
+
+def _debugfs(program, found, lines, environ):
+    """Let debugfs change an image; return whether it says that all went well."""
+    words = [program, "-w", "-f", "-", os.path.realpath(found.path)]
+    return process.run(words, environ, text="\n".join(lines) + "\n").status == 0
+
+
+def _script(markers, devices):
+    """Return lines for debugfs that remove markers, only the names of those of devices.
+
+    Directories are named by inode, so that no name inside is ever read as a command.
+    """
+    lines, directory = [], None
     for marker in sorted(markers, key=lambda marker: marker.directory):
         if marker.directory != directory:
             directory = marker.directory
             lines.append(f"cd <{directory}>")
             # fuse-overlayfs says it twice; what one of the two ways shows, both must.
             lines.append(f"ea_rm <{directory}> user.fuseoverlayfs.opaque")
-        lines.append(f"rm {marker.name.decode()}")
-    text = "\n".join(lines) + "\n"
-    path = os.path.realpath(found.path)
-    back = undo.name(path, os.fstat(found.descriptor), found.superblock)
-    extfs.write_state(found.descriptor, 0)
-    result = process.run([program, "-w", "-z", back, "-f", "-", path], environ, text=text)
-    if result.status:
-        return False
-    os.unlink(back)
-    extfs.write_state(found.descriptor, extfs.STATE_CLEAN)
-    return True
+        lines.append(f"{'unlink' if marker.number in devices else 'rm'} {marker.name.decode()}")
+    return lines
+
+
+def _free(descriptor, last):
+    """Return lines for debugfs that remove the last names of erased inodes, and free these.
+
+    debugfs's freei leaves the numbers of free inodes as they are.
+    """
+    superblock = extfs.read_superblock(descriptor)
+    reader = extfs.Reader(descriptor, superblock)
+    lines = _script(last.values(), last)
+    groups = {}
+    for number in last:
+        lines.append(f"freei <{number}>")
+        group = (number - 1) // superblock.inodes_per_group
+        groups[group] = groups.get(group, reader.free_inodes(group)) + 1
+    lines += [f"set_bg {group} free_inodes_count {count}" for group, count in groups.items()]
+    lines.append(f"set_super_value free_inodes_count {superblock.free_inodes_count + len(last)}")
+    return lines

@@ -11,7 +11,7 @@ from overlay import extfs, process
 from overlay.errors import DAMAGED, OverlayError, quote
 
 _PREFIX = ".overlay-undo."
-_HEADER = 512  # bytes; a shorter file was killed before anything was overwritten
+_MAGIC = b"E2UNDO02"
 
 
 def name(path, status, superblock):
@@ -47,7 +47,7 @@ def recover(path, environ):
             superblock = extfs.read_superblock(descriptor)
             fits = tuple(numbers[2:]) == _identity(superblock)
             if fits and not superblock.is_clean and numbers[1].isdecimal():
-                if os.path.getsize(undo) >= _HEADER:
+                if _is_begun(undo):
                     _play_back(undo, path, environ)
                 os.truncate(descriptor, int(numbers[1]))
                 extfs.write_state(descriptor, 0)
@@ -56,6 +56,16 @@ def recover(path, environ):
             os.close(descriptor)
         os.unlink(undo)
     return done
+
+
+def _is_begun(undo):
+    """Return whether an undo file has its header.
+
+    Without, resize2fs was killed when it had written nothing but groups that are not yet
+    part of the file system: the superblock, which counts them, is written at its end.
+    """
+    with open(undo, "rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def _play_back(undo, path, environ):

@@ -129,7 +129,7 @@ def test_cannot_be_played_back(half_grown):
     """Garbage in an undo file: damaged is said, with what to do by hand; it stays."""
     path, back, _before = half_grown()
     with open(back, "wb") as file:
-        file.write(b"garbage" * 1000)
+        file.write(b"E2UNDO02" + b"garbage" * 1000)
     now = open(path, "rb").read()
     with pytest.raises(OverlayError) as error:
         undo.recover(path, ENVIRON)
