@@ -43,9 +43,7 @@ def rich(ok, scratch, planted):
     return scratch / "a.ext3"
 
 
-@pytest.mark.parametrize(
-    "compression", [[], ["--compression", "lz4"], ["--compression", "gzip"]], ids=str
-)
+@pytest.mark.parametrize("compression", [[], ["--compression", "gzip"]], ids=str)
 def test_content(ok, scratch, rich, compression):
     """Content, modes, times, links, attributes are equal; no option is needed to use it."""
     expected = listed(ok, ["a.ext3:ro"], "/tree")
