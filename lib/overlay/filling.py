@@ -95,9 +95,9 @@ def collect(parsed, options, facts, config, output):
     if options.file is not None:
         _build(options, facts, config, content, output)
     if not options.dry_run:
-        _add(content.amount, sources.measure(upper))
+        _add(content.amount, sources.measure(upper, environ))
     for directory, _place in content.binds:
-        _add(content.amount, sources.measure(directory))
+        _add(content.amount, sources.measure(directory, environ))
     return content
 
 
@@ -203,6 +203,8 @@ def _build(options, facts, config, content, output):
             image.close()
     if status in (-2, 130):
         raise KeyboardInterrupt
+    if status in (-1, -15):  # we got the signal, too, and handed it on
+        raise process.cleaning_up.Ended(-status)
     if status:
         ended = f"status {status}" if status > 0 else f"signal {-status}"
         raise OverlayError(

@@ -202,12 +202,14 @@ def _compare(packing, mounts, tree, partial, staging, environ):
     # The deletions that _pseudo() has put in are the only names that may be new.
     first = [line for line in first if os.path.basename(line.partition("\t")[0]) != ".wh..opq"]
     same = [line for line in second if line.partition("\t")[0] not in extra] == first
-    # diff(1) calls two devices different, whatever they are; the lists have their types.
+    # diff(1) says "File" of two that are no regular files, and calls any two devices or
+    # pipes different; the lists have their types.
     differing = [
         line
         for line in parts[-1].splitlines()
         if not line.startswith("Only in " + packed)
-        and not line.endswith((" special file", ": .wh..opq"))
+        and not line.startswith("File ")
+        and not line.endswith(": .wh..opq")
     ]
     if not same or differing or any("/.wh." not in "/" + name for name in extra):
         why = (differing or result.errors.strip().splitlines() or ["names or modes differ"])[0]

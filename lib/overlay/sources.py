@@ -128,10 +128,11 @@ def _compression(head):
     return found[0] if found and not _is_tar(head) else None
 
 
-def measure(path):
+def measure(path, environ):
     """Return the Amount that a directory takes as blocks of 4 KiB of an ext3 image.
 
-    Holes of sparse files are left out; files with several names count once.
+    Holes of sparse files are left out; files with several names count once. Directories
+    that their owner has closed to himself are looked into from a namespace, as mke2fs will.
     """
     amount = Amount()
     linked = set()
@@ -157,12 +158,34 @@ def measure(path):
                     if not (status.st_blocks == 0 and _is_hole(entry.path, status)):
                         amount.bytes += _blocks(status) * _BLOCK
         except OSError as error:
-            raise OverlayError(
-                f"cannot read {quote(os.fsdecode(directory))}: {reason(error)}", status=MISSING
-            ) from None
+            if error.errno != errno.EACCES or not _measure_closed(directory, amount, environ):
+                raise OverlayError(
+                    f"cannot read {quote(os.fsdecode(directory))}: {reason(error)}",
+                    status=MISSING,
+                ) from None
+            continue
         amount.files += 1
         amount.bytes += (names + names // 8 + _BLOCK) // _BLOCK * _BLOCK
     return amount
+
+
+def _measure_closed(directory, amount, environ):
+    """Add a directory that only its owner's namespace can read; return whether it could."""
+    if not namespace.available(environ):
+        return False
+    find = process.need("find", "findutils", environ)
+    words = [find, os.fsdecode(directory), "-printf", r"%y %b %s\n"]
+    result = process.run(namespace.wrap(words, environ), environ)
+    if result.status:
+        return False
+    for line in result.output.splitlines():
+        kind, blocks, length = line.split()
+        amount.files += 1
+        # A block for each directory, and 64 bytes for each name, which is not looked at.
+        amount.bytes += 64 + (_BLOCK if kind == "d" else 0)
+        if kind == "f":
+            amount.bytes += -(-min(int(length), int(blocks) * 512) // _BLOCK) * _BLOCK
+    return True
 
 
 def _attributes(path):
@@ -280,9 +303,11 @@ def unpack(source, target, *, limit, environ):
     the limit or the room on scratch is not enough, UNAVAILABLE without the tool.
     """
     os.makedirs(target, exist_ok=True)
-    kind = _unpack_squashfs if source.kind == "squashfs" else _unpack_tar
     try:
-        kind(source.path, target, limit, environ)
+        if source.kind == "squashfs":
+            _unpack_squashfs(source.path, target, limit, environ)
+        else:
+            _unpack_tar(source.path, target, limit, environ, source.dest != "/")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OverlayError(
@@ -380,8 +405,12 @@ def _run_unsquashfs(program, path, target, whiteouts, environ):
             os.mknod(device, stat.S_IFCHR | 0o600, 0)
 
 
-def _unpack_tar(path, target, limit, environ):
-    """Unpack a tar archive, compressed or not, one member after the other, to its very end."""
+def _unpack_tar(path, target, limit, environ, below):
+    """Unpack a tar archive, compressed or not, one member after the other, to its very end.
+
+    below  whether the place is a directory of its own, which takes mode and time of the
+           archive's top: at / that could close all of the overlay to others
+    """
     import tarfile
 
     class Member(tarfile.TarInfo):
@@ -400,7 +429,7 @@ def _unpack_tar(path, target, limit, environ):
         with _opened(path, environ) as file:
             stream = _Stream(file)
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
-                _Unpacker(path, target, limit).run(archive, stream)
+                _Unpacker(path, target, limit, below).run(archive, stream)
                 # A checksum, a missing end and further archives show only there.
                 while block := archive.fileobj.read(1 << 20):
                     if block.strip(b"\0"):
@@ -496,7 +525,8 @@ class _Unpacker:
     a member whose path goes through a link of this archive or another source is refused.
     """
 
-    def __init__(self, path, target, limit):
+    def __init__(self, path, target, limit, below):
+        self._below = below
         self._path = path
         self._target = target
         self._left = limit
@@ -513,6 +543,8 @@ class _Unpacker:
             name = self._name(member)
             if name:
                 self._unpack(archive, member, name)
+            elif self._below and member.isdir():
+                self._directories[""] = (member.mode & 0o7777, member.mtime)
             stream.left = _LONGEST_HEADER
         stream.left = math.inf
         for name, (link, time) in self._links.items():
@@ -580,7 +612,9 @@ class _Unpacker:
             self._write(archive, member, path)
             self._files.add(name)
         elif member.isfifo():
-            os.mkfifo(path, member.mode & 0o777)
+            os.mkfifo(path)
+            os.chmod(path, member.mode & 0o777)
+            os.utime(path, (member.mtime, member.mtime))
         else:
             self._refuse(member, "is a device")
 
