@@ -86,7 +86,7 @@ def test_directory(ok, scratch, planted):
     # What its owner could not read has come along all the same, and holes are holes.
     line = "cd /tree && chmod 700 'mode 0' 'directory 0' && cat 'mode 0' 'directory 0/inner'"
     assert inside(ok, "a.ext3", f"{line} && du -k sparse") == "textinner12\tsparse\n"
-    line = "find /tree ! -user $(id -u); rm -r /tree && ls / | grep -x tree; echo x >/opt/new"
+    line = f"find /tree ! -user $(id -u); {REMOVE}; echo x >/opt/new"
     assert inside(ok, "a.ext3", line) == ""
 
 
@@ -139,7 +139,7 @@ def test_foreign(ok, run, scratch, colleague):
 
 # ------------------------------------------------------------------- archives --
 
-REMOVE = "chmod 700 '/tree/directory 0'; rm -r /tree; ls / | grep -x tree; touch /new"
+REMOVE = "chmod -R u+rwx /tree; rm -r /tree; ls / | grep -x tree; touch /new"
 
 
 @pytest.mark.parametrize("option", ["", "-z", "-j", "-J", "--zstd"])
