@@ -19,10 +19,11 @@ _OPEN = ("-action", "chmod(a+rX)@!type(l)")
 # The second of two names for one marker: a device, which no user could unpack again.
 _LEFT_OUT = ("-wildcards", "-e", "... .wh..opq")
 
-# What must be equal in the original and the packed tree; a directory's size is its own.
+# What must be equal in the original and the packed tree, as records that end with a zero
+# byte, which no name has: a directory's size is its own.
 _LIST = (
-    "find . -type d -printf '%P\\t%y\\t%m\\t%Ts\\n' -o"
-    " -printf '%P\\t%y\\t%m\\t%Ts\\t%s\\t%n\\t%l\\n'"
+    r"find . -type d -printf '%P\t%y\t%m\t%Ts\0' -o -printf '%P\t%y\t%m\t%Ts\t%s\t%n\t%l\0';"
+    r" find . -type f -print0 | xargs -0 -r sha256sum -z; printf '\001\0';"
 )
 
 
@@ -184,50 +185,41 @@ def _compare(packing, mounts, tree, partial, staging, environ):
     script = (
         '"$1" -o ro "$2" "$3" || exit 125; cd "$4" || exit 125; '
         + _LIST
-        + '; echo ---; cd "$3" || exit 125; '
+        + 'cd "$3" || exit 125; '
         + _LIST
-        + '; echo ---; diff -rq --no-dereference "$4" "$3"'
     )
     shell = ["/bin/sh", "-c", script, "sh", squashfuse, partial, packed, tree]
     result = process.run(namespace.wrap(shell, environ, **mounts), environ)
-    parts = result.output.split("---\n")
-    first, second = (
-        (sorted(_lines(part, packing.everybody)) for part in parts[:2])
-        if len(parts) > 2
-        else ([], [""])
-    )
-    extra = {line.partition("\t")[0] for line in second} - {
-        line.partition("\t")[0] for line in first
-    }
-    # The deletions that _pseudo() has put in are the only names that may be new.
-    first = [line for line in first if os.path.basename(line.partition("\t")[0]) != ".wh..opq"]
-    same = [line for line in second if line.partition("\t")[0] not in extra] == first
-    # diff(1) says "File" of two that are no regular files, and calls any two devices or
-    # pipes different; the lists have their types.
-    differing = [
-        line
-        for line in parts[-1].splitlines()
-        if not line.startswith("Only in " + packed)
-        and not line.startswith("File ")
-        and not line.endswith(": .wh..opq")
-    ]
-    if not same or differing or any("/.wh." not in "/" + name for name in extra):
-        why = (differing or result.errors.strip().splitlines() or ["names or modes differ"])[0]
+    sections = result.output.split("\x01\0")
+    first, second = (set(_records(text, packing.everybody)) for text in (*sections, "", "")[:2])
+    wrong = sorted(record for record in first ^ second if not _may_differ(record, second))
+    if wrong or result.errors or len(sections) != 3:
+        why = wrong[0].partition("\t")[0] if wrong else result.errors.strip() or "it cannot be read"
         raise OverlayError(
-            f"what was packed is not the same as the original ({why}); nothing was changed",
+            f"what was packed is not the same as the original ({quote(why)}); nothing was changed",
             status=DATA_LOST,
         )
 
 
-def _lines(text, everybody):
-    """Yield the lines of a listing; without modes when they were changed on purpose."""
-    for line in text.splitlines():
+def _may_differ(record, packed):
+    """Return whether a record may be in one tree only.
+
+    The second name of a marker is left out, and deletions of several overlays are put in.
+    """
+    name = os.path.basename(record.partition("\t")[0].rpartition("  ")[2])
+    return name == ".wh..opq" or (name.startswith(".wh.") and record in packed)
+
+
+def _records(text, everybody):
+    """Yield the records of a listing; without modes when they were changed on purpose."""
+    for line in text.split("\0"):
         fields = line.split("\t")
+        # The top directory's own time is that of its mounting for some file systems.
+        if not fields[0]:
+            continue
         if everybody and len(fields) > 2:
             fields[2] = ""
-        # The top directory's time is that of its mounting for some file systems.
-        if fields[0]:
-            yield "\t".join(fields)
+        yield "\t".join(fields)
 
 
 def closed(image):

@@ -54,7 +54,11 @@ def test_content(ok, scratch, rich, compression):
     assert (scratch / "a.sqsh").stat().st_size < 20 * MIB
     assert listed(ok, ["a.sqsh:ro"], "/tree") == expected
     ok("create-overlay", "-q", "-s", "16", "-n", "1", "-o", "w")
-    assert listed(ok, ["w.ext3", "a.sqsh"], "/tree") == expected
+    # fuse-overlayfs finds the numbers of names out one by one.
+    found = listed(ok, ["w.ext3", "a.sqsh"], "/tree")
+    assert {name: [*row[:4], *row[5:]] for name, row in found.items()} == {
+        name: [*row[:4], *row[5:]] for name, row in expected.items()
+    }
 
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "lz4", "xz"])
@@ -285,7 +289,7 @@ def test_remove(ok, run, scratch, rich, make):  # noqa: F811
     assert run("pack-overlay", "a.ext3", "b.ext3", "-o", "no/all", "--remove").status == 73
     assert sorted(os.listdir(scratch)) == ["a.ext3", "b.ext3"]
     ok("pack-overlay", "b.ext3", "a.ext3", "-o", "all", "--remove")
-    assert os.listdir(scratch) == ["all.sqsh:ro"]
+    assert os.listdir(scratch) == ["all.sqsh"]
 
 
 # ------------------------------------------------------------------ verification --
@@ -295,7 +299,7 @@ DOCTORED = {
     "empties a file": 'cp -a "$tree" {copy}; : >{copy}/tree/same; shift 2;'
     ' exec {real} {copy} "$out" "$@"',
     "changes a byte": 'cp -a "$tree" {copy}; touch -r {copy}/tree/same {copy}.time;'
-    " printf X | dd of={copy}/tree/same bs=1 seek=5 conv=notrunc 2>&-;"
+    " printf Y | dd of={copy}/tree/same bs=1 seek=5 conv=notrunc 2>/dev/null;"
     ' touch -r {copy}.time {copy}/tree/same; shift 2; exec {real} {copy} "$out" "$@"',
     "changes a mode": 'cp -a "$tree" {copy}; chmod 777 {copy}/tree/empty; shift 2;'
     ' exec {real} {copy} "$out" "$@"',

@@ -83,8 +83,8 @@ def test_pseudo(layer):
     assert names(packing._pseudo([top, middle])) == [".wh.gone", "d/.wh.one", "d/.wh.three"]
 
 
-def test_lines():
+def test_records():
     """Of a listing the top directory is left out, and modes that were changed on purpose."""
-    text = "\td\t755\t1\na\tf\t600\t1\t2\t1\t\n"
-    assert list(packing._lines(text, False)) == ["a\tf\t600\t1\t2\t1\t"]
-    assert list(packing._lines(text, True)) == ["a\tf\t\t1\t2\t1\t"]
+    text = "\td\t755\t1\0a\tf\t600\t1\t2\t1\t\0"
+    assert list(packing._records(text, False)) == ["a\tf\t600\t1\t2\t1\t"]
+    assert list(packing._records(text, True)) == ["a\tf\t\t1\t2\t1\t"]
