@@ -211,9 +211,15 @@ def test_open(run, ok, scratch, make):  # noqa: F811
     assert found.split() == "755 . 4755 d 644 d/k 444 d/x 755 s 644 o s".split()
 
 
+def written(directory):
+    """Return names, sizes and times of writing of what is in a directory."""
+    found = ((path.name, path.stat()) for path in sorted(directory.iterdir()))
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in found]
+
+
 def test_of_a_colleague(ok, run, scratch, colleague):
     """Another's overlay that may be read is packed, all but what may not, or refused whole."""
-    before = [path.stat() for path in sorted(colleague.iterdir())]
+    before = written(colleague)
     result = run("pack-overlay", colleague / "0644.ext3", "-o", "mine")
     if result.status == 0:
         assert ok("run-overlay", "-o", "mine.sqsh", "--", "cat", "/data/hello") == (
@@ -224,7 +230,7 @@ def test_of_a_colleague(ok, run, scratch, colleague):
     assert run("pack-overlay", colleague / "0600.ext3", "-o", "b").status == 66
     assert run("pack-overlay", colleague / "0644.ext3").status == 73
     assert run("pack-overlay", colleague / "0755.d", "-o", "b").status == 65
-    assert [path.stat() for path in sorted(colleague.iterdir())] == before
+    assert written(colleague) == before
 
 
 # ----------------------------------------------------------------- what is asked --
