@@ -40,6 +40,7 @@ def grow(whole, wanted, environ, notice):
     path = os.path.realpath(whole.path)
     resize2fs = process.need("resize2fs", "e2fsprogs", environ)
     guard.check(path, environ, "-f")
+    replace.remove_stale(os.path.dirname(path), "")
     descriptor = whole.descriptor
     status, superblock = os.fstat(descriptor), extfs.read_superblock(descriptor)
     back = undo.name(path, status, superblock)

@@ -153,6 +153,8 @@ def measure(path, environ):
                         if (status.st_dev, status.st_ino) in linked:
                             continue
                         linked.add((status.st_dev, status.st_ino))
+                    if status.st_uid != os.getuid() and stat.S_ISREG(status.st_mode):
+                        _check_readable(entry.path)
                     amount.files += 1
                     amount.bytes += _attributes(entry.path)
                     if not (status.st_blocks == 0 and _is_hole(entry.path, status)):
@@ -167,6 +169,16 @@ def measure(path, environ):
         amount.files += 1
         amount.bytes += (names + names // 8 + _BLOCK) // _BLOCK * _BLOCK
     return amount
+
+
+def _check_readable(path):
+    """Name a file of somebody else that may not be read; what is one's own always may."""
+    if not os.access(path, os.R_OK):
+        raise OverlayError(
+            f"cannot read {quote(os.fsdecode(path))}: Permission denied",
+            status=MISSING,
+            hint="ask its owner for read permission, or leave it out",
+        )
 
 
 def _measure_closed(directory, amount, environ):
