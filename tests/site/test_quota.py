@@ -27,7 +27,7 @@ def prepared():
     assert os.getuid() != 0, "these tests are for an ordinary user: tools/as-user overlay-tester"
     path = os.environ.get("OVERLAY_QUOTA")
     if not path:
-        pytest.skip("OVERLAY_QUOTA is not set: see tests/prepare-quota --help")
+        pytest.fail("OVERLAY_QUOTA is not set: see tests/prepare-quota --help")
     return Path(path)
 
 

@@ -17,7 +17,7 @@ MINE, POINT = "/mnt/quota/mine", "/mnt/quota"
 def steps():
     """Return a dictionary from the name of a step in the guest to (status, lines)."""
     if not os.path.exists(os.path.join(WORK, "quota-guest", "initrd.gz")):
-        pytest.skip("there is no guest; let root run: tests/soak/quota-guest prepare")
+        pytest.fail("there is no guest; let root run: tests/soak/quota-guest prepare")
     words = [ROOT / "tests" / "soak" / "quota-guest", "run"]
     done = subprocess.run(
         words, stdout=subprocess.PIPE, check=False, encoding="utf-8", errors="replace"
