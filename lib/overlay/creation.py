@@ -282,7 +282,7 @@ def gather(creation, config, environ):
                 status=CANNOT_CREATE,
                 hint="choose another name with -o; --force replaces it, and all that is in it",
             )
-        existing = _replaceable(path)
+        existing = replaceable(path)
     tools = {"mke2fs": process.need("mke2fs", "e2fsprogs", environ)}
     if not creation.sparse:
         tools["fallocate"] = process.need("fallocate", "util-linux", environ)
@@ -299,8 +299,11 @@ def gather(creation, config, environ):
     )
 
 
-def _replaceable(path):
-    """Return the overlay at a path that --force is to replace, its lock held."""
+def replaceable(path):
+    """Return the overlay at a path that --force is to replace.
+
+    Raises OverlayError: DAMAGED for what is no overlay, IN_USE, CANNOT_CREATE.
+    """
     try:
         existing = images.look(path, write=True)
     except OverlayError as error:
@@ -395,41 +398,38 @@ def run(creation, config, facts, environ, notice):
     begun is removed.
     """
     replace.remove_stale(os.path.dirname(facts.path), facts.scratch)
-    partial, descriptor = facts.partial, None
     try:
-        descriptor = replace.make_partial(partial, creation.size)
-        inside = _inside(config, facts)
-        superblock = _make_filesystem(creation, facts, len(inside), descriptor, environ)
-        if creation.content:
-            if creation.content.owners:
-                creation.content.owners(descriptor, superblock)
-            else:
-                extfs.give_away(descriptor, superblock, os.getuid(), os.getgid())
-            _verify(facts, environ)
-        if not creation.sparse:
-            reserve(facts.path, descriptor, creation.size, environ, notice, partial)
-        if facts.existing is None or creation.content:
-            markers.note_new(_NewImage(descriptor, superblock))
-        if config["create.permissions"] is not None and facts.existing is None:
-            os.fchmod(descriptor, config["create.permissions"])
-        os.fsync(descriptor)
-        lock.release(descriptor)
-        if facts.existing is not None:
-            replace.over(partial, descriptor, facts.path, facts.existing.descriptor)
-        else:
-            replace.into_place(partial, facts.path)
-        allocated = os.fstat(descriptor).st_blocks * 512
-        limits, _failures = quota.look(os.path.dirname(facts.path), config, environ)
-        return Created(facts.path, creation.size, superblock, allocated, limits)
+        with replace.unfinished(facts.partial, creation.size) as descriptor:
+            return _write(creation, config, facts, environ, notice, descriptor)
     except OSError as error:
         raise _cannot(facts.path, reason(error)) from None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-            try:
-                os.unlink(partial)
-            except FileNotFoundError:
-                pass
+
+
+def _write(creation, config, facts, environ, notice, descriptor):
+    """Make the overlay in its empty file, give that its name, and return what was Created."""
+    inside = _inside(config, facts)
+    superblock = _make_filesystem(creation, facts, len(inside), descriptor, environ)
+    if creation.content:
+        if creation.content.owners:
+            creation.content.owners(descriptor, superblock)
+        else:
+            extfs.give_away(descriptor, superblock, os.getuid(), os.getgid())
+        _verify(facts, environ)
+    if not creation.sparse:
+        reserve(facts.path, descriptor, creation.size, environ, notice, facts.partial)
+    if facts.existing is None or creation.content:
+        markers.note_new(_NewImage(descriptor, superblock))
+    if config["create.permissions"] is not None and facts.existing is None:
+        os.fchmod(descriptor, config["create.permissions"])
+    os.fsync(descriptor)
+    lock.release(descriptor)
+    if facts.existing is not None:
+        replace.over(facts.partial, descriptor, facts.path, facts.existing.descriptor)
+    else:
+        replace.into_place(facts.partial, facts.path)
+    allocated = os.fstat(descriptor).st_blocks * 512
+    limits, _failures = quota.look(os.path.dirname(facts.path), config, environ)
+    return Created(facts.path, creation.size, superblock, allocated, limits)
 
 
 class _NewImage:

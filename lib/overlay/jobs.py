@@ -320,8 +320,7 @@ def _copy_into_place(layer, source, path):
     room = os.statvfs(layer.keep)
     if status.st_blocks * 512 > room.f_bavail * room.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    target = replace.make_partial(partial, 0)
-    try:
+    with replace.unfinished(partial) as target:
         copy_sparse(source, target)
         os.fchmod(target, stat.S_IMODE(status.st_mode))
         for name in os.listxattr(source):
@@ -329,12 +328,6 @@ def _copy_into_place(layer, source, path):
                 _copy_attribute(source, target, name)
         os.fsync(target)
         replace.into_place(partial, path)
-    finally:
-        os.close(target)
-        try:
-            os.unlink(partial)
-        except FileNotFoundError:
-            pass
 
 
 def _copy_attribute(source, target, name):

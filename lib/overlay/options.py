@@ -148,19 +148,36 @@ def _verbosity(group, verbose=True, dry_run=True):
     )
 
 
+def _json(group):
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _sizes(group, size, files):
+    """Add -s and -n with their texts for --help."""
+    group.add_argument("-s", "--size", metavar="SIZE", help=size)
+    group.add_argument("-n", "--files", metavar="FILES", help=files)
+
+
+def _container(group, text):
+    group.add_argument("-c", "--container", metavar="NAME-or-PATH", help=text)
+
+
+def _binds(group, text):
+    group.add_argument(
+        "-b", "--bind", metavar="SPEC", action="append", dest="binds", default=[], help=text
+    )
+
+
+def _directories(group, count, text):
+    group.add_argument("directories", metavar="DIR", nargs=count, help=text)
+
+
 def _create(parser):
     group = parser.add_argument_group("the overlay")
-    group.add_argument(
-        "-s",
-        "--size",
-        metavar="SIZE",
-        help="its size: MiB, or with a unit as in 500M, 20G, 1.5T",
-    )
-    group.add_argument(
-        "-n",
-        "--files",
-        metavar="FILES",
-        help="how many files it can hold: thousands, or with a unit as in 700K, 2M",
+    _sizes(
+        group,
+        "its size: MiB, or with a unit as in 500M, 20G, 1.5T",
+        "how many files it can hold: thousands, or with a unit as in 700K, 2M",
     )
     group.add_argument(
         "-o",
@@ -214,23 +231,10 @@ def _create(parser):
         help="fill it with what the commands of FILE make, run in the base image on a local disk:"
         " much faster than in a mounted overlay",
     )
-    group.add_argument(
-        "-c",
-        "--container",
-        metavar="NAME-or-PATH",
-        help="the base image for -f: one of the site's names, or a path",
-    )
-    group.add_argument(
-        "-b",
-        "--bind",
-        metavar="SPEC",
-        action="append",
-        dest="binds",
-        default=[],
-        help="bind a path of the host for -f: PATH, or PATH:INSIDE[:ro]",
-    )
+    _container(group, "the base image for -f: one of the site's names, or a path")
+    _binds(group, "bind a path of the host for -f: PATH, or PATH:INSIDE[:ro]")
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    _json(group)
     _verbosity(group, verbose=False)
 
 
@@ -251,11 +255,8 @@ def _session(parser):
         help="an overlay; may be given several times, top layer first: the first is writable,"
         " the others are read-only",
     )
-    group.add_argument(
-        "-c",
-        "--container",
-        metavar="NAME-or-PATH",
-        help="the base image: one of the site's names, or the path of a .sif file or directory",
+    _container(
+        group, "the base image: one of the site's names, or the path of a .sif file or directory"
     )
     group.add_argument(
         "--wait",
@@ -266,15 +267,7 @@ def _session(parser):
         help="wait until overlays that are in use are free; without SECONDS for ever",
     )
     group = parser.add_argument_group("inside")
-    group.add_argument(
-        "-b",
-        "--bind",
-        metavar="SPEC",
-        action="append",
-        dest="binds",
-        default=[],
-        help="bind a path of the host: PATH, or PATH:INSIDE[:ro]; may be given several times",
-    )
+    _binds(group, "bind a path of the host: PATH, or PATH:INSIDE[:ro]; may be given several times")
     group.add_argument("--nv", action="store_true", help="make NVIDIA GPUs usable")
     group.add_argument("--rocm", action="store_true", help="make AMD GPUs usable")
     group.add_argument("--fakeroot", action="store_true", help="be root inside")
@@ -300,17 +293,10 @@ def _jobs(parser):
         action="store_true",
         help="copy the read-only overlays to a disk of the node first, once for all its tasks",
     )
-    group.add_argument(
-        "-s",
-        "--size",
-        metavar="SIZE",
-        help="the size of the layer that is made: MiB, or with a unit as in 500M, 20G",
-    )
-    group.add_argument(
-        "-n",
-        "--files",
-        metavar="FILES",
-        help="how many files that layer can hold: thousands, or with a unit as in 700K, 2M",
+    _sizes(
+        group,
+        "the size of the layer that is made: MiB, or with a unit as in 500M, 20G",
+        "how many files that layer can hold: thousands, or with a unit as in 700K, 2M",
     )
     layer = group.add_mutually_exclusive_group()
     layer.add_argument(
@@ -408,11 +394,10 @@ def _show(parser):
 
 def _list(parser):
     group = parser.add_argument_group("where, and in what order")
-    group.add_argument(
-        "directories",
-        metavar="DIR",
-        nargs="*",
-        help="a directory to look below (default: this one, and the site's scratch locations)",
+    _directories(
+        group,
+        "*",
+        "a directory to look below (default: this one, and the site's scratch locations)",
     )
     group.add_argument(
         "--sort",
@@ -426,7 +411,7 @@ def _list(parser):
 
 def _listing(parser):
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    _json(group)
     group.add_argument(
         "-q", "--quiet", action="store_true", help="the result, errors and warnings only"
     )
@@ -473,22 +458,15 @@ def _pack(parser):
 def _resize(parser):
     group = parser.add_argument_group("the overlay")
     group.add_argument("overlay", metavar="OVERLAY", help="an ext3 overlay that nobody uses")
-    group.add_argument(
-        "-s",
-        "--size",
-        metavar="SIZE",
-        help="its new size: MiB, or with a unit as in 20G; +5G is five more. Larger is quick and"
+    _sizes(
+        group,
+        "its new size: MiB, or with a unit as in 20G; +5G is five more. Larger is quick and"
         " brings more files in proportion, smaller is made on a copy",
-    )
-    group.add_argument(
-        "-n",
-        "--files",
-        metavar="FILES",
-        help="how many files it can hold: thousands, or with a unit as in 2M; +500K is so many"
+        "how many files it can hold: thousands, or with a unit as in 2M; +500K is so many"
         " more. All of it is written anew",
     )
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    _json(group)
     _verbosity(group, verbose=False, dry_run=False)
 
 
@@ -521,11 +499,10 @@ def _admin_config(parser):
 
 def _admin_doctor(parser):
     group = parser.add_argument_group("file systems")
-    group.add_argument(
-        "directories",
-        metavar="DIR",
-        nargs="*",
-        help="a directory whose file system is tried (default: the current one, and the site's"
+    _directories(
+        group,
+        "*",
+        "a directory whose file system is tried (default: the current one, and the site's"
         " places for overlays and temporary files)",
     )
     _output(parser)
@@ -533,9 +510,7 @@ def _admin_doctor(parser):
 
 def _admin_report(parser):
     group = parser.add_argument_group("overlays")
-    group.add_argument(
-        "directories", metavar="DIR", nargs="+", help="a directory below which they lie"
-    )
+    _directories(group, "+", "a directory below which they lie")
     group.add_argument(
         "--older",
         metavar="DAYS",
@@ -558,7 +533,7 @@ def _output(parser, verbose=False):
     """Add the options of what is printed; return a group of those that exclude each other."""
     group = parser.add_argument_group("output")
     forms = group.add_mutually_exclusive_group()
-    forms.add_argument("--json", action="store_true", help="print the result as JSON")
+    _json(forms)
     _verbosity(group, verbose=verbose, dry_run=False)
     return forms
 

@@ -35,16 +35,16 @@ class Packing:
     compression  one of COMPRESSIONS
     everybody    whether everything is made readable for all
     verify       whether the new file is compared with the original
-    force        whether it may take the place of a file
+    existing     the Image whose place it takes, None when there is none
     """
 
-    def __init__(self, found, path, *, compression, everybody=False, verify=True, force=False):
+    def __init__(self, found, path, *, compression, everybody=False, verify=True, existing=None):
         self.found = found
         self.path = path
         self.compression = compression
         self.everybody = everybody
         self.verify = verify
-        self.force = force
+        self.existing = existing
 
 
 def pack(packing, scratch, environ, output):
@@ -59,46 +59,47 @@ def pack(packing, scratch, environ, output):
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
     staging = replace.staging_name(scratch, os.getpid())
     with process.cleaning_up():
-        descriptor = None
         try:
             os.mkdir(staging, 0o700)
-            mounts, tree = _mounts(packing.found, staging)
-            descriptor = replace.make_partial(partial, 0)
-            words = [tool, tree, partial, "-noappend", "-comp", packing.compression]
-            words += [*_LEVELS[packing.compression], *_pseudo(packing.found)]
-            words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
-            words += _OPEN if packing.everybody else ()
-            words += _LEFT_OUT
-            _run(namespace.wrap(words, environ, **mounts), path, environ)
-            if packing.verify:
-                output.notice("comparing it with the original")
-                _compare(packing, mounts, tree, partial, staging, environ)
-            there = any(markers.scan(_reader(image)) for image in packing.found)
-            lock.release(descriptor)
-            length = os.fstat(descriptor).st_size
-            os.fsync(descriptor)
-            if packing.force and os.path.lexists(path):
-                os.replace(partial, path)
-            else:
-                replace.into_place(partial, path)
-            status = os.stat(path)
-            fields = {"markers": "some" if there else "none"}
-            fields["stamp"] = f"{status.st_mtime_ns}.{status.st_size}"
-            record.write(descriptor, fields)
-            return length
+            with replace.unfinished(partial) as descriptor:
+                mounts, tree = _mounts(packing.found, staging)
+                words = [tool, tree, partial, "-noappend", "-comp", packing.compression]
+                words += [*_LEVELS[packing.compression], *_pseudo(packing.found)]
+                words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
+                words += _OPEN if packing.everybody else ()
+                words += _LEFT_OUT
+                _run(namespace.wrap(words, environ, **mounts), path, environ)
+                if packing.verify:
+                    output.notice("comparing it with the original")
+                    _compare(packing, mounts, tree, partial, staging, environ)
+                return _into_place(packing, descriptor, partial, path)
         except OSError as error:
             raise OverlayError(
                 f"cannot create {quote(path)}: {reason(error)}; nothing was changed",
                 status=CANNOT_CREATE,
             ) from None
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
-                try:
-                    os.unlink(partial)
-                except FileNotFoundError:
-                    pass
             _remove(staging)
+
+
+def _into_place(packing, descriptor, partial, path):
+    """Give a finished file its name, note whether it has markers, and return its size."""
+    there = any(markers.scan(_reader(image)) for image in packing.found)
+    lock.release(descriptor)
+    os.fsync(descriptor)
+    if packing.existing is not None:
+        replace.over(partial, descriptor, path, packing.existing.descriptor)
+    else:
+        replace.into_place(partial, path)
+    status = os.fstat(descriptor)
+    record.write(
+        descriptor,
+        {
+            "markers": "some" if there else "none",
+            "stamp": f"{status.st_mtime_ns}.{status.st_size}",
+        },
+    )
+    return status.st_size
 
 
 def _reader(image):

@@ -5,6 +5,7 @@ checked; then it takes its name in one step. A killed run leaves at most that, a
 run of a command that writes in the same directory removes it.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -34,12 +35,24 @@ def staging_name(scratch, pid):
     return os.path.join(scratch, f"{_STAGING}{pid}")
 
 
-def make_partial(partial, bytes_):
-    """Make an empty file of a size, locked as ours, and return its descriptor.
+@contextlib.contextmanager
+def unfinished(partial, bytes_=0):
+    """Give the descriptor of a new empty file of a size, locked as ours.
 
-    Its mode is 0666 less the umask. Raises OverlayError (CANNOT_CREATE) for a size that
-    the file system does not take, and OSError.
+    At the end of the context it is closed, and removed unless it has got another name. Its
+    mode is 0666 less the umask. Raises OverlayError (CANNOT_CREATE) for a size that the
+    file system does not take, and OSError.
     """
+    descriptor = _make_partial(partial, bytes_)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+
+
+def _make_partial(partial, bytes_):
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         lock.take(descriptor, write=True)

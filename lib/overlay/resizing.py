@@ -238,30 +238,25 @@ def shrink(whole, wanted, config, environ, notice):
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
     notice(f"copying {quote(path)}")
     with process.cleaning_up():
-        descriptor = None
         try:
-            descriptor = replace.make_partial(partial, 0)
-            replace.copy(path, partial, environ, sound=True)
-            result = process.run([resize2fs, "-f", partial, f"{wanted >> 10}K"], environ)
-            if result.status:
-                raise _too_small(path, partial, wanted, result, resize2fs, environ)
-            os.truncate(descriptor, wanted)
-            guard.check(partial, environ, "-f")
-            if status.st_blocks * 512 >= status.st_size:
-                creation.reserve(path, descriptor, wanted, environ, notice, partial)
-            os.fsync(descriptor)
-            lock.release(descriptor)
-            replace.over(partial, descriptor, path, whole.descriptor)
-            return extfs.read_superblock(descriptor)
+            with replace.unfinished(partial) as descriptor:
+                replace.copy(path, partial, environ, sound=True)
+                result = process.run([resize2fs, "-f", partial, f"{wanted >> 10}K"], environ)
+                if result.status:
+                    raise _too_small(path, partial, wanted, result, resize2fs, environ)
+                os.truncate(descriptor, wanted)
+                guard.check(partial, environ, "-f")
+                if status.st_blocks * 512 >= status.st_size:
+                    creation.reserve(path, descriptor, wanted, environ, notice, partial)
+                os.fsync(descriptor)
+                lock.release(descriptor)
+                replace.over(partial, descriptor, path, whole.descriptor)
+                return extfs.read_superblock(descriptor)
         except OSError as error:
             raise OverlayError(
                 f"cannot resize {quote(path)}: {reason(error)}; it is as it was",
                 status=CANNOT_CREATE,
             ) from None
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-                _forget(partial)
 
 
 def _too_small(path, partial, wanted, result, resize2fs, environ):

@@ -148,41 +148,33 @@ def repair(whole, scratch, environ):
     replace.remove_stale(os.path.dirname(path), scratch)
     before = _lost_and_found(whole.descriptor)
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
-    descriptor = None
     with process.cleaning_up():
         try:
-            descriptor = replace.make_partial(partial, 0)
-            replace.copy(path, partial, environ)
-            status = whole.status
-            if status.st_blocks * 512 >= status.st_size:
-                creation.reserve(path, descriptor, status.st_size, environ, None, partial)
-            first = process.run([e2fsck, "-f", "-y", partial], environ)
-            if first.status == 0:
-                return "clean"
-            second = process.run([e2fsck, "-f", "-n", partial], environ)
-            if second.status:
-                raise OverlayError(
-                    f"{quote(path)} cannot be repaired (e2fsck {first.status}); it is left as it is",
-                    status=DAMAGED,
-                    hint="restore it from a copy, or save what can be read:"
-                    f" debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
-                )
-            os.fsync(descriptor)
-            found = _lost_and_found(descriptor) - before
-            lock.release(descriptor)
-            replace.over(partial, descriptor, path, whole.descriptor)
+            with replace.unfinished(partial) as descriptor:
+                replace.copy(path, partial, environ)
+                status = whole.status
+                if status.st_blocks * 512 >= status.st_size:
+                    creation.reserve(path, descriptor, status.st_size, environ, None, partial)
+                first = process.run([e2fsck, "-f", "-y", partial], environ)
+                if first.status == 0:
+                    return "clean"
+                if process.run([e2fsck, "-f", "-n", partial], environ).status:
+                    raise OverlayError(
+                        f"{quote(path)} cannot be repaired (e2fsck {first.status}); it is left as"
+                        " it is",
+                        status=DAMAGED,
+                        hint="restore it from a copy, or save what can be read:"
+                        f" debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
+                    )
+                os.fsync(descriptor)
+                found = _lost_and_found(descriptor) - before
+                lock.release(descriptor)
+                replace.over(partial, descriptor, path, whole.descriptor)
         except OSError as error:
             raise OverlayError(
                 f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
                 status=CANNOT_CREATE,
             ) from None
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-                try:
-                    os.unlink(partial)
-                except FileNotFoundError:
-                    pass
     return _repaired(path, found)
 
 

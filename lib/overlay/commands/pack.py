@@ -3,7 +3,7 @@
 import os
 
 from overlay import config as configuration
-from overlay import guard, image, lock, packing, session
+from overlay import creation, guard, image, lock, packing, session
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote
 
 
@@ -21,8 +21,11 @@ def main(options, environ, root, output):
             hint="choose another name with -o; --force replaces it",
         )
     found = [image.look(name) for name in options.overlays]
+    existing = None
     try:
         _check(found, path)
+        if os.path.lexists(path):
+            existing = creation.replaceable(os.path.realpath(path))
         guard.acquire(
             found, False, config=config, environ=environ, notice=output.notice, session=False
         )
@@ -32,7 +35,7 @@ def main(options, environ, root, output):
             compression=options.compression or config["pack.compression"],
             everybody=options.open,
             verify=options.verify,
-            force=options.force,
+            existing=existing,
         )
         if options.open:
             for one in found:
@@ -44,7 +47,7 @@ def main(options, environ, root, output):
         if options.remove:
             _remove(found, output)
     finally:
-        for one in found:
+        for one in (*found, *filter(None, [existing])):
             one.close()
     return 0
 
