@@ -23,9 +23,6 @@ _NEARLY_FULL = 1  # percent of a file system
 _SESSION_PATIENCE = 60  # seconds for a session on a slow node
 _TRIAL_SIZE = "16M"
 
-# Where a distribution or a site puts what the engine starts itself, below its prefix.
-_LIBEXEC = ("libexec", "lib", "lib64", f"lib/{platform.machine()}-linux-gnu")
-
 
 class Check:
     """One question and its answer.
@@ -288,10 +285,8 @@ class _Engine:
         except OverlayError as error:
             yield Check("engine", PROBLEM, error.what, why, error.hint)
             return
-        prefix = os.path.dirname(os.path.dirname(os.path.realpath(self.found.path)))
-        places = [f"{prefix}/{place}/{name}/bin" for place in _LIBEXEC]
-        self.helpers = [place for place in places if os.path.isdir(place)]
-        self.setuid = any(_is_setuid(f"{place}/starter-suid") for place in self.helpers)
+        self.helpers = self.found.libexec()
+        self.setuid = any(engines.is_setuid(f"{place}/starter-suid") for place in self.helpers)
         version = ".".join(map(str, numbers))
         words = (
             f"{name} {version}, {quote(self.found.path)}{', setuid root' if self.setuid else ''}"
@@ -301,7 +296,8 @@ class _Engine:
             yield Check("engine", bad[0], words, bad[1], bad[2])
         else:
             yield Check("engine", OK, words, why)
-        if self.found.takes_helpers(environ):
+        way = self.found.takes_launchers(environ)
+        if way == engines.PATH or (way and namespace.available(environ)):
             return
         if self.helper("fuse-overlayfs", environ) and self.helper("fuse2fs", environ):
             yield Check(
@@ -310,8 +306,9 @@ class _Engine:
                 "it does not take the launchers of run-overlay for fuse-overlayfs",
                 "a full overlay then shows when a file is closed, or never, and deleted files can"
                 " show again in overlays that are read-only",
-                "let it find fuse-overlayfs and fuse2fs in /usr/bin or /usr/local/bin, with none"
-                " of its own below libexec",
+                "let it find fuse-overlayfs and fuse2fs in /usr/bin or /usr/local/bin; or, where"
+                " it has some of its own, let users have namespaces (unshare --user"
+                " --map-current-user), and no setuid root engine",
             )
 
     def helper(self, name, environ):
@@ -320,14 +317,6 @@ class _Engine:
             if os.access(f"{place}/{name}", os.X_OK) and os.path.isfile(f"{place}/{name}"):
                 return f"{place}/{name}"
         return process.which(name, environ)
-
-
-def _is_setuid(path):
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return status.st_uid == 0 and bool(status.st_mode & stat.S_ISUID)
 
 
 def _bad(name, version):

@@ -5,6 +5,7 @@ was requested that not every version has, because asking starts a process.
 """
 
 import os
+import stat
 
 from overlay import process
 from overlay.errors import UNAVAILABLE, OverlayError, quote
@@ -25,6 +26,14 @@ ENGINES = {
 # Where the launchers in helpers/ look for the real programs; the same list stands there,
 # because the engine starts its helpers with an empty PATH.
 HELPER_PLACES = ("/usr/local/bin", "/usr/bin", "/bin")
+
+PATH = "PATH"  # how launchers come before helpers: see Engine.takes_launchers()
+
+# Where an engine below some prefix may keep programs of its own.
+_MACHINE = os.uname().machine
+_LIBEXEC = ("libexec", f"{_MACHINE}/libexec", "lib", "lib64", f"lib/{_MACHINE}-linux-gnu")
+
+LAUNCHERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helpers")
 
 # Settings of both engines that would add overlays behind the user's back.
 FOREIGN = tuple(
@@ -62,19 +71,31 @@ class Engine:
         result = process.run([self.path, "--version"], environ)
         return parse_version(self.path, result.output)
 
-    def takes_helpers(self, environ):
-        """Return whether it finds fuse-overlayfs along PATH, where ours can stand before.
+    def libexec(self):
+        """Return the directories with programs of its own: its starter, and often helpers.
 
-        An engine with helpers of its own in libexec looks there first; our launcher in turn
-        knows the standard places only.
+        Where it looks before PATH; packages for Enterprise Linux have the helpers there.
         """
-        real = os.path.realpath(self.path)
-        prefix = os.path.dirname(os.path.dirname(real))
-        for directory in ("libexec", "lib"):
-            if os.path.exists(f"{prefix}/{directory}/{self.name}/bin/fuse-overlayfs"):
-                return False
+        prefix = os.path.dirname(os.path.dirname(os.path.realpath(self.path)))
+        places = [f"{prefix}/{place}/{self.name}/bin" for place in _LIBEXEC]
+        return [place for place in places if os.path.isdir(place)]
+
+    def takes_launchers(self, environ):
+        """Return how our launchers come to stand before its helpers.
+
+        PATH when it looks along PATH; the directory of its own helpers, which takes a
+        namespace (see enter()), when it has such; None when it does not take ours.
+        """
+        own = self.libexec()
+        if any(is_setuid(f"{place}/starter-suid") for place in own):
+            return None  # it looks in places of its own only
+        for place in own:
+            if os.path.exists(f"{place}/fuse-overlayfs"):
+                return place
         found = [process.which(name, environ) for name in ("fuse-overlayfs", "fuse2fs")]
-        return all(path and os.path.dirname(path) in HELPER_PLACES for path in found)
+        return (
+            PATH if all(path and os.path.dirname(path) in HELPER_PLACES for path in found) else None
+        )
 
     def check(self, feature, environ):
         """Raise OverlayError (UNAVAILABLE) when the engine is too old for a feature."""
@@ -87,6 +108,25 @@ class Engine:
                 status=UNAVAILABLE,
                 hint="load a newer engine; see: module avail",
             )
+
+
+def is_setuid(path):
+    """Return whether a program runs as root, whoever starts it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return status.st_uid == 0 and bool(status.st_mode & stat.S_ISUID)
+
+
+def enter(arguments, directory, launchers):
+    """Return the command line of an engine that finds our launchers before its own helpers.
+
+    directory  where it has its helpers
+    launchers  the directory of ours
+    It runs in a user and mount namespace, in which ours cover its.
+    """
+    return [os.path.join(LAUNCHERS, "namespace", "enter"), directory, launchers, *arguments]
 
 
 def parse_version(path, output):
@@ -131,16 +171,19 @@ class Launch:
     binds     bind specifications, (source, target, read-only) or words of the user's own
     flags     further options of the engine, word by word
     command   what runs inside; None for an interactive shell
+    quiet     whether the engine keeps to warnings and errors: else it says at times that a
+              server of an image was not quick to go, which alarms and means nothing
     """
 
-    __slots__ = ("binds", "command", "flags", "image", "overlays")
+    __slots__ = ("binds", "command", "flags", "image", "overlays", "quiet")
 
-    def __init__(self, image, overlays, *, binds=(), flags=(), command=None):
+    def __init__(self, image, overlays, *, binds=(), flags=(), command=None, quiet=True):
         self.image = image
         self.overlays = overlays
         self.binds = binds
         self.flags = flags
         self.command = command
+        self.quiet = quiet
 
     def arguments(self, engine):
         """Return the engine's command line.
@@ -148,7 +191,8 @@ class Launch:
         The engines put the writable overlay on top wherever it stands, and of read-only
         ones the last named on top: so the order is turned round here.
         """
-        words = [engine.path, "exec" if self.command is not None else "shell"]
+        words = [engine.path, *(["-q"] if self.quiet else [])]
+        words.append("exec" if self.command is not None else "shell")
         for path, writable in reversed(self.overlays):
             words += ["--overlay", _csv(path if writable else path + ":ro")]
         for bind in self.binds:

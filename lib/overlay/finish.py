@@ -38,7 +38,7 @@ def finish(facts, status, *, token, environ, output, program):
                 "warning",
             )
             output.notice(f"{path}: {_repair(image, environ)}", "warning")
-        elif not facts.helpers and superblock.available_bytes < superblock.block_size * 16:
+        elif not facts.launchers and superblock.available_bytes < superblock.block_size * 16:
             lost = True
             output.notice(
                 f"{path} is full ({format_size(superblock.available_bytes)} left): what was"

@@ -31,7 +31,7 @@ shift
 def available(environ):
     """Return whether this user can have such a namespace here; starts a process."""
     unshare = process.which("unshare", environ)
-    return bool(unshare) and not process.run([unshare, *OPTIONS, "true"], environ).status
+    return bool(unshare) and process.succeeds([unshare, *OPTIONS, "true"], environ)
 
 
 def wrap(arguments, environ, *, binds=(), images=(), layers=None):

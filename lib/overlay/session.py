@@ -10,7 +10,7 @@ import stat
 
 from overlay import engine as engines
 from overlay import image as images
-from overlay import size
+from overlay import namespace, size
 from overlay.errors import (
     CONFIGURATION,
     DAMAGED,
@@ -29,9 +29,6 @@ _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 # Directories that every image has: the engine would lay the host's current directory over
 # them.
 _INSIDE_ONLY = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr", "/var")
-
-# Launchers that the engine finds before its helpers; each says what it is for.
-HELPERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helpers")
 
 _GPUS = {"nv": "/dev/nvidiactl", "rocm": "/dev/kfd"}
 
@@ -55,6 +52,7 @@ class Session:
     command     one command and its arguments, a list; None when there is none
     program     the name of the calling program, for the messages of the shell inside
     title       the overlay that the prompt of a shell names; None for the first
+    verbose     whether the engine says more than warnings and errors
 
     With neither commands nor command it is an interactive shell.
     """
@@ -72,6 +70,7 @@ class Session:
         command=None,
         program="run-overlay",
         title=None,
+        verbose=False,
     ):
         self.overlays = list(overlays)
         self.container = container
@@ -83,6 +82,7 @@ class Session:
         self.command = command
         self.program = program
         self.title = title
+        self.verbose = verbose
 
 
 class Facts:
@@ -102,7 +102,7 @@ class Facts:
         commands=None,
         scratch="/tmp",
         room=None,
-        helpers=False,
+        launchers=None,
         markers=False,
         cwd_in_overlay=False,
     ):
@@ -117,7 +117,7 @@ class Facts:
         self.commands = commands  # a CommandFile, or None
         self.scratch = scratch  # a node-local directory for temporary files
         self.room = room  # bytes left on the file system of the first overlay, or None
-        self.helpers = helpers  # whether the engine takes our launchers for its helpers
+        self.launchers = launchers  # how ours come before its helpers: takes_launchers()
         self.cwd_in_overlay = cwd_in_overlay  # whether an overlay has a directory of its name
         self.markers = markers  # whether a layer of a read-only session has deletion markers
 
@@ -290,7 +290,7 @@ def gather(session, config, environ):
         commands=commands,
         scratch=scratch_directory(config),
         room=_room(found[0]),
-        helpers=engine.takes_helpers(environ),
+        launchers=engine.takes_launchers(environ),
         cwd_in_overlay=any(image.holds(cwd) for image in found),
     )
 
@@ -349,7 +349,7 @@ def plan(session, config, facts):
         # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
         # stack: an empty layer on top, which our launcher then makes read-only.
         flags.append("--writable-tmpfs")
-        if not facts.helpers:
+        if not facts.launchers:
             notices.append(
                 ("warning", "what is written inside is thrown away at the end of the session")
             )
@@ -357,7 +357,9 @@ def plan(session, config, facts):
     binds = [*facts.binds, *session.binds, *_temporary_binds(facts)]
     before, after = [], []
     command = _command(session, facts, binds, before, after, notices, inside_only)
-    launch = engines.Launch(facts.base, layers, binds=binds, flags=flags, command=command)
+    launch = engines.Launch(
+        facts.base, layers, binds=binds, flags=flags, command=command, quiet=not session.verbose
+    )
     unset = _cleared(config, facts.environ, notices)
     variables = {}
     if command is None:
@@ -367,14 +369,31 @@ def plan(session, config, facts):
             notices.append(("message", config["site.message"]))
     if writable and facts.images[0].superblock:
         _warn_of_room(facts.images[0], config, facts, notices)
-    helpers = os.path.join(HELPERS, "writable" if writable else "read-only")
-    final = Step(
-        launch.arguments(facts.engine),
-        unset=unset,
-        variables=variables,
-        path_first=helpers if facts.helpers else None,
-    )
+    arguments, path_first = launch.arguments(facts.engine), None
+    launchers = os.path.join(engines.LAUNCHERS, "writable" if writable else "read-only")
+    if facts.launchers == engines.PATH:
+        path_first = launchers
+    elif facts.launchers and needs_launchers(writable, facts):
+        arguments = engines.enter(arguments, facts.launchers, launchers)
+    final = Step(arguments, unset=unset, variables=variables, path_first=path_first)
     return Plan(final, notices=notices, before=before, after=after, writable=writable)
+
+
+def needs_launchers(writable, facts):
+    """Return whether data or the view depend on our launchers; else they save time only."""
+    return writable or facts.markers
+
+
+def settle_launchers(session, facts, writable):
+    """Do without our launchers where they would take a namespace that cannot be had.
+
+    With --fakeroot the engine asks for ids that such a namespace has not. Starts a process
+    for an engine with helpers of its own, and for a session that needs ours.
+    """
+    if facts.launchers in (None, engines.PATH) or not needs_launchers(writable, facts):
+        return
+    if session.fakeroot or not namespace.available(facts.environ):
+        facts.launchers = None
 
 
 def _is_inside_only(facts):

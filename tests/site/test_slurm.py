@@ -262,14 +262,18 @@ def test_kept_without_room(slurm, elsewhere):
 
 
 def test_scancel(slurm):
-    """scancel in the midst of writing: cancelled, clean, all that was synced is there."""
+    """scancel in the midst of writing: cancelled, clean, all that was synced is there.
+
+    Whether the commands live to say that they were told is chance here: this Slurm finds its
+    processes by their parents, and sends TERM to the engine's servers at the same time.
+    """
     job = slurm.script(f"run-overlay -o overlay1.ext3 -f - <<'END'\n{WRITER}\nEND")
     job.says("written 20")
     slurm.run("scancel", job.number)
     assert job.end()[0] == "CANCELLED"
     wait_until(lambda: state_of(slurm.directory / "overlay1.ext3") == "clean", 10)
     assert written(slurm, job, "overlay1.ext3") >= 20
-    assert is_sound(slurm.directory / "overlay1.ext3") and "TERM" in job.output()
+    assert is_sound(slurm.directory / "overlay1.ext3")
 
 
 def test_killed(slurm):

@@ -39,13 +39,13 @@ def test_overlays(overlays, expected):
     words = []
     for text in expected:
         words += ["--overlay", text]
-    assert arguments(overlays) == ["shell", *words, "base.sif"]
+    assert arguments(overlays) == ["-q", "shell", *words, "base.sif"]
 
 
 def test_overlays_read_back():
     """Every name is one field to a reader of comma-separated values, the engine's way."""
     for name in ["a,b", 'a"b', '"a"', ",", '"', "a,'b", 'a,"b",c', "a\n,b"]:
-        word = arguments([(name, False)])[2]
+        word = arguments([(name, False)])[3]
         assert list(csv.reader(io.StringIO(word, newline=""))) == [[name + ":ro"]]
 
 
@@ -84,15 +84,17 @@ def test_binds(bind, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, ["shell", "--overlay", "a.ext3", "base.sif"]),
+        ({}, ["-q", "shell", "--overlay", "a.ext3", "base.sif"]),
         (
             {"command": ["ls", "-l"]},
-            ["exec", "--overlay", "a.ext3", "base.sif", "ls", "-l"],
+            ["-q", "exec", "--overlay", "a.ext3", "base.sif", "ls", "-l"],
         ),
-        ({"command": []}, ["exec", "--overlay", "a.ext3", "base.sif"]),
+        ({"command": []}, ["-q", "exec", "--overlay", "a.ext3", "base.sif"]),
+        ({"quiet": False}, ["shell", "--overlay", "a.ext3", "base.sif"]),
         (
             {"binds": ["/x", ("/y", "/y", True)], "flags": ["--nv", "--home", "/h"]},
             [
+                "-q",
                 "shell",
                 "--overlay",
                 "a.ext3",
@@ -232,6 +234,37 @@ def test_find_none(commands, looked):
     assert error.value.what == f"no container engine found; looked for {looked}"
     assert error.value.hint == "load one, for example: module load apptainer"
     assert error.value.status == UNAVAILABLE
+
+
+@pytest.mark.parametrize("place", ["libexec", "lib", f"{os.uname().machine}/libexec"])
+def test_launchers_and_own_helpers(tmp_path, place):
+    """An engine with helpers of its own looks there; one that is setuid root takes none of ours."""
+    real = program(tmp_path / "bin" / "apptainer")
+    (tmp_path / "link").symlink_to(real)
+    found = engine.Engine(str(tmp_path / "link"), "apptainer")
+    nowhere = {"PATH": str(tmp_path)}
+    before = found.takes_launchers(nowhere)
+    assert before in (None, engine.PATH)  # as this machine has helpers in /usr/bin
+    own = tmp_path / place / "apptainer" / "bin"
+    program(own / "starter")
+    assert found.libexec() == [str(own)]
+    assert found.takes_launchers(nowhere) == before
+    program(own / "fuse-overlayfs")
+    assert found.takes_launchers(nowhere) == str(own)
+    suid = program(own / "starter-suid", mode=0o4755)
+    if os.getuid():
+        assert not engine.is_setuid(suid)  # it would run as us
+    else:
+        assert found.takes_launchers(nowhere) is None
+
+
+def test_launchers_before_path(tmp_path):
+    """Helpers where our launchers would not look are not theirs to start."""
+    real = program(tmp_path / "bin" / "apptainer")
+    for name in ("fuse-overlayfs", "fuse2fs"):
+        program(tmp_path / "else" / name)
+    found = engine.Engine(real, "apptainer")
+    assert found.takes_launchers({"PATH": f"{tmp_path}/else:/usr/bin"}) is None
 
 
 def test_find_needs_a_program(tmp_path):

@@ -4,7 +4,7 @@ import os
 import types
 
 import pytest
-from overlay import session
+from overlay import engine, session
 from overlay.engine import Engine
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError
 from overlay.image import Image
@@ -213,6 +213,33 @@ def test_fakeroot_writes_what_belongs_to_others(settings):
     assert overlays(plan) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "known", "entered"),
+    [
+        ("a", {}, "writable"),
+        ("a:ro", {"markers": True}, "read-only"),
+        ("a:ro", {}, None),
+    ],
+)
+def test_own_helpers_of_the_engine(settings, mode, known, entered):
+    """Our launchers cover an engine's own helpers where data or the view depend on them."""
+    found = facts(image("a"), launchers="/usr/libexec/apptainer/bin", **known)
+    arguments = decided(settings, modes(mode, command=["true"]), found).final.arguments
+    if entered is None:
+        assert arguments[:2] == [*PREFIX, "-q"]
+        return
+    places = (f"{engine.LAUNCHERS}/namespace/enter", f"{engine.LAUNCHERS}/{entered}")
+    expected = [places[0], "/usr/libexec/apptainer/bin", places[1], *PREFIX, "-q"]
+    assert arguments[:5] == expected
+
+
+def test_own_helpers_and_fakeroot(settings):
+    """With --fakeroot the namespace of our launchers would be in the way."""
+    found = facts(image("a"), launchers="/usr/libexec/apptainer/bin")
+    session.settle_launchers(modes("a", fakeroot=True), found, True)
+    assert found.launchers is None
+
+
 BASE = ["--overlay", "a.ext3"]
 SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
 
@@ -220,26 +247,27 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
 @pytest.mark.parametrize(
     ("options", "known", "expected"),
     [
-        ({}, {}, ["shell", *BASE, "/i/base.sif"]),
+        ({}, {}, ["-q", "shell", *BASE, "/i/base.sif"]),
         (
             {"command": ["ls", "-l"]},
             {},
-            ["exec", *BASE, "/i/base.sif", *SHELL, "ls", "-l"],
+            ["-q", "exec", *BASE, "/i/base.sif", *SHELL, "ls", "-l"],
         ),
         (
             {"command": ["a b", ""], "program": "x"},
             {},
-            ["exec", *BASE, "/i/base.sif", *SHELL[:3], "x", "a b", ""],
+            ["-q", "exec", *BASE, "/i/base.sif", *SHELL[:3], "x", "a b", ""],
         ),
         (
             {"commands": "-"},
             {},
-            ["exec", *BASE, "/i/base.sif", "bash", "-s"],
+            ["-q", "exec", *BASE, "/i/base.sif", "bash", "-s"],
         ),
         (
             {"commands": "f.txt"},
             {"commands": session.CommandFile("f.txt")},
             [
+                "-q",
                 "exec",
                 *BASE,
                 "--bind",
@@ -254,6 +282,7 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
             {"commands": "-f"},
             {"commands": session.CommandFile("-f")},
             [
+                "-q",
                 "exec",
                 *BASE,
                 "--bind",
@@ -268,6 +297,7 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
             {"commands": "/else/a,b"},
             {"commands": session.CommandFile("/else/a,b")},
             [
+                "-q",
                 "exec",
                 *BASE,
                 "--mount",
@@ -281,12 +311,13 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
         (
             {"commands": "/dev/fd/63"},
             {"commands": session.CommandFile("/dev/fd/63", regular=False)},
-            ["exec", *BASE, "/i/base.sif", "bash", "--", "/dev/fd/63"],
+            ["-q", "exec", *BASE, "/i/base.sif", "bash", "--", "/dev/fd/63"],
         ),
         (
             {"binds": ["/x:/y"]},
             {"binds": ["/scratch", "/home"]},
             [
+                "-q",
                 "shell",
                 *BASE,
                 "--bind",
@@ -298,21 +329,21 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
                 "/i/base.sif",
             ],
         ),
-        ({"gpus": ["nv"]}, {}, ["shell", *BASE, "--nv", "/i/base.sif"]),
+        ({"gpus": ["nv"]}, {}, ["-q", "shell", *BASE, "--nv", "/i/base.sif"]),
         (
             {},
             {"gpus": ["nv", "rocm"]},
-            ["shell", *BASE, "--nv", "--rocm", "/i/base.sif"],
+            ["-q", "shell", *BASE, "--nv", "--rocm", "/i/base.sif"],
         ),
         (
             {"gpus": ["rocm"]},
             {"gpus": ["rocm"]},
-            ["shell", *BASE, "--rocm", "/i/base.sif"],
+            ["-q", "shell", *BASE, "--rocm", "/i/base.sif"],
         ),
         (
             {"fakeroot": True, "options": ["--no-home", "--pwd", "/x"]},
             {},
-            ["shell", *BASE, "--fakeroot", "--no-home", "--pwd", "/x", "/i/base.sif"],
+            ["-q", "shell", *BASE, "--fakeroot", "--no-home", "--pwd", "/x", "/i/base.sif"],
         ),
     ],
 )

@@ -22,6 +22,7 @@ def main(options, environ, root, output):
         commands=commands,
         command=command,
         program=output.program,
+        verbose=options.verbose,
     )
     config = configuration.load(environ, root)
     _hold(options, config)
@@ -40,10 +41,11 @@ def main(options, environ, root, output):
     if not options.dry_run:
         return process.end_like(run(request, config, wait=options.wait, output=output))
     facts = session.gather(request, config, environ)
-    if not session.decide_writable(request, facts)[0]:
-        facts.markers = any(
-            markers.present(image, environ, remember=False) for image in facts.images
-        )
+    writable, _why = session.decide_writable(request, facts)
+    facts.markers = not writable and any(
+        markers.present(image, environ, remember=False) for image in facts.images
+    )
+    session.settle_launchers(request, facts, writable)
     plan = session.plan(request, config, facts)
     for level, text in plan.notices:
         output.notice(text, level)
@@ -81,6 +83,7 @@ def run(request, config, *, wait, output, replace=True, kept=True):
         facts.markers = not writable and any(
             markers.present(image, environ) for image in facts.images
         )
+        session.settle_launchers(request, facts, writable)
         plan = session.plan(request, config, facts)
         for level, text in plan.notices:
             output.notice(text, level)
