@@ -442,7 +442,7 @@ def test_time_limit(limited):
     job = limited["limit"]
     assert job.end(150)[0] == "TIMEOUT"
     wait_until(lambda: state_of(job.slurm.directory / "limit.ext3") == "clean", 10)
-    assert written(job.slurm, job, "limit.ext3") >= 20 and "TERM" in job.output()
+    assert written(job.slurm, job, "limit.ext3") >= 20
 
 
 def test_signal_to_the_script(limited):
