@@ -104,8 +104,8 @@ class Facts:
 class Created:
     """What came of it: path, size in bytes, superblock, whether the blocks are reserved."""
 
-    def __init__(self, path, size, superblock, allocated, limits=()):
-        self.limits = limits  # quota.Limits of its place, after it was made
+    def __init__(self, path, size, superblock, allocated):
+        self.limits = ()  # quota.Limits of its place, where somebody wants to know
         self.path = path
         self.size = size
         self.superblock = superblock
@@ -428,8 +428,7 @@ def _write(creation, config, facts, environ, notice, descriptor):
     else:
         replace.into_place(facts.partial, facts.path)
     allocated = os.fstat(descriptor).st_blocks * 512
-    limits, _failures = quota.look(os.path.dirname(facts.path), config, environ)
-    return Created(facts.path, creation.size, superblock, allocated, limits)
+    return Created(facts.path, creation.size, superblock, allocated)
 
 
 class _NewImage:

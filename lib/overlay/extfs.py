@@ -20,6 +20,7 @@ STATE_CLEAN = 0x1
 STATE_ERROR = 0x2
 
 HAS_JOURNAL = 0x4  # compatible features
+RESIZE_INODE = 0x10
 RECOVER = 0x4  # incompatible features
 FILETYPE = 0x2
 META_BG = 0x10
@@ -28,6 +29,7 @@ LARGE_FILE = 0x2
 BTREE_DIR = 0x4
 
 ROOT_INODE = 2
+_RESIZE_INODE_NUMBER = 7
 RESERVED_INODES = 11  # the first ten, and lost+found
 DIRECTORY = 2  # file type in a directory entry
 
@@ -75,6 +77,7 @@ class Superblock:
             "<III", data, 0x5C
         )
         self.uuid = data[0x68:0x78]
+        (self.reserved_descriptor_blocks,) = struct.unpack_from("<H", data, 0xCE)
         (self.first_meta_group,) = struct.unpack_from("<I", data, 0x104)
         (self.make_time,) = struct.unpack_from("<I", data, 0x108)
         if log_block_size > 6:
@@ -304,6 +307,37 @@ class Reader:
     def free_inodes(self, group):
         """Return the number of free inodes that a group's descriptor gives."""
         return self._group(group)[4]
+
+    def changed_by_growth(self, size):
+        """Yield (first block, how many) of what resize2fs(8) overwrites when an image grows.
+
+        size  bytes that it is to have
+        That is known where descriptors are reserved for so many groups, so that nothing has
+        to move: the superblock and the descriptors with their copies, the bitmaps, and the
+        inode and the block that hold the list of what is reserved (resize_inode in ext4(5)).
+        Raises FormatError where it is not known.
+        """
+        superblock = self.superblock
+        per_block = superblock.block_size // 32
+        used = -(-superblock.groups_count // per_block)
+        reserved = superblock.reserved_descriptor_blocks
+        blocks = size // superblock.block_size - superblock.first_data_block
+        groups = -(-blocks // superblock.blocks_per_group)
+        if (
+            not superblock.compatible & RESIZE_INODE
+            or superblock.incompatible & META_BG
+            or -(-groups // per_block) > used + reserved
+        ):
+            raise FormatError("there are no descriptors reserved for such a growth")
+        for group in range(superblock.groups_count):
+            if superblock.has_copy(group):
+                first = superblock.first_data_block + group * superblock.blocks_per_group
+                yield first, 1 + used + reserved
+            for bitmap in self._group(group)[:2]:
+                yield bitmap, 1
+        inodes_per_block = superblock.block_size // superblock.inode_size
+        yield self._group(0)[2] + (_RESIZE_INODE_NUMBER - 1) // inodes_per_block, 1
+        yield self.inode(_RESIZE_INODE_NUMBER).blocks[13], 1
 
     def inode(self, number):
         """Return the Inode with this number."""

@@ -6,7 +6,6 @@ of the node and in trees that are read where they are; mke2fs then writes it in 
 
 import itertools
 import os
-import shutil
 
 from overlay import creation, namespace, process, replace, session, sources
 from overlay import engine as engines
@@ -298,7 +297,7 @@ def _settle(staging, base):
     work = os.path.join(staging, "work")
     for name in os.listdir(work):
         os.chmod(os.path.join(work, name), 0o700)
-        shutil.rmtree(os.path.join(work, name), ignore_errors=True)
+        sources.remove(os.path.join(work, name))
     upper = os.path.join(staging, "upper")
     for directory, names, _files in os.walk(upper):
         for name in names:

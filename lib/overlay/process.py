@@ -60,23 +60,49 @@ def run(arguments, environ, *, variables=None, text=""):
     standard input.
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
     """
-    import subprocess
-
     environment = {**environ, "LC_ALL": "C", **(variables or {})}
+    # Files in memory, not pipes: the program cannot wait for us, nor we for it, and that
+    # spares a short command the module subprocess.
+    files = [os.memfd_create(name) for name in ("input", "output", "errors")]
     try:
-        done = subprocess.run(
-            arguments,
-            env=environment,
-            input=text,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="backslashreplace",
-            check=False,
-        )
+        with open(files[0], "wb", closefd=False) as file:
+            file.write(text.encode())
+        os.lseek(files[0], 0, os.SEEK_SET)
+        actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
+        status = _finish(_spawn(arguments, environment, actions))
+        return Result(status, *map(_all_of, files[1:]))
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _all_of(file):
+    """Return what has been written to a file, as text."""
+    with open(file, "rb", closefd=False) as written:
+        written.seek(0)
+        return written.read().decode(errors="backslashreplace")
+
+
+def _spawn(arguments, environment, actions, **options):
+    """Start a program with what Python has changed of the signals as it was; return its number.
+
+    Raises OverlayError (UNAVAILABLE) when it cannot be started.
+    """
+    options.setdefault("setsigdef", (signal.SIGPIPE, signal.SIGXFSZ))
+    try:
+        return os.posix_spawn(arguments[0], arguments, environment, file_actions=actions, **options)
     except OSError as error:
         raise _not_started(arguments[0], error) from None
-    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def _finish(child):
+    """Wait for the end of a program; return its status. It is asked to end when we are."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        raise
 
 
 def ask(arguments, environ, seconds):
@@ -122,17 +148,7 @@ def show(arguments, environ):
     For what shows its own progress on a terminal; elsewhere only its errors are shown.
     """
     quiet = [] if os.isatty(2) else [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    actions = quiet or [(os.POSIX_SPAWN_DUP2, 2, 1)]
-    try:
-        child = os.posix_spawn(arguments[0], arguments, environ, file_actions=actions)
-    except OSError as error:
-        raise _not_started(arguments[0], error) from None
-    try:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except BaseException:
-        os.kill(child, signal.SIGTERM)
-        os.waitpid(child, 0)
-        raise
+    return _finish(_spawn(arguments, environ, quiet or [(os.POSIX_SPAWN_DUP2, 2, 1)]))
 
 
 def succeeds(arguments, environ):
@@ -141,11 +157,7 @@ def succeeds(arguments, environ):
     What run() does with less work, for the launch path. Raises OverlayError (UNAVAILABLE).
     """
     actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-    try:
-        child = os.posix_spawn(arguments[0], arguments, environ, file_actions=actions)
-    except OSError as error:
-        raise _not_started(arguments[0], error) from None
-    return os.waitpid(child, 0)[1] == 0
+    return _finish(_spawn(arguments, environ, actions)) == 0
 
 
 def become(step, environ, keep=()):
@@ -180,7 +192,6 @@ def stay(step, environ, copy=None):
     What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
     what is sent to this process alone, by kill(1) or a batch system, is handed on.
     """
-    program = step.arguments[0]
     ignored = {number for number in _RELAYED if signal.getsignal(number) is signal.SIG_IGN}
     defaults = [*_TERMINAL, *_RELAYED - ignored, signal.SIGPIPE, signal.SIGXFSZ]
     in_foreground = _in_foreground()
@@ -190,17 +201,9 @@ def stay(step, environ, copy=None):
     if copy is not None:
         reading, writing = os.pipe()
         actions = [(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
-    try:
-        child = os.posix_spawn(
-            program,
-            step.arguments,
-            step.environment(environ),
-            setsigmask=(),
-            setsigdef=defaults,
-            file_actions=actions,
-        )
-    except OSError as error:
-        raise _not_started(program, error) from None
+    child = _spawn(
+        step.arguments, step.environment(environ), actions, setsigmask=(), setsigdef=defaults
+    )
     for number in _TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     for number in _RELAYED - ignored:

@@ -8,7 +8,6 @@ run of a command that writes in the same directory removes it.
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import time
 
@@ -189,6 +188,8 @@ def remove_stale(directory, scratch):
         path = os.path.join(scratch, name)
         pid = name[len(_STAGING) :].partition(".")[0]
         if not _alive(pid) and os.stat(path).st_uid == os.getuid():
+            import shutil  # hardly ever needed
+
             shutil.rmtree(path, ignore_errors=True)
 
 

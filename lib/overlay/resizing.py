@@ -53,7 +53,9 @@ def grow(whole, wanted, environ, notice):
             os.truncate(descriptor, wanted)
             if reserved:
                 creation.reserve(path, descriptor, wanted, environ, notice)
-            result = process.run([resize2fs, "-f", "-z", back, path], environ)
+            ours = undo.note(back, descriptor, superblock, wanted)
+            options = [] if ours else ["-z", back]
+            result = process.run([resize2fs, "-f", *options, path], environ)
             e2fsck = process.need("e2fsck", "e2fsprogs", environ)
             if result.status or process.run([e2fsck, "-fn", path], environ).status:
                 words = result.errors.strip().splitlines() or ["e2fsck finds it unsound"]
@@ -61,6 +63,8 @@ def grow(whole, wanted, environ, notice):
                     f"cannot resize {quote(path)}: {words[-1]}; it is as it was",
                     status=CANNOT_CREATE,
                 )
+            if reserved:  # it makes holes of tables that hold nothing yet
+                creation.reserve(path, descriptor, wanted, environ, None)
             _forget(back)
             extfs.write_state(descriptor, extfs.STATE_CLEAN)
         except BaseException as error:

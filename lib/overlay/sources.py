@@ -5,11 +5,11 @@ where they are. Everything that comes from an archive is treated as untrusted: n
 written outside the staging directory, whatever names and links it holds.
 """
 
+import contextlib
 import errno
 import math
 import os
 import re
-import shutil
 import stat
 import sys
 
@@ -283,7 +283,18 @@ def remove(tree):
             path = os.path.join(directory, name)
             if not os.path.islink(path):
                 os.chmod(path, 0o700)  # before the walk comes there
-    shutil.rmtree(tree, ignore_errors=True)
+    for directory, names, files in os.walk(tree, topdown=False):
+        for name in files:
+            _try(os.unlink, os.path.join(directory, name))
+        for name in names:
+            path = os.path.join(directory, name)
+            _try(os.unlink if os.path.islink(path) else os.rmdir, path)
+    _try(os.rmdir, tree)
+
+
+def _try(function, path):
+    with contextlib.suppress(OSError):
+        function(path)
 
 
 def copy(tree, target, environ, *options):

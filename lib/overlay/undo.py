@@ -1,17 +1,25 @@
 """Going back after an interrupted change of an image in its place.
 
-resize2fs(8) notes what it is going to overwrite in an undo file beside the image, and the
+What resize2fs(8) is going to overwrite is noted in an undo file beside the image, and the
 image is marked as not clean from before its start until that file is gone. So whoever finds
-an image that is not clean, and such a file that fits it, plays it back with e2undo(8) first.
+an image that is not clean, and such a file that fits it, puts back what is in it first.
+
+We write that file ourselves where it is known which blocks these are: a few. Elsewhere
+resize2fs does (-z), and e2undo(8) plays it back; it notes the tables of the new part as
+well, all zeros, and makes blocks of their holes.
 """
 
+import binascii
 import os
+import struct
 
 from overlay import extfs, process
 from overlay.errors import DAMAGED, OverlayError, quote
 
 _PREFIX = ".overlay-undo."
-_MAGIC = b"E2UNDO02"
+_E2UNDO = b"E2UNDO02"
+_OURS = b"overlay-undo-1\n\0"  # then records: offset and length in bytes, and what was there
+_RECORD = struct.Struct("<QQ")  # the last one: the checksum of all before, and 0
 
 
 def name(path, status, superblock):
@@ -27,6 +35,70 @@ def name(path, status, superblock):
 def _identity(superblock):
     """Return, as words, what tells an image and its last mount from every other."""
     return superblock.uuid.hex(), str(superblock.mount_time), str(superblock.mount_count)
+
+
+def note(back, descriptor, superblock, size):
+    """Write the undo file for the growth of an image; return whether that could be done.
+
+    back        its path, see name()
+    descriptor  the open image, sound and locked whole
+    size        bytes that it is to have
+    Raises OSError; there is no file then.
+    """
+    reader = extfs.Reader(descriptor, superblock)
+    try:
+        places = list(reader.changed_by_growth(size))
+    except extfs.FormatError:
+        return False
+    block = superblock.block_size
+    try:
+        with open(back, "xb") as file:
+            file.write(_OURS)
+            checksum = 0
+            for first, count in places:
+                data = os.pread(descriptor, count * block, first * block)
+                record = _RECORD.pack(first * block, len(data)) + data
+                checksum = binascii.crc32(record, checksum)
+                file.write(record)
+            file.write(_RECORD.pack(checksum, 0))
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_directory(os.path.dirname(back))
+    except OSError:
+        if os.path.exists(back):
+            os.unlink(back)
+        raise
+    return True
+
+
+def _sync_directory(path):
+    """See the names in a directory on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _records(file):
+    """Yield (offset, bytes) of an undo file of ours; at last None when it is whole.
+
+    Raises extfs.FormatError when it has its end, and something before has changed.
+    """
+    checksum = 0
+    file.seek(len(_OURS))
+    while len(head := file.read(_RECORD.size)) == _RECORD.size:
+        offset, length = _RECORD.unpack(head)
+        if not length:
+            if offset != checksum:
+                raise extfs.FormatError("its checksum is wrong")
+            yield None
+            return
+        data = file.read(length)
+        if len(data) < length:
+            return
+        checksum = binascii.crc32(head + data, checksum)
+        yield offset, data
 
 
 def recover(path, environ):
@@ -47,8 +119,7 @@ def recover(path, environ):
             superblock = extfs.read_superblock(descriptor)
             fits = tuple(numbers[2:]) == _identity(superblock)
             if fits and not superblock.is_clean and numbers[1].isdecimal():
-                if _is_begun(undo):
-                    _play_back(undo, path, environ)
+                _play_back(undo, descriptor, path, environ)
                 os.truncate(descriptor, int(numbers[1]))
                 extfs.write_state(descriptor, 0)
                 done = True
@@ -58,24 +129,41 @@ def recover(path, environ):
     return done
 
 
-def _is_begun(undo):
-    """Return whether an undo file has its header.
+def _play_back(undo, descriptor, path, environ):
+    """Put back into an image what an undo file holds.
 
-    Without, resize2fs was killed when it had written nothing but groups that are not yet
-    part of the file system: the superblock, which counts them, is written at its end.
+    One without the end of ours, or without the header of resize2fs's, holds nothing that
+    counts: ours is whole before anything is overwritten, and resize2fs had then written
+    nothing but groups that its superblock, written last, does not count yet.
+    Raises OverlayError (DAMAGED).
     """
     with open(undo, "rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+        start = file.read(len(_OURS))
+        if start == _OURS:
+            try:
+                if None in _records(file):
+                    for offset, data in filter(None, _records(file)):
+                        os.pwrite(descriptor, data, offset)
+                    os.fsync(descriptor)
+            except extfs.FormatError as error:
+                raise _cannot_undo(path, error, f"{quote(undo)} is damaged, too") from None
+            return
+    if start.startswith(_E2UNDO):
+        _play_back_theirs(undo, path, environ)
 
 
-def _play_back(undo, path, environ):
+def _play_back_theirs(undo, path, environ):
     program = process.need("e2undo", "e2fsprogs", environ)
     # -f: a killed resize2fs had no time to finish the file.
     result = process.run([program, "-f", undo, path], environ)
     if result.status:
         words = (result.errors or result.output).strip().splitlines() or ["it failed"]
-        raise OverlayError(
-            f"an interrupted change of {quote(path)} cannot be undone: {words[-1]}",
-            status=DAMAGED,
-            hint=f"by hand: e2undo -f {quote(undo)} {quote(path)}",
-        )
+        raise _cannot_undo(path, words[-1], f"by hand: e2undo -f {quote(undo)} {quote(path)}")
+
+
+def _cannot_undo(path, why, hint):
+    return OverlayError(
+        f"an interrupted change of {quote(path)} cannot be undone: {why}",
+        status=DAMAGED,
+        hint=hint,
+    )

@@ -1,5 +1,6 @@
 """The way back after an interrupted change of an image, and undo files that do not fit."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -26,21 +27,44 @@ def set_fields(path, *pairs):
         subprocess.run(words, check=True, capture_output=True)
 
 
-@pytest.fixture
-def half_grown(make_image):
+def grow(path, size, ours):
+    """Make an image larger, as far as the end; return the path of its undo file."""
+    found = superblock(path)
+    back = undo.name(path, os.stat(path), found)
+    with open(path, "r+b") as file:
+        extfs.write_state(file.fileno(), 0)
+        os.truncate(path, size)
+        assert not ours or undo.note(back, file.fileno(), found, size)
+    options = [] if ours else ["-z", back]
+    done = tool("resize2fs", "-f", *options, path)
+    assert done.returncode == 0, done
+    set_fields(path, ("state", 0))
+    return back
+
+
+@pytest.fixture(params=["ours", "of resize2fs"])
+def half_grown(make_image, request):
     """Return a function that makes an image in the midst of growing, and its undo file."""
 
     def half_grown(name="a.ext3"):
         path = str(make_image(name))
-        back = undo.name(path, os.stat(path), superblock(path))
         before = open(path, "rb").read()
-        set_fields(path, ("state", 0))
-        os.truncate(path, 150 * MIB)
-        assert tool("resize2fs", "-f", "-z", back, path).returncode == 0
-        set_fields(path, ("state", 0))
-        return path, back, before
+        return path, grow(path, 150 * MIB, request.param == "ours"), before
 
     return half_grown
+
+
+def digest(path):
+    """Return a checksum of an image without its state and the time when it was written."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        first = bytearray(file.read(4096))
+        first[1024 + 0x30 : 1024 + 0x34] = bytes(4)
+        first[1024 + 0x3A : 1024 + 0x3C] = bytes(2)
+        found.update(first)
+        while data := file.read(1 << 20):
+            found.update(data)
+    return found.hexdigest()
 
 
 def is_sound(path):
@@ -126,10 +150,15 @@ def test_empty(half_grown):
 
 
 def test_cannot_be_played_back(half_grown):
-    """Garbage in an undo file: damaged is said, with what to do by hand; it stays."""
+    """Garbage in an undo file: damaged is said, and which file; it stays."""
     path, back, _before = half_grown()
-    with open(back, "wb") as file:
-        file.write(b"E2UNDO02" + b"garbage" * 1000)
+    with open(back, "r+b") as file:
+        if file.read(8) == b"E2UNDO02":
+            file.truncate(8)
+            file.write(b"garbage" * 1000)
+        else:
+            file.seek(5000)
+            file.write(b"garbage")
     now = open(path, "rb").read()
     with pytest.raises(OverlayError) as error:
         undo.recover(path, ENVIRON)
@@ -150,3 +179,60 @@ def test_odd_names(half_grown, name):
     now = open(path, "rb").read()
     assert not undo.recover(path, ENVIRON)
     assert open(path, "rb").read() == now
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "grown"),
+    [
+        (None, 64, 900),
+        (None, 64, 65),
+        (None, 1000, 20000),
+        (["-t", "ext3", "-b", "1024"], 40, 600),
+        (["-t", "ext3", "-b", "4096", "-I", "128"], 100, 4000),
+        (["-t", "ext3", "-b", "2048", "-N", "200000"], 700, 2000),
+    ],
+)
+def test_all_that_growth_changes(tmp_path, options, size, grown):
+    """Put back, an image is what it was to the last byte, but for state and time of writing."""
+    path = str(tmp_path / "a.ext3")
+    with open(path, "wb") as file:
+        file.truncate(size * MIB)
+    options = options or extfs.mke2fs_options(size * MIB, 20_000)
+    (tmp_path / "tree").mkdir()
+    for number in range(200):
+        (tmp_path / "tree" / f"f{number}").write_bytes(b"%d" % number * 3000)
+    done = tool("mke2fs", "-q", "-F", *options, "-d", tmp_path / "tree", path)
+    assert done.returncode == 0, done
+    before = digest(path)
+    grow(path, grown * MIB, ours=True)
+    assert superblock(path).size > size * MIB
+    assert undo.recover(path, ENVIRON)
+    assert digest(path) == before and os.stat(path).st_size == size * MIB
+    assert is_sound(path)
+
+
+def test_descriptors_not_reserved(tmp_path):
+    """Where descriptors have to move it is not known what is overwritten: no file of ours."""
+    path = tmp_path / "a.ext3"
+    for options in (["-O", "^resize_inode"], ["-E", "resize=40000"]):
+        words = ["mke2fs", "-q", "-F", "-t", "ext3", "-b", "4096", *options, path, "64M"]
+        assert tool(*words).returncode == 0
+        with open(path, "rb") as file:
+            found = superblock(path)
+            assert not undo.note(str(tmp_path / "back"), file.fileno(), found, 1 << 40)
+    assert not os.path.exists(tmp_path / "back")
+
+
+def test_not_begun(half_grown):
+    """Our file cut off: nothing had been overwritten when it was written, so it changes nothing."""
+    path, back, before = half_grown()
+    with open(back, "r+b") as file:
+        if file.read(8) == b"E2UNDO02":
+            return
+        file.truncate(os.path.getsize(back) - 20)
+    with open(path, "r+b") as file:
+        file.write(before)
+        file.truncate(150 * MIB)
+    set_fields(path, ("state", 0))
+    assert undo.recover(path, ENVIRON)
+    assert os.stat(path).st_size == len(before) and is_sound(path)

@@ -3,7 +3,7 @@
 import os
 
 from overlay import config as configuration
-from overlay import creation, extfs, filling, process, session, size
+from overlay import creation, extfs, filling, process, quota, session, size
 from overlay.errors import USAGE, OverlayError, quote
 
 
@@ -43,6 +43,8 @@ def main(options, environ, root, output):
             created = creation.run(request, config, facts, environ, output.notice)
         finally:
             creation.remove_staging(scratch)
+    if options.json or not options.quiet:
+        created.limits, _failures = quota.look(os.path.dirname(created.path), config, environ)
     if options.json:
         import json
 
