@@ -1,6 +1,6 @@
 """What a site's own scripts may call: settings, new overlays, sessions.
 
-    import sys
+    import os, sys
     sys.path.insert(0, "/share/apps/overlay/1.0/lib")
     from overlay import api
 

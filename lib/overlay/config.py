@@ -161,8 +161,22 @@ SETTINGS = (
         example="100M",
     ),
     Setting("create", "max_size", "size", "", "The largest size that is allowed.", example="2T"),
-    Setting("create", "min_files", "count", "", "The least files that are allowed.", example="1K"),
-    Setting("create", "max_files", "count", "", "The most files that are allowed.", example="20M"),
+    Setting(
+        "create",
+        "min_files",
+        "count",
+        "",
+        "The smallest number of files that is allowed.",
+        example="1K",
+    ),
+    Setting(
+        "create",
+        "max_files",
+        "count",
+        "",
+        "The largest number of files that is allowed.",
+        example="20M",
+    ),
     Setting(
         "create",
         "permissions",
@@ -222,8 +236,8 @@ SETTINGS = (
         "boolean",
         "no",
         "Whether file locks on the site's shared file systems hold between nodes. Only then is an"
-        " overlay that a killed session left unclean repaired by a session on another node;"
-        " `overlay-admin doctor` tests a file system.",
+        " overlay that a killed session left unclean repaired by a session on another node."
+        " Wrongly said it destroys overlays; `overlay-admin doctor` sees one node, and is not enough.",
     ),
     Setting(
         "safety",

@@ -224,8 +224,8 @@ def check_request(creation, plain_count=False):
     if creation.content and creation.content.amount.files > creation.files:
         needed = -(-creation.content.amount.files // 1000)
         raise OverlayError(
-            f"what it is to be filled with is {size.format_files(creation.content.amount.files)},"
-            f" and it is to hold {count}",
+            f"the sources have {size.format_files(creation.content.amount.files)}, and the overlay"
+            f" is to hold {count}",
             status=USAGE,
             hint=f"the smallest number: -n {needed}",
         )

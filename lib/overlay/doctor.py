@@ -178,6 +178,7 @@ def _try_session(environ, root):
     scratch = session.scratch_directory(configuration.load(environ, root))
     directory = tempfile.mkdtemp(prefix="overlay-doctor.", dir=scratch)
     overlay = os.path.join(directory, "doctor.ext3")
+    by_hand = "see what is said: create-overlay --sparse -s 16 -n 1 -o try; run-overlay -o try.ext3 -- true"
     inside = "echo doctor >/overlay-doctor && cat /overlay-doctor"
     try:
         for words in (
@@ -190,12 +191,10 @@ def _try_session(environ, root):
                 program = os.path.basename(words[0])
                 said = [line for line in said if ": error: " in line or "FATAL" in line] or said
                 words = f"{program} ended with {result.status}: {said[-1]}"
-                return Check(
-                    name, PROBLEM, words, why, "see what is said when you do the same by hand"
-                )
+                return Check(name, PROBLEM, words, why, by_hand)
     except TimeoutError:
         words = f"{os.path.basename(words[0])} did not end in {_SESSION_PATIENCE} seconds"
-        return Check(name, PROBLEM, words, why, "see where it hangs when you do the same by hand")
+        return Check(name, PROBLEM, words, why, by_hand)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if result.output != "doctor\n":
@@ -303,7 +302,7 @@ class _Engine:
             yield Check(
                 "engine's helpers",
                 WARNING,
-                "it does not take the launchers of run-overlay for fuse-overlayfs",
+                "it starts its own fuse-overlayfs, which run-overlay cannot adjust",
                 "a full overlay then shows when a file is closed, or never, and deleted files can"
                 " show again in overlays that are read-only",
                 "let it find fuse-overlayfs and fuse2fs in /usr/bin or /usr/local/bin; or, where"

@@ -116,6 +116,8 @@ def _unreadable(path, error):
             )
         if os.path.exists(path + ".ext3"):
             hint = f"did you mean {quote(path + '.ext3')}?"
+        elif "," in path and all(map(os.path.exists, path.split(","))):
+            hint = "name each apart: " + " ".join(f"-o {quote(name)}" for name in path.split(","))
         return OverlayError(f"there is no overlay {quote(path)}", status=MISSING, hint=hint)
     hint = None
     if error.errno == errno.EACCES:

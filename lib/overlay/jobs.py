@@ -36,9 +36,9 @@ def ways_out(path, environ):
     variable = "$SLURM_ARRAY_TASK_ID" if array else "$SLURM_PROCID"
     own = f"{quote((stem if dot else path) + '-')}{variable}{quote(dot + ending) if dot else ''}"
     return (
-        "one task at a time can write an overlay; of a parallel job, let all read it:"
-        f" -o {quote(path)}:ro; or give each its own: -o {own}; or let each write into a layer"
-        " of its own over it: --per-task"
+        "one task at a time can write an overlay; in a parallel job let all tasks read it:"
+        f" -o {quote(path)}:ro; or give each its own, made before: -o {own}; or let each write"
+        " into a layer of its own over it: --per-task"
     )
 
 

@@ -60,7 +60,7 @@ def need(environ):
     """Raise OverlayError (UNAVAILABLE) when this user cannot have a namespace here."""
     if not available(environ):
         raise OverlayError(
-            "this machine lets users have no namespaces of their own, and without them the"
+            "users cannot make namespaces on this machine, and without them the"
             " content of an overlay cannot be read",
             status=UNAVAILABLE,
             hint="try it on another node, or ask the site's admin: overlay-admin doctor",

@@ -7,7 +7,7 @@ from overlay import __version__
 from overlay.errors import DATA_LOST, USAGE, OverlayError, reason
 
 SUMMARIES = {
-    "create-overlay": "Create an overlay: one file that holds as many as you need.",
+    "create-overlay": "Create an overlay: one file that holds as many files as you need.",
     "create-overlay-conda": "Create an overlay with the site's conda in it.",
     "mount-overlay": "Open a shell in which overlays are laid over the site's base image.",
     "run-overlay": "Run a file of commands, or one command, in overlays.",
@@ -295,7 +295,7 @@ def _jobs(parser):
     )
     _sizes(
         group,
-        "the size of the layer that is made: MiB, or with a unit as in 500M, 20G",
+        "the size of that layer: MiB, or with a unit as in 500M, 20G",
         "how many files that layer can hold: thousands, or with a unit as in 700K, 2M",
     )
     layer = group.add_mutually_exclusive_group()

@@ -208,9 +208,7 @@ def find_container(spec, config):
             else "choose another with -c PATH",
         ) from None
     if not os.access(path, os.R_OK):
-        raise OverlayError(
-            f"the base image {quote(path)}{where} is not readable for you", status=MISSING
-        )
+        raise OverlayError(f"you may not read the base image {quote(path)}{where}", status=MISSING)
     if stat.S_ISREG(with_content.st_mode) and with_content.st_size == 0:
         raise OverlayError(f"the base image {quote(path)} is empty", status=DAMAGED)
     return path

@@ -42,6 +42,12 @@ MAKE = "make an ext3 one: create-overlay -s SIZE -n FILES"
 TABLE = [
     ("none.ext3", 66, "there is no overlay none.ext3", LIST),
     ("a", 66, "there is no overlay a", "did you mean a.ext3?"),
+    (
+        "a.ext3,cut.ext3",
+        66,
+        "there is no overlay a.ext3,cut.ext3",
+        "name each apart: -o a.ext3 -o cut.ext3",
+    ),
     ("link.ext3", 66, "link.ext3 is a link to gone.ext3, which does not exist", None),
     (
         "secret.ext3",

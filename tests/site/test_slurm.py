@@ -202,8 +202,8 @@ def test_many_writers(slurm, where):
     assert sorted(status for status, _time in ended) == ["0"] + ["75"] * 7, output
     assert all(int(seconds) <= 4 for status, seconds in ended if status == "75"), output
     hint = (
-        "run-overlay: hint: one task at a time can write an overlay; of a parallel job, let all"
-        " read it: -o overlay1.ext3:ro; or give each its own: -o overlay1-$"
+        "run-overlay: hint: one task at a time can write an overlay; in a parallel job let all"
+        " tasks read it: -o overlay1.ext3:ro; or give each its own, made before: -o overlay1-$"
         f"{variable}.ext3; or let each write into a layer of its own over it: --per-task"
     )
     assert output.count(hint) == 7 and output.count("overlay1.ext3 is in use") == 7, output

@@ -64,7 +64,7 @@ def _check(options, request, layered, per_task, keep):
         raise OverlayError("--keep is for --per-task", status=USAGE, hint="add --per-task")
     if not layered and (options.size is not None or options.files is not None):
         raise OverlayError(
-            "-s and -n are for a layer of the session's own",
+            "-s and -n are for a layer that is made for the session alone",
             status=USAGE,
             hint="add --discard-writes",
         )

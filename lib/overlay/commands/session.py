@@ -31,12 +31,12 @@ def main(options, environ, root, output):
 
         return job.main(options, request, config, output)
     if options.size is not None or options.files is not None or getattr(options, "keep", None):
+        tasks = output.program == "run-overlay"
         raise OverlayError(
-            "-s, -n and --keep are for a layer of the session's own",
+            f"{'-s, -n and --keep' if tasks else '-s and -n'} are for a layer that is made for the"
+            f" session alone: {'--per-task' if tasks else '--discard-writes'}",
             status=USAGE,
-            hint="add --per-task"
-            if output.program == "run-overlay"
-            else "add --discard-writes; to make an overlay: create-overlay",
+            hint="to make an overlay: create-overlay; to give one another size: resize-overlay",
         )
     if not options.dry_run:
         return process.end_like(run(request, config, wait=options.wait, output=output))

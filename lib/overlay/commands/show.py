@@ -139,7 +139,7 @@ def _kind(survey):
         return "directory" if survey.owner_inside is not None else "directory, without upper yet"
     compression = f", {survey.compression}" if survey.compression else ""
     reserved = survey.allocated >= survey.size
-    state = "" if reserved else f", {size.format_size(survey.allocated)} of them on disk"
+    state = "" if reserved else f", {size.format_size(survey.allocated)} of it on disk"
     return f"{survey.kind}{compression}, {size.format_size(survey.size)}{state}"
 
 
@@ -155,7 +155,7 @@ def _level(name, used, free, form, bars):
 def _owner(survey):
     outside = user_name(survey.owner)
     if survey.owner_inside is None and survey.kind == "ext3":
-        return f"{outside}; it has no directory upper, and no session takes it so"
+        return f"{outside}; it has no directory upper, and no session accepts it"
     if survey.owner_inside in (None, survey.owner):
         return outside
     return f"{outside}, but {user_name(survey.owner_inside)} inside: only he can write in it"
