@@ -44,6 +44,8 @@ def create(request, settings, facts, environ, notice):
         return creation.run(request, settings, facts, environ, notice)
     finally:
         creation.remove_staging(facts)
+        if facts.existing is not None:
+            facts.existing.close()
 
 
 def shell(line, environ, scratch, stdin=None):

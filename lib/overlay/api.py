@@ -46,8 +46,7 @@ def create(path, *, size, files, config, sparse=False, force=False, notice=lambd
     """
     request = _creation.Creation(size, files, path=path, sparse=sparse, force=force)
     _creation.check_request(request)
-    facts = _creation.gather(request, config, config.environ)
-    return _creation.run(request, config, facts, config.environ, notice)
+    return _creation.make(request, config, config.environ, notice)
 
 
 def plan_session(overlays, *, config, **wishes):

@@ -12,12 +12,12 @@ from overlay import (
     lock,
     markers,
     namespace,
+    private,
     process,
     quota,
     replace,
     session,
     size,
-    sources,
 )
 from overlay import image as images
 from overlay.errors import (
@@ -93,7 +93,7 @@ class Facts:
     @property
     def staging(self):
         """The directory that mke2fs copies into the image."""
-        return replace.staging_name(self.scratch, self.pid)
+        return private.work_name(self.scratch, self.host, self.pid)
 
     @property
     def partial(self):
@@ -258,7 +258,12 @@ def check_request(creation, plain_count=False):
 
 def gather(creation, config, environ):
     """Return the Facts for a Creation. Raises OverlayError for what cannot work."""
-    path = os.path.realpath(file_name(creation))
+    try:
+        path = os.path.realpath(file_name(creation))
+    except OSError as error:
+        raise OverlayError(
+            f"the current directory is gone: {reason(error)}", status=CANNOT_CREATE, hint="cd"
+        ) from None
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
         raise OverlayError(
@@ -300,7 +305,7 @@ def gather(creation, config, environ):
 
 
 def replaceable(path):
-    """Return the overlay at a path that --force is to replace.
+    """Return the overlay at a path that --force is to replace, locked until it is closed.
 
     Raises OverlayError: DAMAGED for what is no overlay, IN_USE, CANNOT_CREATE.
     """
@@ -317,9 +322,14 @@ def replaceable(path):
             + ("it is a directory" if existing.kind == "directory" else "you may not write it"),
             status=CANNOT_CREATE,
         )
-    holder = lock.holder(existing.descriptor, write=existing.writable)
-    if holder:
-        raise guard.in_use(existing, lock.Busy(holder == "writer"))
+    try:
+        if existing.kind == "ext3":
+            lock.take(existing.descriptor, write=True)
+            lock.take_engine(existing.descriptor)
+        elif lock.holder(existing.descriptor, write=False):
+            raise lock.Busy(True)
+    except lock.Busy as busy:
+        raise guard.in_use(existing, busy) from None
     return existing
 
 
@@ -376,17 +386,34 @@ def make_staging(config, facts, bare=False):
 
     bare  only upper/ and work/, without the site's directories
     """
-    sources.remove(facts.staging)  # of a killed run with our process number
-    os.mkdir(facts.staging, 0o700)
-    for path in _inside(config, facts)[: 2 if bare else None]:
-        os.makedirs(path, exist_ok=True)
-    for directory, _names, _files in os.walk(facts.staging):
-        os.chmod(directory, 0o755)
+    private.make_work(facts.scratch, facts.host, facts.pid)
+    try:
+        for path in _inside(config, facts)[: 2 if bare else None]:
+            os.makedirs(path, exist_ok=True)
+        for directory, _names, _files in os.walk(facts.staging):
+            os.chmod(directory, 0o755)  # all of them are in the image then, the top too
+    except OSError as error:
+        raise _cannot(facts.path or facts.staging, reason(error)) from None
 
 
 def remove_staging(facts):
     """Remove it again, directories without permissions included."""
-    sources.remove(facts.staging)
+    private.remove(facts.staging)
+
+
+def make(creation, config, environ, notice):
+    """Make an overlay that is filled with nothing, and return what was Created.
+
+    Raises OverlayError, as gather() and run() do.
+    """
+    facts = gather(creation, config, environ)
+    try:
+        make_staging(config, facts)
+        return run(creation, config, facts, environ, notice)
+    finally:
+        remove_staging(facts)
+        if facts.existing is not None:
+            facts.existing.close()
 
 
 def run(creation, config, facts, environ, notice):
@@ -414,9 +441,9 @@ def _write(creation, config, facts, environ, notice, descriptor):
             creation.content.owners(descriptor, superblock)
         else:
             extfs.give_away(descriptor, superblock, os.getuid(), os.getgid())
-        _verify(facts, environ)
+        _verify(facts, descriptor, environ)
     if not creation.sparse:
-        reserve(facts.path, descriptor, creation.size, environ, notice, facts.partial)
+        reserve(facts.path, descriptor, creation.size, environ, notice)
     if facts.existing is None or creation.content:
         markers.note_new(_NewImage(descriptor, superblock))
     if config["create.permissions"] is not None and facts.existing is None:
@@ -439,9 +466,9 @@ class _NewImage:
         self.superblock = superblock
 
 
-def _verify(facts, environ):
+def _verify(facts, descriptor, environ):
     """See with e2fsck that a filled image is sound. Raises OverlayError."""
-    if process.run([facts.tools["e2fsck"], "-fn", facts.partial], environ).status:
+    if process.run([facts.tools["e2fsck"], "-fn", descriptor], environ).status:
         raise _cannot(facts.path, "what mke2fs wrote is not sound")
 
 
@@ -460,7 +487,7 @@ def _make_filesystem(creation, facts, inside, descriptor, environ):
     more in the rare case that it is short.
     """
     step = _mke2fs(creation, facts, inside)
-    arguments = step.arguments
+    arguments = [*step.arguments[:-1], descriptor]  # its last word is the name of that
     place = arguments.index("-N") + 1
     for _attempt in range(4):
         result = process.run(arguments, environ, variables=step.variables)
@@ -480,10 +507,10 @@ def _make_filesystem(creation, facts, inside, descriptor, environ):
     )
 
 
-def reserve(path, descriptor, bytes_, environ, notice, partial=None):
+def reserve(path, descriptor, bytes_, environ, notice):
     """Allocate all blocks of an image, or say that they stay holes.
 
-    path     its name for messages, and its own unless it is still called partial
+    path     its name for messages
     bytes_   how long it is
     notice   called with a line when the file system cannot; None to say nothing
     Raises OverlayError (CANNOT_CREATE) when there is no room for them; asked first, because
@@ -495,7 +522,7 @@ def reserve(path, descriptor, bytes_, environ, notice, partial=None):
     words = "there is no room" if needed > free else None
     if words is None:
         program = process.need("fallocate", "util-linux", environ)
-        result = process.run([program, "-l", str(bytes_), partial or path], environ)
+        result = process.run([program, "-l", str(bytes_), descriptor], environ)
         if not result.status:
             return
         words = result.errors.strip().rpartition(": ")[2]

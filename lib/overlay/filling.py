@@ -6,8 +6,9 @@ of the node and in trees that are read where they are; mke2fs then writes it in 
 
 import itertools
 import os
+import time
 
-from overlay import creation, namespace, process, replace, session, sources
+from overlay import creation, namespace, private, process, replace, session, sources
 from overlay import engine as engines
 from overlay.errors import (
     CANNOT_CREATE,
@@ -19,6 +20,8 @@ from overlay.errors import (
     reason,
 )
 from overlay.plan import Step
+
+_UNUSED = 7 * 86400  # seconds after which an unpacked base image is removed
 
 
 def parse(options, config):
@@ -65,7 +68,9 @@ def collect(parsed, options, facts, config, output):
     environ = config.environ
     upper = os.path.join(facts.staging, "upper")
     content = creation.Content(sources.Amount(), in_namespace=namespace.available(environ))
-    bindable = _bindable(parsed) if options.file is None and content.in_namespace else []
+    bindable = []
+    if options.file is None and content.in_namespace:
+        bindable = _bindable(parsed, os.path.dirname(os.path.realpath(options.overlay or "x")))
     limit = _limit(options, facts)
     for source in parsed:
         target = os.path.join(upper, source.dest.lstrip("/"))
@@ -119,8 +124,11 @@ def _limit(options, facts):
         return free  # said when the size is looked at
 
 
-def _bindable(parsed):
+def _bindable(parsed, place):
     """Return the directories that can be read where they are.
+
+    place  the directory of the new overlay; a source that it lies in is copied, because the
+           overlay would be written into itself
 
     One whose place is /, or below or above another source's, is copied: it would hide the
     other, or a place for the other would have to be made in it. So is one that overlaps
@@ -134,7 +142,8 @@ def _bindable(parsed):
             or _nested(os.path.realpath(source.path), os.path.realpath(other.path))
             for other in rest
         )
-        if source.kind == "directory" and source.dest != "/" and apart:
+        inside = session.is_below(place, [os.path.realpath(source.path)])
+        if source.kind == "directory" and source.dest != "/" and apart and not inside:
             found.append(source)
     return found
 
@@ -239,17 +248,19 @@ def unpacked(base, facts, config, output):
     if os.path.isdir(base):
         return base
     status = os.stat(base)
-    parent = os.path.join(facts.scratch, f"overlay-base.{os.getuid()}")
+    parent = os.path.join(private.make(facts.scratch), "base")
     name = f"{os.path.basename(base)}.{status.st_size}.{status.st_mtime_ns}"
     place = os.path.join(parent, name)
-    os.makedirs(parent, mode=0o700, exist_ok=True)
-    if os.stat(parent).st_uid != os.getuid():
+    try:
+        os.makedirs(parent, exist_ok=True)
+        _remove_unfinished(parent, facts)
+        if os.path.isdir(place):
+            os.utime(place)  # it is in use, and not to be removed
+            return place
+    except OSError as error:
         raise OverlayError(
-            f"{quote(parent)} belongs to somebody else", status=CANNOT_CREATE, hint="set TMPDIR"
-        )
-    _remove_unfinished(parent, facts)
-    if os.path.isdir(place):
-        return place
+            f"cannot use {quote(parent)}: {reason(error)}", status=CANNOT_CREATE, hint="set TMPDIR"
+        ) from None
     engine = engines.find(config["engine.commands"], config.environ)
     output.notice(f"unpacking the base image {quote(base)} (once on this node)")
     partial = replace.partial_name(place, facts.host, facts.pid)
@@ -266,6 +277,7 @@ def unpacked(base, facts, config, output):
                 f"cannot unpack the base image {quote(base)}: {words[-1]}", status=CANNOT_CREATE
             )
         try:
+            os.utime(tree)  # the image's own time would be old
             os.rename(tree, place)
         except OSError:
             if not os.path.isdir(place):  # else another build was first
@@ -275,16 +287,22 @@ def unpacked(base, facts, config, output):
             f"cannot unpack the base image {quote(base)}: {reason(error)}", status=CANNOT_CREATE
         ) from None
     finally:
-        sources.remove(partial)
+        private.remove(partial)
     return place
 
 
 def _remove_unfinished(parent, facts):
-    """Remove what runs on this host that were killed have begun to unpack."""
+    """Remove what killed runs of this host have begun to unpack, and images not used for long.
+
+    Of those, programs that tidy by age (tmpfiles.d(5)) may have taken a part already.
+    """
     prefix = replace.partial_name("", facts.host, "")
     for name in os.listdir(parent):
-        if name.startswith(prefix) and not os.path.exists(f"/proc/{name[len(prefix) :]}"):
-            sources.remove(os.path.join(parent, name))
+        path = os.path.join(parent, name)
+        unfinished = replace.is_partial(name)
+        killed = name.startswith(prefix) and not os.path.exists(f"/proc/{name[len(prefix) :]}")
+        if killed or (not unfinished and os.stat(path).st_mtime < time.time() - _UNUSED):
+            private.remove(path)
 
 
 def _settle(staging, base):
@@ -297,7 +315,7 @@ def _settle(staging, base):
     work = os.path.join(staging, "work")
     for name in os.listdir(work):
         os.chmod(os.path.join(work, name), 0o700)
-        sources.remove(os.path.join(work, name))
+        private.remove(os.path.join(work, name))
     upper = os.path.join(staging, "upper")
     for directory, names, _files in os.walk(upper):
         for name in names:

@@ -95,5 +95,8 @@ def _wait_for_servers(descriptor, path, output):
 
 def _repair(image, environ):
     """Repair an image that the engine left unclean; return what was done, in words."""
-    lock.take_engine(image.descriptor)
-    return guard.check(image.path, environ)
+    try:
+        lock.take_engine(image.descriptor)
+    except lock.Busy:
+        return "another session has begun to use it"
+    return guard.check(image.path, image.descriptor, environ)

@@ -55,7 +55,7 @@ def acquire(found, writable, *, config, environ, wait=None, notice=None, session
 
 def _acquire_one(image, write, config, environ, notice):
     """Lock one image and look at its state. Raises lock.Busy with .image set."""
-    repaired_by_others = time.monotonic() + _REPAIR_WAIT
+    repaired_by_others, asked_again = time.monotonic() + _REPAIR_WAIT, False
     while True:
         try:
             _lock(image, write)
@@ -67,9 +67,12 @@ def _acquire_one(image, write, config, environ, notice):
         except _Replaced:
             image.reopen(write)
         except lock.Busy as busy:
-            # Somebody repairs it: that is soon over, and no reason to fail.
-            if lock.repairing(image.descriptor) and time.monotonic() < repaired_by_others:
-                time.sleep(_POLL)
+            # Somebody repairs it: that is soon over, and no reason to fail. He may have ended
+            # between the two questions, so the first is asked once more.
+            repairing = lock.repairing(image.descriptor)
+            if (repairing or not asked_again) and time.monotonic() < repaired_by_others:
+                asked_again = not repairing
+                time.sleep(_POLL if repairing else 0)
                 continue
             busy.image = image
             raise
@@ -181,7 +184,7 @@ def _repair(image, write, config, environ, notice):
             return True  # repaired by another session just before
         if notice:
             notice(f"{path} was left unclean by the session before: checking it")
-        summary = check(image.path, environ)
+        summary = check(image.path, descriptor, environ)
         if notice:
             notice(f"{path}: {summary}")
     except extfs.FormatError as error:
@@ -205,16 +208,17 @@ def _take_all_of_it(descriptor):
             time.sleep(_POLL / 4)
 
 
-def check(path, environ, *options):
+def check(path, descriptor, environ, *options):
     """Let e2fsck repair what it can without asking; return what it did, in words.
 
-    path     an image that the caller has locked whole
-    options  more options of e2fsck(8) beside -p
+    path        of an image, for messages and for the way back beside it
+    descriptor  the open image, which the caller has locked whole
+    options     more options of e2fsck(8) beside -p
     Raises OverlayError (DAMAGED) when the image is not sound afterwards.
     """
-    undo.recover(path, environ)
+    undo.recover(path, descriptor, environ)
     program = process.need("e2fsck", "e2fsprogs", environ)
-    result = process.run([program, "-p", *options, path], environ)
+    result = process.run([program, "-p", *options, descriptor], environ)
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
     if result.status in (0, 1, 2, 3):
         return "no damage found" if result.status == 0 else _corrections(result.output)
@@ -264,7 +268,7 @@ def _read_as_it_is(image, environ, notice):
     hint = f"ask its owner to type: check-overlay {path}"
     if not image.superblock.incompatible & extfs.RECOVER:
         program = process.which("e2fsck", environ)
-        if program and process.run([program, "-fn", image.path], environ).status == 0:
+        if program and process.run([program, "-fn", image.descriptor], environ).status == 0:
             lock.take(image.descriptor, write=False)
             if notice:
                 notice(f"{path} was left unclean by its last session, but no damage was found")

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 
-from overlay import creation, lock, replace, size
+from overlay import creation, lock, private, replace, size
 from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError, quote, reason
 
 # How many tasks there are, and which of them this is, as batch systems and MPI say it.
@@ -32,9 +32,9 @@ def is_parallel(environ):
 def ways_out(path, environ):
     """Return the hint for a task that wants to write an overlay which another one has."""
     array = environ.get("SLURM_ARRAY_TASK_ID")
-    stem, dot, ending = path.rpartition(".")
+    stem, ending = os.path.splitext(path)
     variable = "$SLURM_ARRAY_TASK_ID" if array else "$SLURM_PROCID"
-    own = f"{quote((stem if dot else path) + '-')}{variable}{quote(dot + ending) if dot else ''}"
+    own = f"{quote(stem + '-')}{variable}{quote(ending) if ending else ''}"
     return (
         "one task at a time can write an overlay; in a parallel job let all tasks read it:"
         f" -o {quote(path)}:ro; or give each its own, made before: -o {own}; or let each write"
@@ -58,35 +58,6 @@ def task_name(environ, host, pid):
 
 
 # ------------------------------------------------------------------- scratch --
-
-
-def directory_name(scratch):
-    """Return the name of the directory in scratch that is the caller's own."""
-    return os.path.join(scratch, f"overlay-{os.getuid()}")
-
-
-def open_directory(scratch):
-    """Make the caller's own directory in scratch, and return its name.
-
-    Raises OverlayError (CANNOT_CREATE) when it cannot be, or is somebody else's: scratch
-    may be a /tmp where everybody can make everything.
-    """
-    path = directory_name(scratch)
-    try:
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
-        status = os.lstat(path)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise OverlayError(f"{quote(path)} is not yours", status=CANNOT_CREATE)
-        if status.st_mode & 0o077:
-            os.chmod(path, 0o700)
-    except OSError as error:
-        raise OverlayError(
-            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE
-        ) from None
-    return path
 
 
 class Locked:
@@ -124,9 +95,13 @@ def remove_unused(directory, *, prefix="", older=_UNUSED, enough=lambda: False):
     found = []
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
-        if name.startswith(prefix) and name != _LOCK and os.path.isfile(path):
-            status = os.stat(path)
-            found.append((max(status.st_atime, status.st_mtime), path))
+        if name.startswith(prefix) and name != _LOCK:
+            try:
+                status = os.lstat(path)
+            except OSError:
+                continue  # its session has just removed it
+            if stat.S_ISREG(status.st_mode):
+                found.append((max(status.st_atime, status.st_mtime), path))
     for used, path in sorted(found):
         if used > time.time() - older or enough():
             return
@@ -215,7 +190,7 @@ def plan_layer(config, environ, *, scratch, size_text=None, files_text=None, kee
             hint=None if there else f"mkdir -p {quote(keep)}",
         )
     name = task_name(environ, os.uname().nodename, os.getpid()) + ".ext3"
-    path = os.path.join(directory_name(scratch), name)
+    path = os.path.join(private.name(scratch), name)
     request = creation.Creation(bytes_, files, path=path, sparse=True)
     creation.check_request(request)
     if size_text is not None or files_text is not None:
@@ -237,25 +212,28 @@ def make_layer(layer, config, environ):
 
     Raises OverlayError (CANNOT_CREATE).
     """
-    directory = open_directory(os.path.dirname(os.path.dirname(layer.path)))
-    own = Locked(directory)
-    if own.take(wait=False):  # else somebody copies, and it can wait
-        remove_unused(directory)
-    own.close()
+    directory = private.make(os.path.dirname(os.path.dirname(layer.path)))
+    try:
+        own = Locked(directory)
+        if own.take(wait=False):  # else somebody copies, and it can wait
+            remove_unused(directory)
+        own.close()
+    except OSError as error:
+        raise OverlayError(
+            f"cannot make {quote(layer.path)}: {reason(error)}",
+            status=CANNOT_CREATE,
+            hint="make room there, or set TMPDIR to a directory of yours with room",
+        ) from None
     for path in _names(layer.path):
         layer.request.path = path
         if os.path.lexists(path):
             continue
-        facts = creation.gather(layer.request, config, environ)
         try:
-            creation.make_staging(config, facts)
-            creation.run(layer.request, config, facts, environ, lambda text: None)
+            creation.make(layer.request, config, environ, lambda text: None)
         except OverlayError:
             if os.path.lexists(path):
                 continue  # another session was faster
             raise
-        finally:
-            creation.remove_staging(facts)
         layer.path = path
         return
 
@@ -306,7 +284,8 @@ def keep_layer(layer):
         raise OverlayError(
             f"what was written could not be moved to {quote(layer.keep)}: {words}",
             status=DATA_LOST,
-            hint=f"it lies on this node ({os.uname().nodename}): {quote(layer.path)}",
+            hint=f"it lies on this node ({os.uname().nodename}), for a day at least:"
+            f" {quote(layer.path)}",
         ) from None
     finally:
         os.close(descriptor)
@@ -323,15 +302,16 @@ def _copy_into_place(layer, source, path):
     with replace.unfinished(partial) as target:
         copy_sparse(source, target)
         os.fchmod(target, stat.S_IMODE(status.st_mode))
-        for name in os.listxattr(source):
-            if name.startswith("user.overlay."):
-                _copy_attribute(source, target, name)
+        _copy_attributes(source, target)
         os.fsync(target)
         replace.into_place(partial, path)
 
 
-def _copy_attribute(source, target, name):
+def _copy_attributes(source, target):
+    """Copy what we noted on an image, where both file systems have such attributes."""
     try:
-        os.setxattr(target, name, os.getxattr(source, name))
+        for name in os.listxattr(source):
+            if name.startswith("user.overlay."):
+                os.setxattr(target, name, os.getxattr(source, name))
     except OSError:
-        pass  # not every file system has them
+        pass

@@ -302,7 +302,7 @@ def _remove(program, found, markers, environ):
 
 def _debugfs(program, found, lines, environ):
     """Let debugfs change an image; return whether it says that all went well."""
-    words = [program, "-w", "-f", "-", os.path.realpath(found.path)]
+    words = [program, "-w", "-f", "-", found.descriptor]
     return process.run(words, environ, text="\n".join(lines) + "\n").status == 0
 
 

@@ -7,7 +7,7 @@ takes its name.
 
 import os
 
-from overlay import extfs, lock, markers, namespace, process, record, replace, size
+from overlay import extfs, lock, markers, namespace, private, process, record, replace, size
 from overlay.errors import CANNOT_CREATE, DATA_LOST, OverlayError, quote, reason
 
 # zstd at level 3 packs nearly as tight as at 15, and several times faster.
@@ -20,11 +20,14 @@ _OPEN = ("-action", "chmod(a+rX)@!type(l)")
 _LEFT_OUT = ("-wildcards", "-e", "... .wh..opq")
 
 # What must be equal in the original and the packed tree, as records that end with a zero
-# byte, which no name has: a directory's size is its own.
+# byte, which no name has; the name comes last, because it may have anything else. An empty
+# record ends the list. A directory's size is its own.
 _LIST = (
-    r"find . -type d -printf '%P\t%y\t%m\t%Ts\0' -o -printf '%P\t%y\t%m\t%Ts\t%s\t%n\t%l\0';"
-    r" find . -type f -print0 | xargs -0 -r sha256sum -z; printf '\001\0';"
+    r"find . -type d -printf '%y\t%m\t%Ts\t\t\t\t%P\0' -o"
+    r" -printf '%y\t%m\t%Ts\t%s\t%n\t%l\t%P\0';"
+    r" find . -type f -print0 | xargs -0 -r sha256sum -z; printf '\0'"
 )
+_NAME, _MODE = 6, 1  # fields of a record of find
 
 
 class Packing:
@@ -57,13 +60,20 @@ def pack(packing, scratch, environ, output):
     namespace.need(environ)
     replace.remove_stale(os.path.dirname(path), scratch)
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
-    staging = replace.staging_name(scratch, os.getpid())
     with process.cleaning_up():
+        staging = private.make_work(scratch, os.uname().nodename, os.getpid())
         try:
-            os.mkdir(staging, 0o700)
             with replace.unfinished(partial) as descriptor:
                 mounts, tree = _mounts(packing.found, staging)
-                words = [tool, tree, partial, "-noappend", "-comp", packing.compression]
+                words = [
+                    tool,
+                    tree,
+                    partial,
+                    "-noappend",
+                    "-exit-on-error",
+                    "-comp",
+                    packing.compression,
+                ]
                 words += [*_LEVELS[packing.compression], *_pseudo(packing.found)]
                 words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
                 words += _OPEN if packing.everybody else ()
@@ -78,8 +88,14 @@ def pack(packing, scratch, environ, output):
                 f"cannot create {quote(path)}: {reason(error)}; nothing was changed",
                 status=CANNOT_CREATE,
             ) from None
+        except extfs.FormatError as error:
+            raise OverlayError(
+                f"cannot create {quote(path)}: an overlay is damaged: {error}; nothing was changed",
+                status=CANNOT_CREATE,
+                hint="see which: check-overlay OVERLAY",
+            ) from None
         finally:
-            _remove(staging)
+            private.remove(staging)
 
 
 def _into_place(packing, descriptor, partial, path):
@@ -119,16 +135,6 @@ def _mounts(found, staging):
     merged = os.path.join(staging, "merged")
     os.mkdir(merged)
     return {"images": images, "layers": (uppers, merged)}, merged
-
-
-def _remove(staging):
-    """Remove the mount points and lists; what was mounted went with the namespace."""
-    try:
-        for entry in os.scandir(staging):
-            (os.rmdir if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.path)
-        os.rmdir(staging)
-    except OSError:
-        pass
 
 
 def _run(words, path, environ):
@@ -192,15 +198,21 @@ def _compare(packing, mounts, tree, partial, staging, environ):
     )
     shell = ["/bin/sh", "-c", script, "sh", squashfuse, partial, packed, tree]
     result = process.run(namespace.wrap(shell, environ, **mounts), environ)
-    sections = result.output.split("\x01\0")
-    first, second = (set(_records(text, packing.everybody)) for text in (*sections, "", "")[:2])
+    lists = result.output.split("\0\0")
+    first, second = (set(_records(text, packing.everybody)) for text in (*lists, "", "")[:2])
     wrong = sorted(record for record in first ^ second if not _may_differ(record, second))
-    if wrong or result.errors or len(sections) != 3:
-        why = wrong[0].partition("\t")[0] if wrong else result.errors.strip() or "it cannot be read"
+    if wrong or result.errors or result.status or len(lists) != 3:
+        why = _name(wrong[0]) if wrong else result.errors.strip() or "it cannot be read"
         raise OverlayError(
             f"what was packed is not the same as the original ({quote(why)}); nothing was changed",
             status=DATA_LOST,
         )
+
+
+def _name(record):
+    """Return the name in a record of find, or of sha256sum."""
+    fields = record.split("\t", _NAME)
+    return fields[_NAME] if len(fields) > _NAME else record.partition("  ")[2]
 
 
 def _may_differ(record, packed):
@@ -208,19 +220,20 @@ def _may_differ(record, packed):
 
     The second name of a marker is left out, and deletions of several overlays are put in.
     """
-    name = os.path.basename(record.partition("\t")[0].rpartition("  ")[2])
+    name = os.path.basename(_name(record))
     return name == ".wh..opq" or (name.startswith(".wh.") and record in packed)
 
 
 def _records(text, everybody):
     """Yield the records of a listing; without modes when they were changed on purpose."""
     for line in text.split("\0"):
-        fields = line.split("\t")
-        # The top directory's own time is that of its mounting for some file systems.
-        if not fields[0]:
-            continue
-        if everybody and len(fields) > 2:
-            fields[2] = ""
+        fields = line.split("\t", _NAME)
+        if len(fields) > _NAME:
+            # The top directory's own time is that of its mounting for some file systems.
+            if not fields[_NAME]:
+                continue
+            if everybody:
+                fields[_MODE] = ""
         yield "\t".join(fields)
 
 

@@ -2,9 +2,13 @@
 
 import os
 import signal
+import time
 
 from overlay import holders
 from overlay.errors import UNAVAILABLE, OverlayError, quote, reason
+
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_PATIENCE = 3  # seconds that a program has to heed TERM
 
 # Where tools like mke2fs lie, although an ordinary user's PATH may not say so.
 _SYSTEM = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
@@ -56,8 +60,10 @@ class Result:
 def run(arguments, environ, *, variables=None, text=""):
     """Run a program to its end and return its Result; text, undecodable bytes escaped.
 
-    The program sees the C locale, because its words are read by us, and text as its
-    standard input.
+    A number among the arguments is an open file: the program gets its name in proc(5), and
+    inherits it. So it works on that file whatever its path leads to by now, and the locks
+    that we hold on it last as long as the program, if we are killed. The program sees the C
+    locale, because its words are read by us, and text as its standard input.
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
     """
     environment = {**environ, "LC_ALL": "C", **(variables or {})}
@@ -69,7 +75,7 @@ def run(arguments, environ, *, variables=None, text=""):
             file.write(text.encode())
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
-        status = _finish(_spawn(arguments, environment, actions))
+        status = _run(arguments, environment, actions)
         return Result(status, *map(_all_of, files[1:]))
     finally:
         for file in files:
@@ -83,26 +89,55 @@ def _all_of(file):
         return written.read().decode(errors="backslashreplace")
 
 
+def _run(arguments, environment, actions):
+    """Run a program to its end and return its status; when we are to end, so is it.
+
+    Signals wait until it can be ended: none may leave it running behind our back.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        child = _spawn(arguments, environment, actions, setsigmask=mask)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except BaseException:
+            _end(child)
+            raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _spawn(arguments, environment, actions, **options):
     """Start a program with what Python has changed of the signals as it was; return its number.
 
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
     """
     options.setdefault("setsigdef", (signal.SIGPIPE, signal.SIGXFSZ))
+    files = [word for word in arguments if isinstance(word, int)]
+    words = [f"/proc/self/fd/{word}" if word in files else word for word in arguments]
     try:
-        return os.posix_spawn(arguments[0], arguments, environment, file_actions=actions, **options)
+        for file in files:
+            os.set_inheritable(file, True)
+        return os.posix_spawn(words[0], words, environment, file_actions=actions, **options)
     except OSError as error:
-        raise _not_started(arguments[0], error) from None
+        raise _not_started(words[0], error) from None
+    finally:
+        for file in files:
+            os.set_inheritable(file, False)
 
 
-def _finish(child):
-    """Wait for the end of a program; return its status. It is asked to end when we are."""
+def _end(child):
+    """End a program, by TERM, and by KILL if it does not heed that; wait for it."""
     try:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except BaseException:
         os.kill(child, signal.SIGTERM)
+        for _time in range(int(_PATIENCE / 0.02)):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return
+            time.sleep(0.02)
+        os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        raise
+    except (ProcessLookupError, ChildProcessError):
+        pass  # it had ended already, by the same Ctrl-C
 
 
 def ask(arguments, environ, seconds):
@@ -148,7 +183,7 @@ def show(arguments, environ):
     For what shows its own progress on a terminal; elsewhere only its errors are shown.
     """
     quiet = [] if os.isatty(2) else [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    return _finish(_spawn(arguments, environ, quiet or [(os.POSIX_SPAWN_DUP2, 2, 1)]))
+    return _run(arguments, environ, quiet or [(os.POSIX_SPAWN_DUP2, 2, 1)])
 
 
 def succeeds(arguments, environ):
@@ -157,7 +192,7 @@ def succeeds(arguments, environ):
     What run() does with less work, for the launch path. Raises OverlayError (UNAVAILABLE).
     """
     actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-    return _finish(_spawn(arguments, environ, actions)) == 0
+    return _run(arguments, environ, actions) == 0
 
 
 def become(step, environ, keep=()):
@@ -188,12 +223,14 @@ def _not_started(program, error):
 def stay(step, environ, copy=None):
     """Run a Step as a child in our process group; return its status, negative for a signal.
 
-    copy  an open binary file that gets what the child prints, beside our standard output
+    copy  an open binary file that gets what the child prints, beside our standard error
     What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
     what is sent to this process alone, by kill(1) or a batch system, is handed on.
     """
-    ignored = {number for number in _RELAYED if signal.getsignal(number) is signal.SIG_IGN}
-    defaults = [*_TERMINAL, *_RELAYED - ignored, signal.SIGPIPE, signal.SIGXFSZ]
+    before = {number: signal.getsignal(number) for number in (*_TERMINAL, *_RELAYED)}
+    # What the caller ignores, as nohup and a shell in the background do, is ignored inside.
+    heard = {number for number, handler in before.items() if handler is not signal.SIG_IGN}
+    defaults = [*heard, signal.SIGPIPE, signal.SIGXFSZ]
     in_foreground = _in_foreground()
     # Blocked until the child's number is known, so that no early signal is lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
@@ -206,26 +243,46 @@ def stay(step, environ, copy=None):
     )
     for number in _TERMINAL:
         signal.signal(number, signal.SIG_IGN)
-    for number in _RELAYED - ignored:
+    for number in heard.intersection(_RELAYED):
         signal.signal(number, lambda received, _frame: _relay(child, received, in_foreground))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
     if copy is not None:
         os.close(writing)
-        _copy_all(reading, copy)
+        _copy_all(reading, copy, child)
     _pid, status = os.waitpid(child, 0)
+    # There is nobody left to hand signals on to. After a session its overlay is still to be
+    # looked at; what else follows may be ended.
+    for number in heard:
+        signal.signal(number, before[number] if copy is not None else signal.SIG_IGN)
     return os.waitstatus_to_exitcode(status)
 
 
-def _copy_all(reading, copy):
-    """Hand on all that comes through a pipe, to standard output and to a file."""
-    with open(reading, "rb", buffering=0) as pipe:
-        while data := pipe.read(1 << 16):
+def _copy_all(reading, copy, child):
+    """Hand on what a child prints through a pipe, to standard error and to a file.
+
+    Until the child has ended: what it has left in the background may keep the pipe open.
+    """
+    import select
+
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    ended = os.pidfd_open(child)
+    poll.register(ended, select.POLLIN)
+    try:
+        while True:
+            ready = dict(poll.poll())
+            data = os.read(reading, 1 << 16) if reading in ready else b""
+            if not data and (reading in ready or ended in ready):
+                return
             copy.write(data)
             copy.flush()
             try:
-                os.write(1, data)
+                os.write(2, data)
             except OSError:
                 pass  # nobody looks; the file has it
+    finally:
+        os.close(reading)
+        os.close(ended)
 
 
 # Left to the terminal, which sends them to all of the process group.
@@ -246,7 +303,7 @@ def _relay(child, number, in_foreground):
             for process in holders.children(child):
                 if not process.is_server:
                     os.kill(process.pid, number)
-    except (ProcessLookupError, PermissionError):
+    except OSError:
         pass  # it has just ended
 
 
@@ -295,8 +352,11 @@ class cleaning_up:
             self.number = number
 
     def __enter__(self):
+        self._before = {}
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            handler = signal.getsignal(number)
+            if handler is not signal.SIG_IGN:
+                self._before[number] = handler
                 signal.signal(number, self._raise)
 
     def _raise(self, number, _frame):
@@ -304,8 +364,8 @@ class cleaning_up:
         raise self.Ended(number)
 
     def __exit__(self, kind, error, _traceback):
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if kind is self.Ended else handler)
         if kind is self.Ended:
             os.kill(os.getpid(), error.number)
         return False

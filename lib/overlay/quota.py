@@ -354,7 +354,9 @@ def _row(words, now):
     sides = []
     for (used, soft, hard, grace), unit in ((words[:4], 1024), (words[4:], 1)):
         used, soft, hard = (_amount(word, unit) for word in (used, soft, hard))
-        over = grace == "expired" or grace.isdecimal() and 0 < int(grace) < now
+        # quota(1) prints when it ends, in seconds since 1970; lfs "none" when it is over, and
+        # a dash while nothing is over its limit.
+        over = grace in ("expired", "none") or grace.isdecimal() and 0 < int(grace) < now
         if over and soft and used is not None and used > soft:
             hard = min(soft, hard or soft)
         sides.append((used, soft, hard))

@@ -11,11 +11,10 @@ import os
 import stat
 import time
 
-from overlay import extfs, lock, process, size
+from overlay import extfs, lock, private, process, size
 from overlay.errors import CANNOT_CREATE, OverlayError, quote
 
 _PARTIAL = ".overlay-partial."
-_STAGING = "overlay-create."
 _DAY = 86400  # seconds
 
 
@@ -27,11 +26,6 @@ def partial_name(path, host, pid):
 def is_partial(name):
     """Return whether a file is called as unfinished ones are."""
     return name.startswith(_PARTIAL)
-
-
-def staging_name(scratch, pid):
-    """Return the name of a directory in scratch for what goes into a new image."""
-    return os.path.join(scratch, f"{_STAGING}{pid}")
 
 
 @contextlib.contextmanager
@@ -69,17 +63,18 @@ def _make_partial(partial, bytes_):
     return descriptor
 
 
-def copy(path, partial, environ, *, sound=False):
+def copy(path, source, target, environ, *, sound=False):
     """Copy an image into an empty file, holes left out.
 
-    sound  whether e2fsck has just found it sound: then only the blocks in use are read
+    path            of the image, for messages
+    source, target  open descriptors of the image and of the file
+    sound           whether e2fsck has just found it sound: then only the blocks in use are read
     Raises OverlayError (CANNOT_CREATE), also when there is no room for it.
     """
-    needed = os.stat(path).st_blocks * 512
+    needed = os.fstat(source).st_blocks * 512
     if sound:
-        with open(path, "rb") as file:
-            needed = min(needed, extfs.read_superblock(file.fileno()).used_bytes)
-    room = os.statvfs(os.path.dirname(partial))
+        needed = min(needed, extfs.read_superblock(source).used_bytes)
+    room = os.fstatvfs(target)
     free = room.f_bavail * room.f_frsize
     if needed > free:
         raise OverlayError(
@@ -89,10 +84,10 @@ def copy(path, partial, environ, *, sound=False):
             hint="make room there, or do it to a copy where there is room",
         )
     if sound:
-        words = [process.need("e2image", "e2fsprogs", environ), "-ra", path, partial]
+        words = [process.need("e2image", "e2fsprogs", environ), "-ra", source, target]
     else:
         program = process.need("cp", "coreutils", environ)
-        words = [program, "--reflink=auto", "--sparse=always", "--", path, partial]
+        words = [program, "--reflink=auto", "--sparse=always", "--", source, target]
     result = process.run(words, environ)
     if result.status:
         why = result.errors.strip().rpartition(": ")[2]
@@ -162,7 +157,7 @@ def keep_attributes(old, new):
 
 
 def remove_stale(directory, scratch):
-    """Remove what killed runs of create-overlay left in a directory and in scratch.
+    """Remove what killed runs left in a directory and, unless it is None, in scratch.
 
     A partial image is stale when nobody holds its lock, and its process was one of this
     host or it is older than a day: locks alone may not reach from node to node.
@@ -184,13 +179,8 @@ def remove_stale(directory, scratch):
             continue
         finally:
             os.close(descriptor)
-    for name in _names(scratch, _STAGING):
-        path = os.path.join(scratch, name)
-        pid = name[len(_STAGING) :].partition(".")[0]
-        if not _alive(pid) and os.stat(path).st_uid == os.getuid():
-            import shutil  # hardly ever needed
-
-            shutil.rmtree(path, ignore_errors=True)
+    if scratch is not None:
+        private.remove_stale(scratch, here)
 
 
 def _names(directory, prefix):

@@ -39,9 +39,9 @@ def grow(whole, wanted, environ, notice):
     """
     path = os.path.realpath(whole.path)
     resize2fs = process.need("resize2fs", "e2fsprogs", environ)
-    guard.check(path, environ, "-f")
-    replace.remove_stale(os.path.dirname(path), "")
     descriptor = whole.descriptor
+    guard.check(path, descriptor, environ, "-f")
+    replace.remove_stale(os.path.dirname(path), None)
     status, superblock = os.fstat(descriptor), extfs.read_superblock(descriptor)
     back = undo.name(path, status, superblock)
     reserved = status.st_blocks * 512 >= status.st_size
@@ -55,9 +55,9 @@ def grow(whole, wanted, environ, notice):
                 creation.reserve(path, descriptor, wanted, environ, notice)
             ours = undo.note(back, descriptor, superblock, wanted)
             options = [] if ours else ["-z", back]
-            result = process.run([resize2fs, "-f", *options, path], environ)
+            result = process.run([resize2fs, "-f", *options, descriptor], environ)
             e2fsck = process.need("e2fsck", "e2fsprogs", environ)
-            if result.status or process.run([e2fsck, "-fn", path], environ).status:
+            if result.status or process.run([e2fsck, "-fn", descriptor], environ).status:
                 words = result.errors.strip().splitlines() or ["e2fsck finds it unsound"]
                 raise OverlayError(
                     f"cannot resize {quote(path)}: {words[-1]}; it is as it was",
@@ -65,8 +65,6 @@ def grow(whole, wanted, environ, notice):
                 )
             if reserved:  # it makes holes of tables that hold nothing yet
                 creation.reserve(path, descriptor, wanted, environ, None)
-            _forget(back)
-            extfs.write_state(descriptor, extfs.STATE_CLEAN)
         except BaseException as error:
             _go_back(path, descriptor, status.st_size, environ)
             if isinstance(error, OSError):
@@ -75,6 +73,9 @@ def grow(whole, wanted, environ, notice):
                     status=CANNOT_CREATE,
                 ) from None
             raise
+        # It is grown, and whatever happens from here it stays so.
+        _forget(back)
+        extfs.write_state(descriptor, extfs.STATE_CLEAN)
     whole.superblock = extfs.read_superblock(descriptor)
 
 
@@ -87,9 +88,10 @@ def _forget(path):
 
 def _go_back(path, descriptor, length, environ):
     """Undo what an interrupted grow() has begun."""
-    if not undo.recover(path, environ):
-        os.truncate(descriptor, length)
-    guard.check(path, environ, "-f")
+    if not undo.recover(path, descriptor, environ):
+        # Never shorter than what the file system says that it spans.
+        os.truncate(descriptor, max(length, extfs.read_superblock(descriptor).size))
+    guard.check(path, descriptor, environ, "-f")
 
 
 def _check_room(path, needed):
@@ -114,7 +116,7 @@ def rebuild(whole, wanted, files, config, environ, notice):
     Raises OverlayError: USAGE when it would be too small, CANNOT_CREATE, DAMAGED.
     """
     namespace.need(environ)
-    guard.check(whole.path, environ, "-f")
+    guard.check(whole.path, whole.descriptor, environ, "-f")
     whole.superblock = extfs.read_superblock(whole.descriptor)
     path = os.path.realpath(whole.path)
     held, data = used(whole.superblock)
@@ -212,7 +214,9 @@ def take_over(whole, descriptor, superblock):
             if name not in theirs:
                 raise _differs(whole, name, "is missing")
             two = new.inode(theirs[name])
-            same = one.mode == two.mode and (one.is_directory or one.size == two.size)
+            same = one.mode == two.mode and (
+                one.is_directory or (one.size, one.links) == (two.size, two.links)
+            )
             if not same:
                 raise _differs(whole, name, "is not the same")
             owners[theirs[name]] = (one.owner, one.group)
@@ -236,7 +240,7 @@ def shrink(whole, wanted, config, environ, notice):
     """
     path = os.path.realpath(whole.path)
     resize2fs = process.need("resize2fs", "e2fsprogs", environ)
-    guard.check(path, environ, "-f")
+    guard.check(path, whole.descriptor, environ, "-f")
     status = os.fstat(whole.descriptor)
     replace.remove_stale(os.path.dirname(path), session.scratch_directory(config))
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
@@ -244,14 +248,15 @@ def shrink(whole, wanted, config, environ, notice):
     with process.cleaning_up():
         try:
             with replace.unfinished(partial) as descriptor:
-                replace.copy(path, partial, environ, sound=True)
-                result = process.run([resize2fs, "-f", partial, f"{wanted >> 10}K"], environ)
+                replace.copy(path, whole.descriptor, descriptor, environ, sound=True)
+                words = [resize2fs, "-f", descriptor, f"{wanted >> 10}K"]
+                result = process.run(words, environ)
                 if result.status:
-                    raise _too_small(path, partial, wanted, result, resize2fs, environ)
+                    raise _too_small(path, descriptor, wanted, result, resize2fs, environ)
                 os.truncate(descriptor, wanted)
-                guard.check(partial, environ, "-f")
+                guard.check(partial, descriptor, environ, "-f")
                 if status.st_blocks * 512 >= status.st_size:
-                    creation.reserve(path, descriptor, wanted, environ, notice, partial)
+                    creation.reserve(path, descriptor, wanted, environ, notice)
                 os.fsync(descriptor)
                 lock.release(descriptor)
                 replace.over(partial, descriptor, path, whole.descriptor)
@@ -263,14 +268,13 @@ def shrink(whole, wanted, config, environ, notice):
             ) from None
 
 
-def _too_small(path, partial, wanted, result, resize2fs, environ):
+def _too_small(path, copy, wanted, result, resize2fs, environ):
     """Return the error for a size that resize2fs refuses, with the smallest that it takes."""
-    asked = process.run([resize2fs, "-f", "-P", partial], environ)
+    asked = process.run([resize2fs, "-f", "-P", copy], environ)
     words = asked.output.strip().rpartition(" ")[2]
     hint = None
     if words.isdecimal():
-        with open(partial, "rb") as file:
-            block_size = extfs.read_superblock(file.fileno()).block_size
+        block_size = extfs.read_superblock(copy).block_size
         # resize2fs's own estimate can be a little too small for itself.
         smallest = int(words) * block_size * 102 // 100
         hint = f"the smallest possible size: -s {size.mebibytes(smallest)}"

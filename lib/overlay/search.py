@@ -1,6 +1,7 @@
 """Find the overlays under directories, by what they are rather than by their names."""
 
 import os
+import stat
 
 from overlay import extfs, image, record, replace
 from overlay.errors import MISSING, OverlayError, quote
@@ -78,16 +79,15 @@ class Search:
                 self.looked += 1
                 if not self.looked % 1000:
                     self._tick(self)
-                if entry.is_dir(follow_symlinks=False):
-                    if self._is_new(entry.stat(follow_symlinks=False)):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue  # it went while we looked
+                if stat.S_ISDIR(status.st_mode):
+                    if self._is_new(status):
                         below.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except OSError:
-                        continue  # it went while we looked
-                    if _may_be(entry.name, status.st_size):
-                        files.append((entry.path, status))
+                elif stat.S_ISREG(status.st_mode) and _may_be(entry.name, status.st_size):
+                    files.append((entry.path, status))
         if os.path.abspath(directory) == "/":
             below = [path for path in below if os.path.abspath(path) not in _PSEUDO]
         return sorted(below), sorted(files)

@@ -10,7 +10,7 @@ import stat
 
 from overlay import engine as engines
 from overlay import image as images
-from overlay import namespace, size
+from overlay import namespace, private, size
 from overlay.errors import (
     CONFIGURATION,
     DAMAGED,
@@ -531,13 +531,23 @@ def _command(session, facts, binds, before, after, notices, inside_only):
         notices.append(
             ("notice", f"{quote(commands.path)} has Windows line ends; they are left out")
         )
-        source = os.path.join(facts.scratch, f"overlay-commands.{os.getpid()}")
+        place = private.name(facts.scratch)
+        source = os.path.join(place, f"commands.{os.uname().nodename}.{os.getpid()}")
         text = commands.text
 
         def write():
-            with open(source, "xb") as file:
+            with open(source, "wb") as file:
                 file.write(text)
 
+        def remove():
+            try:
+                os.unlink(source)
+            except FileNotFoundError:
+                pass  # somebody tidies there
+
+        before.append(
+            Step(["mkdir", "-p", "-m", "700", place], action=lambda: private.make(facts.scratch))
+        )
         before.append(
             Step(
                 ["sed", r"1s/^\xef\xbb\xbf//; s/\r$//", path],
@@ -546,7 +556,7 @@ def _command(session, facts, binds, before, after, notices, inside_only):
                 why="the commands without the carriage returns of Windows",
             )
         )
-        after.append(Step(["rm", "-f", source], action=lambda: os.unlink(source)))
+        after.append(Step(["rm", "-f", source], action=remove))
     binds.append((source, path, True))
     return ["bash", "--", path if inside_only else commands.path]
 

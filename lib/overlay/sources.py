@@ -5,7 +5,6 @@ where they are. Everything that comes from an archive is treated as untrusted: n
 written outside the staging directory, whatever names and links it holds.
 """
 
-import contextlib
 import errno
 import math
 import os
@@ -13,7 +12,7 @@ import re
 import stat
 import sys
 
-from overlay import namespace, process, size
+from overlay import namespace, private, process, size
 from overlay.errors import (
     CANNOT_CREATE,
     DAMAGED,
@@ -157,8 +156,7 @@ def measure(path, environ):
                         _check_readable(entry.path)
                     amount.files += 1
                     amount.bytes += _attributes(entry.path)
-                    if not (status.st_blocks == 0 and _is_hole(entry.path, status)):
-                        amount.bytes += _blocks(status) * _BLOCK
+                    amount.bytes += _blocks(entry.path, status) * _BLOCK
         except OSError as error:
             if error.errno != errno.EACCES or not _measure_closed(directory, amount, environ):
                 raise OverlayError(
@@ -186,17 +184,17 @@ def _measure_closed(directory, amount, environ):
     if not namespace.available(environ):
         return False
     find = process.need("find", "findutils", environ)
-    words = [find, os.fsdecode(directory), "-printf", r"%y %b %s\n"]
+    words = [find, os.fsdecode(directory), "-printf", r"%y %s\n"]
     result = process.run(namespace.wrap(words, environ), environ)
     if result.status:
         return False
     for line in result.output.splitlines():
-        kind, blocks, length = line.split()
+        kind, length = line.split()
         amount.files += 1
         # A block for each directory, and 64 bytes for each name, which is not looked at.
         amount.bytes += 64 + (_BLOCK if kind == "d" else 0)
         if kind == "f":
-            amount.bytes += -(-min(int(length), int(blocks) * 512) // _BLOCK) * _BLOCK
+            amount.bytes += -(-int(length) // _BLOCK) * _BLOCK
     return True
 
 
@@ -213,31 +211,39 @@ def _attributes(path):
     return _BLOCK if used > _IN_INODE else 0
 
 
-def _is_hole(path, status):
-    """Return whether a file without blocks has no data, and not only none written out yet."""
-    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        return False
+def _data(path, status):
+    """Return the bytes of a file that are no hole.
+
+    st_blocks does not tell: ZFS counts compressed blocks, and few for what was just written.
+    """
+    if status.st_blocks * 512 >= status.st_size:
+        return status.st_size
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False
+        return status.st_size
+    data = place = 0
     try:
-        os.lseek(descriptor, 0, os.SEEK_DATA)
+        while place < status.st_size:
+            place = os.lseek(descriptor, place, os.SEEK_DATA)
+            end = os.lseek(descriptor, place, os.SEEK_HOLE)
+            data, place = data + end - place, end
     except OSError as error:
-        return error.errno == errno.ENXIO
+        if error.errno != errno.ENXIO:  # that is a hole up to the end
+            return status.st_size
     finally:
         os.close(descriptor)
-    return False
+    return data
 
 
-def _blocks(status):
+def _blocks(path, status):
     """Return the blocks of a file in ext3, the indirect ones included."""
     if stat.S_ISLNK(status.st_mode):
         return 0 if status.st_size < 60 else 1
     if not stat.S_ISREG(status.st_mode):
         return 0
-    blocks = -(-min(status.st_size, status.st_blocks * 512 or status.st_size) // _BLOCK)
-    if status.st_size > 12 * _BLOCK:
+    blocks = -(-_data(path, status) // _BLOCK)
+    if blocks and status.st_size > 12 * _BLOCK:
         blocks += 3 + blocks // 1000
     return blocks
 
@@ -274,27 +280,6 @@ def _make_directories(top, name):
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 return False
     return True
-
-
-def remove(tree):
-    """Remove a directory and all that is in it, closed directories too, as far as possible."""
-    for directory, names, _files in os.walk(tree):
-        for name in names:
-            path = os.path.join(directory, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)  # before the walk comes there
-    for directory, names, files in os.walk(tree, topdown=False):
-        for name in files:
-            _try(os.unlink, os.path.join(directory, name))
-        for name in names:
-            path = os.path.join(directory, name)
-            _try(os.unlink if os.path.islink(path) else os.rmdir, path)
-    _try(os.rmdir, tree)
-
-
-def _try(function, path):
-    with contextlib.suppress(OSError):
-        function(path)
 
 
 def copy(tree, target, environ, *options):
@@ -371,7 +356,7 @@ def _unpack_squashfs(path, target, limit, environ):
         _run_unsquashfs(program, path, alone, whiteouts, environ)
         copy(alone, target, environ, "--link")
     finally:
-        remove(alone)
+        private.remove(alone)
 
 
 def _fails(path, result):

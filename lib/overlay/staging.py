@@ -11,7 +11,7 @@ of his session; copies that nobody uses go after a day, or when their room is ne
 import os
 import time
 
-from overlay import guard, jobs, lock, size
+from overlay import guard, jobs, lock, private, size
 from overlay import image as images
 from overlay.errors import quote, reason
 
@@ -53,7 +53,7 @@ def stage(path, config, *, scratch, wait, notice):
         if image.kind == "directory":
             notice(f"{quote(path)} is a directory and is not staged", "notice")
             return path
-        directory = jobs.open_directory(scratch)
+        directory = private.make(scratch)
         return _use(copy_name(image, directory)) or _share(image, directory, config, wait, notice)
     except OSError as error:
         notice(f"{quote(path)} is not staged: {reason(error)}", "notice")
@@ -111,12 +111,12 @@ def _share(image, directory, config, wait, notice):
         )
         # Another file may be there by now, or a repaired one.
         path = copy_name(image, directory)
-        return _use(path) or _make(image, path, directory, notice)
+        return _use(path) or _make(image, path, directory, config, notice)
     finally:
         own.close()
 
 
-def _make(image, path, directory, notice):
+def _make(image, path, directory, config, notice):
     """Copy a locked Image to a path; return that. The lock on the directory is held."""
     partial = os.path.join(directory, "partial")
     if os.path.lexists(partial):
@@ -145,6 +145,9 @@ def _make(image, path, directory, notice):
         after = os.fstat(image.descriptor)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise _NotStaged("it was changed while it was copied")
+        if image.superblock is not None and not image.superblock.is_clean:
+            # It was seen to be whole; only a copy may be marked so by somebody else.
+            guard.check(partial, descriptor, config.environ)
         lock.take(descriptor, write=False)
         os.rename(partial, path)
     except BaseException:

@@ -10,11 +10,13 @@ well, all zeros, and makes blocks of their holes.
 """
 
 import binascii
+import errno
 import os
+import stat
 import struct
 
 from overlay import extfs, process
-from overlay.errors import DAMAGED, OverlayError, quote
+from overlay.errors import DAMAGED, OverlayError, quote, reason
 
 _PREFIX = ".overlay-undo."
 _E2UNDO = b"E2UNDO02"
@@ -29,7 +31,11 @@ def name(path, status, superblock):
     image, or was mounted since, the file does not fit, and playing it back would do harm.
     """
     words = (status.st_ino, status.st_size, *_identity(superblock))
-    return os.path.join(os.path.dirname(path), _PREFIX + ".".join(map(str, words)))
+    return _name(os.path.dirname(path), words)
+
+
+def _name(directory, words):
+    return os.path.join(directory, _PREFIX + ".".join(map(str, words)))
 
 
 def _identity(superblock):
@@ -76,6 +82,9 @@ def _sync_directory(path):
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise  # else the file system has no such thing
     finally:
         os.close(descriptor)
 
@@ -101,32 +110,48 @@ def _records(file):
         yield offset, data
 
 
-def recover(path, environ):
+def recover(path, descriptor, environ):
     """Play back what an interrupted change of an image left; return whether there was any.
 
-    path  the image, locked whole by the caller
+    path        of the image, to find what lies beside it
+    descriptor  the image, open for writing, locked whole by the caller
     Raises OverlayError (DAMAGED) when it cannot be played back.
     """
-    path = os.path.realpath(path)
-    directory, inode = os.path.dirname(path), os.stat(path).st_ino
-    found = [entry for entry in os.listdir(directory) if entry.startswith(f"{_PREFIX}{inode}.")]
+    directory, status = os.path.dirname(os.path.realpath(path)), os.fstat(descriptor)
+    prefix = f"{_PREFIX}{status.st_ino}."
+    try:
+        found = [entry for entry in os.listdir(directory) if entry.startswith(prefix)]
+    except PermissionError:  # then it can be met by its name only
+        superblock = extfs.read_superblock(descriptor)
+        words = (status.st_ino, superblock.size, *_identity(superblock))
+        found = [os.path.basename(_name(directory, words))]
     done = False
     for entry in found:
         undo = os.path.join(directory, entry)
         numbers = entry[len(_PREFIX) :].split(".")
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if not _is_ours(undo, status):
+            continue
+        superblock = extfs.read_superblock(descriptor)
+        fits = tuple(numbers[2:]) == _identity(superblock)
+        if fits and not superblock.is_clean and numbers[1].isdecimal():
+            _play_back(undo, descriptor, path, environ)
+            os.truncate(descriptor, int(numbers[1]))
+            extfs.write_state(descriptor, 0)
+            done = True
         try:
-            superblock = extfs.read_superblock(descriptor)
-            fits = tuple(numbers[2:]) == _identity(superblock)
-            if fits and not superblock.is_clean and numbers[1].isdecimal():
-                _play_back(undo, descriptor, path, environ)
-                os.truncate(descriptor, int(numbers[1]))
-                extfs.write_state(descriptor, 0)
-                done = True
-        finally:
-            os.close(descriptor)
-        os.unlink(undo)
+            os.unlink(undo)
+        except OSError:
+            pass  # it does not fit any more, and does no harm
     return done
+
+
+def _is_ours(undo, status):
+    """Return whether a file was made by the owner of an image, or by us: others could harm it."""
+    try:
+        found = os.lstat(undo)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_uid in (status.st_uid, os.getuid())
 
 
 def _play_back(undo, descriptor, path, environ):
@@ -143,19 +168,24 @@ def _play_back(undo, descriptor, path, environ):
             try:
                 if None in _records(file):
                     for offset, data in filter(None, _records(file)):
-                        os.pwrite(descriptor, data, offset)
+                        if os.pwrite(descriptor, data, offset) < len(data):
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(descriptor)
             except extfs.FormatError as error:
-                raise _cannot_undo(path, error, f"{quote(undo)} is damaged, too") from None
+                hint = f"{quote(undo)} is damaged, too: restore the overlay from a copy"
+                raise _cannot_undo(path, error, hint) from None
+            except OSError as error:
+                hint = f"make room, then again: check-overlay {quote(path)}"
+                raise _cannot_undo(path, reason(error), hint) from None
             return
     if start.startswith(_E2UNDO):
-        _play_back_theirs(undo, path, environ)
+        _play_back_theirs(undo, descriptor, path, environ)
 
 
-def _play_back_theirs(undo, path, environ):
+def _play_back_theirs(undo, descriptor, path, environ):
     program = process.need("e2undo", "e2fsprogs", environ)
     # -f: a killed resize2fs had no time to finish the file.
-    result = process.run([program, "-f", undo, path], environ)
+    result = process.run([program, "-f", undo, descriptor], environ)
     if result.status:
         words = (result.errors or result.output).strip().splitlines() or ["it failed"]
         raise _cannot_undo(path, words[-1], f"by hand: e2undo -f {quote(undo)} {quote(path)}")

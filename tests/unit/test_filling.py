@@ -1,6 +1,7 @@
 """Filling a new overlay: which sources are read where they are, limits, the base image."""
 
 import os
+import time
 import types
 
 import pytest
@@ -66,7 +67,15 @@ def test_bindable(scratch, monkeypatch, pairs, bound):
         sources.Source(path, dest, "tar" if path.endswith("tar") else "directory")
         for path, dest in pairs
     ]
-    assert filling._bindable(parsed) == [parsed[number] for number in bound]
+    assert filling._bindable(parsed, "/elsewhere") == [parsed[number] for number in bound]
+
+
+def test_overlay_in_its_own_source(scratch):
+    """A source in which the new overlay will lie is copied: else that would be copied too."""
+    source = sources.Source(str(scratch), "/x", "directory")
+    assert filling._bindable([source], str(scratch.parent)) == [source]
+    for place in (scratch, scratch / "below"):
+        assert filling._bindable([source], str(place)) == []
 
 
 @pytest.mark.parametrize(
@@ -121,16 +130,28 @@ def test_unpacked_once(engine, facts, base, output, scratch):
     config = engine(f'mkdir "$3"; echo >>"{scratch}/calls"')
     place = filling.unpacked(str(base), facts, config, output)
     assert filling.unpacked(str(base), facts, config, output) == place
-    assert os.stat(os.path.dirname(place)).st_mode & 0o777 == 0o700
+    own = os.path.dirname(os.path.dirname(place))
+    assert os.stat(own).st_mode & 0o777 == 0o700
     os.utime(base, (1, 1))
     assert filling.unpacked(str(base), facts, config, output) != place
     assert (scratch / "calls").read_text() == "\n\n"
     assert filling.unpacked(str(scratch), facts, config, output) == str(scratch)
 
 
+def test_unpacked_long_ago(engine, facts, base, output, scratch):
+    """An unpacked image that nobody has used for a week goes; one that is used stays."""
+    config = engine('mkdir "$3"')
+    old = filling.unpacked(str(base), facts, config, output)
+    for days, left in ((6, True), (8, False)):
+        os.utime(old, (time.time() - days * 86400,) * 2)
+        base.write_bytes(base.read_bytes() + b"x")
+        new = filling.unpacked(str(base), facts, config, output)
+        assert (os.path.exists(old), os.path.exists(new)) == (left, True)
+
+
 def test_unpacked_by_another(engine, facts, base, output, scratch):
     """Another build was quicker: its directory is taken, ours removed."""
-    parent, status = scratch / f"overlay-base.{os.getuid()}", base.stat()
+    parent, status = scratch / f"overlay-{os.getuid()}" / "base", base.stat()
     theirs = parent / f"base.sif.{status.st_size}.{status.st_mtime_ns}"
     config = engine(f'mkdir "$3" "{theirs}"; touch "{theirs}/theirs"')
     place = filling.unpacked(str(base), facts, config, output)
@@ -143,7 +164,7 @@ def test_unpacking_fails(engine, facts, base, output, scratch):
     config = engine('mkdir "$3"; touch "$3/half"; echo first; echo FATAL: no >&2; exit 255')
     error = refused(filling.unpacked, str(base), facts, config, output)
     assert (error.status, error.what.endswith("FATAL: no")) == (CANNOT_CREATE, True)
-    assert os.listdir(scratch / f"overlay-base.{os.getuid()}") == []
+    assert os.listdir(scratch / f"overlay-{os.getuid()}" / "base") == []
 
 
 def test_unpacking_interrupted(engine, facts, base, output, scratch, monkeypatch):
@@ -158,4 +179,4 @@ def test_unpacking_interrupted(engine, facts, base, output, scratch, monkeypatch
     monkeypatch.setattr(process, "ask", interrupted)
     with pytest.raises(KeyboardInterrupt):
         filling.unpacked(str(base), facts, config, output)
-    assert os.listdir(scratch / f"overlay-base.{os.getuid()}") == []
+    assert os.listdir(scratch / f"overlay-{os.getuid()}" / "base") == []

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from overlay import jobs, lock
+from overlay import jobs, lock, private
 from overlay.errors import USAGE, OverlayError
 from overlay.options import parse
 
@@ -75,7 +75,7 @@ def test_directory_of_somebody_else(tmp_path, monkeypatch):
     """A link, or another user's directory, in the place of ours is refused."""
     os.symlink("/", tmp_path / f"overlay-{os.getuid()}")
     with pytest.raises(OverlayError) as caught:
-        jobs.open_directory(str(tmp_path))
+        private.make(str(tmp_path))
     assert "is not yours" in caught.value.what
 
 

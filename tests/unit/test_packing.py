@@ -85,6 +85,9 @@ def test_pseudo(layer):
 
 def test_records():
     """Of a listing the top directory is left out, and modes that were changed on purpose."""
-    text = "\td\t755\t1\0a\tf\t600\t1\t2\t1\t\0"
-    assert list(packing._records(text, False)) == ["a\tf\t600\t1\t2\t1\t"]
-    assert list(packing._records(text, True)) == ["a\tf\t\t1\t2\t1\t"]
+    text = "d\t755\t1\t\t\t\t\0f\t600\t1\t2\t1\t\ta\tb\0" + "0" * 64 + "  ./a\tb"
+    records = ["f\t600\t1\t2\t1\t\ta\tb", "0" * 64 + "  ./a\tb"]
+    assert list(packing._records(text, False)) == records
+    records[0] = "f\t\t1\t2\t1\t\ta\tb"
+    assert list(packing._records(text, True)) == records
+    assert [packing._name(record) for record in records] == ["a\tb", "./a\tb"]

@@ -126,8 +126,12 @@ LFS = {
         ((900 * KIB, 800 * KIB, 800 * KIB), (9, 8, 8)),
     ),
     "in grace": (
-        HEAD + "  /lustre  900*  800  1000  none  9*  8  10  6d23h59m58s\n",
+        HEAD + "  /lustre  900*  800  1000  1d2h  9*  8  10  6d23h59m58s\n",
         ((900 * KIB, 800 * KIB, 1000 * KIB), (9, 8, 10)),
+    ),
+    "grace is over, as lfs says it": (
+        HEAD + "  /lustre  900*  800  1000  none  9*  8  10  none\n",
+        ((900 * KIB, 800 * KIB, 800 * KIB), (9, 8, 8)),
     ),
     "a path with blanks": (
         HEAD + "  /my lustre/of mine  900  0  1000  -  9  0  10  -\n",

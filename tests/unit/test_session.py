@@ -469,9 +469,11 @@ def test_windows_line_ends(settings):
     commands = session.CommandFile("my file", text=b"echo\n")
     found = facts(image(), commands=commands, scratch="/scr")
     plan = decided(settings, modes("a.ext3", commands="my file"), found)
-    copy = f"/scr/overlay-commands.{os.getpid()}"
+    own = f"/scr/overlay-{os.getuid()}"
+    copy = f"{own}/commands.{os.uname().nodename}.{os.getpid()}"
     assert plan.notices == [("notice", "'my file' has Windows line ends; they are left out")]
-    assert plan.before[0].output == copy
+    assert plan.before[0].arguments == ["mkdir", "-p", "-m", "700", own]
+    assert plan.before[1].output == copy
     assert [step.arguments for step in plan.after] == [["rm", "-f", copy]]
     words = plan.final.arguments
     assert words[words.index("--bind") + 1] == f"{copy}:/data/here/my file:ro"

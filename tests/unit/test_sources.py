@@ -10,7 +10,7 @@ import subprocess
 import tarfile
 
 import pytest
-from overlay import creation, extfs, sources
+from overlay import creation, extfs, private, sources
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError
 from support import tool
 
@@ -583,7 +583,7 @@ def test_through_links_to_squashfs(tmp_path, squash):
 
 def test_removed_whatever_its_modes(tmp_path):
     """What an archive has brought can be removed again: directories without permissions."""
-    staging = tmp_path / "overlay-create.1"
+    staging = tmp_path / f"overlay-{os.getuid()}" / "work.h.1"
     (staging / "a" / "b" / "c").mkdir(parents=True)
     (staging / "a" / "b" / "c" / "f").touch()
     for name in ("a/b/c", "a/b", "a"):
@@ -592,4 +592,12 @@ def test_removed_whatever_its_modes(tmp_path):
         path="", tools={}, scratch=str(tmp_path), host="h", pid=1, environ=ENVIRON
     )
     creation.remove_staging(facts)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.glob("*/*")) == []
+
+
+def test_nothing_is_removed_through_a_link(tmp_path):
+    """A link in the place of what is to be removed leads nowhere."""
+    (tmp_path / "home" / "thesis").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("home")
+    private.remove(str(tmp_path / "link"))
+    assert os.listdir(tmp_path / "home") == ["thesis"]

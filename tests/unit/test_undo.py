@@ -67,6 +67,15 @@ def digest(path):
     return found.hexdigest()
 
 
+def recover(path):
+    """Put back what an undo file holds, as one does who has the image locked."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return undo.recover(path, descriptor, ENVIRON)
+    finally:
+        os.close(descriptor)
+
+
 def is_sound(path):
     """Return whether e2fsck finds no damage, the state left aside."""
     return tool("e2fsck", "-fp", path).returncode in (0, 1)
@@ -75,14 +84,14 @@ def is_sound(path):
 def test_played_back(half_grown):
     """What is half done is undone: length and all content as before, the undo file gone."""
     path, back, before = half_grown()
-    assert undo.recover(path, ENVIRON)
+    assert recover(path)
     assert not os.path.exists(back)
     assert os.stat(path).st_size == len(before)
     after = open(path, "rb").read()
     # The superblock has another state and time; all else is as it was.
     assert (after[:1024], after[4096:]) == (before[:1024], before[4096:])
     assert is_sound(path)
-    assert not undo.recover(path, ENVIRON)
+    assert not recover(path)
 
 
 def test_through_a_link(half_grown, tmp_path):
@@ -91,7 +100,7 @@ def test_through_a_link(half_grown, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / "link.ext3"
     link.symlink_to(path)
-    assert undo.recover(str(link), ENVIRON)
+    assert recover(str(link))
     assert os.stat(path).st_size == len(before)
 
 
@@ -123,7 +132,7 @@ def test_stale(half_grown, change):
     path, back, _before = half_grown()
     change(path)
     now = open(path, "rb").read()
-    assert not undo.recover(path, ENVIRON)
+    assert not recover(path)
     assert open(path, "rb").read() == now
     assert not os.path.exists(back)
 
@@ -132,7 +141,7 @@ def test_of_others(half_grown, make_image):
     """The undo file of another image is left alone."""
     _path, back, _before = half_grown()
     other = make_image("b.ext3")
-    assert not undo.recover(str(other), ENVIRON)
+    assert not recover(str(other))
     assert os.path.exists(back)
 
 
@@ -144,7 +153,7 @@ def test_empty(half_grown):
         file.truncate(150 * MIB)
     set_fields(path, ("state", 0))
     open(back, "wb").close()
-    undo.recover(path, ENVIRON)
+    recover(path)
     assert not os.path.exists(back)
     assert is_sound(path)
 
@@ -161,7 +170,7 @@ def test_cannot_be_played_back(half_grown):
             file.write(b"garbage")
     now = open(path, "rb").read()
     with pytest.raises(OverlayError) as error:
-        undo.recover(path, ENVIRON)
+        recover(path)
     assert error.value.status == DAMAGED
     assert "cannot be undone" in error.value.what
     assert back in error.value.hint
@@ -177,7 +186,7 @@ def test_odd_names(half_grown, name):
     path, back, _before = half_grown()
     os.rename(back, os.path.join(os.path.dirname(path), name.format(os.stat(path).st_ino)))
     now = open(path, "rb").read()
-    assert not undo.recover(path, ENVIRON)
+    assert not recover(path)
     assert open(path, "rb").read() == now
 
 
@@ -206,7 +215,7 @@ def test_all_that_growth_changes(tmp_path, options, size, grown):
     before = digest(path)
     grow(path, grown * MIB, ours=True)
     assert superblock(path).size > size * MIB
-    assert undo.recover(path, ENVIRON)
+    assert recover(path)
     assert digest(path) == before and os.stat(path).st_size == size * MIB
     assert is_sound(path)
 
@@ -234,5 +243,5 @@ def test_not_begun(half_grown):
         file.write(before)
         file.truncate(150 * MIB)
     set_fields(path, ("state", 0))
-    assert undo.recover(path, ENVIRON)
+    assert recover(path)
     assert os.stat(path).st_size == len(before) and is_sound(path)

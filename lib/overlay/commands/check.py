@@ -66,13 +66,13 @@ def _check(path, options, config, environ, output):
     try:
         lock.take_repair(whole.descriptor)
         if options.own:
-            guard.check(path, environ, "-f")
+            guard.check(path, whole.descriptor, environ, "-f")
             whole.superblock = extfs.read_superblock(whole.descriptor)
             resizing.own(whole, output.notice)
         if options.repair:
             scratch = session.scratch_directory(config)
             return repair(whole, scratch, environ)
-        said = guard.check(path, environ, "-f")
+        said = guard.check(path, whole.descriptor, environ, "-f")
         record.end(whole.descriptor)
         return "clean" if said == "no damage found" else said
     finally:
@@ -90,7 +90,7 @@ def _look_only(path, environ):
         except lock.Busy as busy:
             raise guard.in_use(found, busy) from None
         program = process.need("e2fsck", "e2fsprogs", environ)
-        if process.run([program, "-fn", path], environ).status == 0:
+        if process.run([program, "-fn", found.descriptor], environ).status == 0:
             return "clean"
         raise OverlayError(
             f"{quote(path)} is damaged, and it is not yours to repair",
@@ -144,21 +144,21 @@ def repair(whole, scratch, environ):
     """
     path = os.path.realpath(whole.path)
     e2fsck = process.need("e2fsck", "e2fsprogs", environ)
-    undo.recover(path, environ)
+    undo.recover(path, whole.descriptor, environ)
     replace.remove_stale(os.path.dirname(path), scratch)
     before = _lost_and_found(whole.descriptor)
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
     with process.cleaning_up():
         try:
             with replace.unfinished(partial) as descriptor:
-                replace.copy(path, partial, environ)
-                status = whole.status
+                replace.copy(path, whole.descriptor, descriptor, environ)
+                status = os.fstat(whole.descriptor)
                 if status.st_blocks * 512 >= status.st_size:
-                    creation.reserve(path, descriptor, status.st_size, environ, None, partial)
-                first = process.run([e2fsck, "-f", "-y", partial], environ)
+                    creation.reserve(path, descriptor, status.st_size, environ, None)
+                first = process.run([e2fsck, "-f", "-y", descriptor], environ)
                 if first.status == 0:
                     return "clean"
-                if process.run([e2fsck, "-f", "-n", partial], environ).status:
+                if process.run([e2fsck, "-f", "-n", descriptor], environ).status:
                     raise OverlayError(
                         f"{quote(path)} cannot be repaired (e2fsck {first.status}); it is left as"
                         " it is",

@@ -15,6 +15,7 @@ def main(options, environ, root, output):
     _hold(options, config)
     parsed = filling.parse(options, config)
     with process.cleaning_up():
+        _check_first(options, config)
         scratch = creation.Facts(
             path="",
             tools={},
@@ -43,7 +44,7 @@ def main(options, environ, root, output):
             created = creation.run(request, config, facts, environ, output.notice)
         finally:
             creation.remove_staging(scratch)
-    if options.json or not options.quiet:
+    if (options.json or not options.quiet) and config["quota.check"] != "off":
         created.limits, _failures = quota.look(os.path.dirname(created.path), config, environ)
     if options.json:
         import json
@@ -52,6 +53,27 @@ def main(options, environ, root, output):
     elif not options.quiet:
         output.result(_summary(created))
     return 0
+
+
+def _check_first(options, config):
+    """Refuse what can be refused before anything is unpacked or built.
+
+    All of it is asked again when the amounts are known that the content makes.
+    """
+    files = _amount("-n", options.files, size.parse_count, config["create.files"] or 0)
+    bytes_ = _amount("-s", options.size, size.parse_size, config["create.size"] or 0)
+    if not (bytes_ and files or options.overlay):
+        return
+    request = creation.Creation(
+        bytes_, files, path=options.overlay, sparse=bool(options.sparse), force=options.force
+    )
+    if options.size and options.files:
+        creation.check_policy(request, config)
+    facts = creation.gather(request, config, config.environ)
+    if facts.existing is not None:
+        facts.existing.close()
+    if config["scratch.outside"] == "refuse":
+        creation.check_place(facts.path, config, None)
 
 
 def _hold(options, config):
@@ -70,11 +92,13 @@ def _request(options, config, content):
     default_size, default_files = config["create.size"], config["create.files"]
     if content and options.files is None:
         default_files = content.amount.files + _margin(content.amount.files, config) + 1000
+        default_files = max(default_files, config["create.min_files"] or 0)
     files = _amount("-n", options.files, size.parse_count, default_files)
     data = 0
     if content and options.size is None:
         data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20)
         default_size = extfs.smallest_size(files, data)
+        default_size = default_size and max(default_size, config["create.min_size"] or 0)
     bytes_ = _amount("-s", options.size, size.parse_size, default_size)
     if options.usable and options.size is not None:
         bytes_ = extfs.smallest_size(files, bytes_) or bytes_

@@ -2,7 +2,7 @@
 
 import os
 
-from overlay import creation, jobs, process, session, staging
+from overlay import creation, jobs, private, process, session, staging
 from overlay import image as images
 from overlay.commands import session as command
 from overlay.errors import DATA_LOST, USAGE, OverlayError, quote
@@ -88,15 +88,14 @@ def _staged(path, config, scratch, options, output):
 
 def _run_layer(layer, request, config, wait, output):
     """Run a session with a Layer on top, and keep that or throw it away; return the status."""
-    launched = False
+    status = None
     try:
         jobs.make_layer(layer, config, config.environ)
         request.overlays.insert(0, (layer.path, "rw"))
         kept = layer.keep is not None
         status = command.run(request, config, wait=wait, output=output, replace=False, kept=kept)
-        launched = True
     finally:
-        if not launched or layer.keep is None:
+        if status is None or layer.keep is None:
             jobs.remove_layer(layer)
     if layer.keep is None:
         return status
@@ -117,7 +116,7 @@ def _dry_run(request, config, layer, stage, scratch):
     if stage:
         for place, (image, (_path, mode)) in enumerate(zip(facts.images, _with_modes(overlays))):
             if mode == "ro" and image.kind != "directory":
-                copy = staging.copy_name(image, jobs.directory_name(scratch))
+                copy = staging.copy_name(image, private.name(scratch))
                 arguments = ["cp", "--sparse=always", "-n", image.path, copy]
                 before.append(Step(arguments, why="once for all tasks of the node"))
                 image.path = copy
@@ -141,7 +140,7 @@ def _dry_run(request, config, layer, stage, scratch):
             after.append(Step(["mv", "-n", layer.path, layer.keep]))
         else:
             after.append(Step(["rm", layer.path]))
-    before.insert(0, Step(["mkdir", "-p", "-m", "700", jobs.directory_name(scratch)]))
+    before.insert(0, Step(["mkdir", "-p", "-m", "700", private.name(scratch)]))
     request.overlays = overlays
     plan = session.plan(request, config, facts)
     plan.before = [*before, *plan.before]

@@ -1,10 +1,11 @@
 """pack-overlay: freeze overlays into one compressed read-only file."""
 
+import errno
 import os
 
 from overlay import config as configuration
 from overlay import creation, guard, image, lock, packing, session
-from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote
+from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote, reason
 
 
 def main(options, environ, root, output):
@@ -26,6 +27,12 @@ def main(options, environ, root, output):
         _check(found, path)
         if os.path.lexists(path):
             existing = creation.replaceable(os.path.realpath(path))
+            if existing.identity in [one.identity for one in found]:
+                raise OverlayError(
+                    f"{quote(path)} is what is to be packed",
+                    status=USAGE,
+                    hint="choose another name with -o",
+                )
         guard.acquire(
             found, False, config=config, environ=environ, notice=output.notice, session=False
         )
@@ -87,5 +94,16 @@ def _remove(found, output):
                 status=IN_USE,
                 hint=f"later: rm {quote(one.path)}",
             )
-        os.unlink(one.path)
-        output.notice(f"removed {quote(one.path)}")
+        path = os.path.realpath(one.path)
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) != one.identity:
+                raise FileNotFoundError(errno.ENOENT, "it is another file by now")
+            os.unlink(path)
+        except OSError as error:
+            raise OverlayError(
+                f"{quote(path)} is packed, but was not removed: {reason(error)}",
+                status=CANNOT_CREATE,
+                hint=f"if it is not needed: rm {quote(path)}",
+            ) from None
+        output.notice(f"removed {quote(path)}")

@@ -19,6 +19,11 @@ def main(options, environ, root, output):
     process.need("e2fsck", "e2fsprogs", environ)
     whole = guard.open_whole(options.overlay, environ)
     try:
+        if not whole.superblock.is_clean:
+            # One that was cut short is undone before anything is reckoned from it.
+            guard.check(whole.path, whole.descriptor, environ)
+            whole.superblock = extfs.read_superblock(whole.descriptor)
+            whole.status = os.fstat(whole.descriptor)
         superblock = whole.superblock
         now = whole.status.st_size
         if now - superblock.size > superblock.blocks_per_group * superblock.block_size:

@@ -20,7 +20,7 @@ def rounds(full):
 
     OVERLAY_ROUNDS in the environment overrules the long one.
     """
-    return lambda short, long: int(os.environ.get("OVERLAY_ROUNDS", long)) if full else short
+    return lambda short, long: int(os.environ.get("OVERLAY_ROUNDS") or long) if full else short
 
 
 @pytest.fixture

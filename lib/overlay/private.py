@@ -1,0 +1,104 @@
+"""The caller's own directory on a disk of the node, in a scratch that all can write.
+
+What we put on scratch lies in there: names that others could guess, and make before us, do
+no harm in a directory that is ours alone. The host is in the names, because scratch may be
+one that nodes share.
+"""
+
+import contextlib
+import os
+import stat
+
+from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
+
+_HINT = "set TMPDIR to a directory of yours with room"
+
+
+def name(scratch):
+    """Return the name of the directory in scratch."""
+    return os.path.join(scratch, f"overlay-{os.getuid()}")
+
+
+def make(scratch):
+    """Make the directory in scratch, and return its name.
+
+    Raises OverlayError (CANNOT_CREATE) when it cannot be, or is somebody else's.
+    """
+    path = name(scratch)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise OverlayError(f"{quote(path)} is not yours", status=CANNOT_CREATE, hint=_HINT)
+        if status.st_mode & 0o077:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        raise OverlayError(
+            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=_HINT
+        ) from None
+    return path
+
+
+def work_name(scratch, host, pid):
+    """Return the name of the directory for the work of one process."""
+    return os.path.join(name(scratch), f"{_prefix(host)}{pid}")
+
+
+def _prefix(host):
+    return f"work.{host}."
+
+
+def make_work(scratch, host, pid):
+    """Make the directory for the work of one process, empty; return its name.
+
+    Raises OverlayError (CANNOT_CREATE).
+    """
+    make(scratch)
+    path = work_name(scratch, host, pid)
+    remove(path)  # of a killed process of our number
+    try:
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        raise OverlayError(
+            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=_HINT
+        ) from None
+    return path
+
+
+def remove_stale(scratch, host):
+    """Remove what killed processes of this host have left of their work."""
+    directory, prefix = name(scratch), _prefix(host)
+    try:
+        names = os.listdir(directory)
+        if os.lstat(directory).st_uid != os.getuid():
+            return
+    except OSError:
+        return
+    for entry in names:
+        pid = entry[len(prefix) :].partition(".")[0]
+        if entry.startswith(prefix) and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            remove(os.path.join(directory, entry))
+
+
+def remove(tree):
+    """Remove a directory and all that is in it, closed directories too, as far as possible."""
+    if os.path.islink(tree):
+        return
+    for directory, names, _files in os.walk(tree):
+        for entry in names:
+            path = os.path.join(directory, entry)
+            if not os.path.islink(path):
+                _try(os.chmod, path, 0o700)  # before the walk comes there
+    for directory, names, files in os.walk(tree, topdown=False):
+        for entry in files:
+            _try(os.unlink, os.path.join(directory, entry))
+        for entry in names:
+            path = os.path.join(directory, entry)
+            _try(os.unlink if os.path.islink(path) else os.rmdir, path)
+    _try(os.rmdir, tree)
+
+
+def _try(function, *arguments):
+    with contextlib.suppress(OSError):
+        function(*arguments)
