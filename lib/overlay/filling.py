@@ -5,10 +5,11 @@ of the node and in trees that are read where they are; mke2fs then writes it in 
 """
 
 import itertools
+import math
 import os
 import time
 
-from overlay import creation, namespace, private, process, replace, session, sources
+from overlay import creation, namespace, private, process, replace, session, size, sources
 from overlay import engine as engines
 from overlay.errors import (
     CANNOT_CREATE,
@@ -71,7 +72,7 @@ def collect(parsed, options, facts, config, output):
     bindable = []
     if options.file is None and content.in_namespace:
         bindable = _bindable(parsed, os.path.dirname(os.path.realpath(options.overlay or "x")))
-    limit = _limit(options, facts)
+    limit, most = _limit(options, facts)
     for source in parsed:
         target = os.path.join(upper, source.dest.lstrip("/"))
         if source in bindable:
@@ -95,7 +96,17 @@ def collect(parsed, options, facts, config, output):
             sources.copy(source.path, target, environ)
         else:
             output.notice(f"unpacking {quote(source.path)}")
-            sources.unpack(source, target, limit=limit, environ=environ)
+            try:
+                sources.unpack(
+                    source,
+                    target,
+                    limit=limit,
+                    environ=environ,
+                    files=most,
+                    tick=lambda count: output.progress(f"{count:,} files"),
+                )
+            finally:
+                output.progress("")
     if options.file is not None:
         _build(options, facts, config, content, output)
     if not options.dry_run:
@@ -111,17 +122,14 @@ def _add(amount, more):
 
 
 def _limit(options, facts):
-    """Return the bytes that archives may unpack to: the overlay's size, or what scratch has."""
-    from overlay import size
-
+    """Return the bytes and files that archives may unpack to: of the overlay, or of scratch."""
     room = os.statvfs(facts.scratch)
-    free = room.f_bavail * room.f_frsize
-    if options.size is None:
-        return free
-    try:
-        return min(free, size.parse_size(options.size))
-    except ValueError:
-        return free  # said when the size is looked at
+    free, files = room.f_bavail * room.f_frsize, room.f_favail or math.inf
+    if options.size is not None:
+        free = min(free, size.parse_size(options.size))
+    if options.files is not None:
+        files = min(files, size.parse_count(options.files))
+    return free, files
 
 
 def _bindable(parsed, place):

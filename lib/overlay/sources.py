@@ -303,10 +303,12 @@ def copy(tree, target, environ, *options):
         )
 
 
-def unpack(source, target, *, limit, environ):
+def unpack(source, target, *, limit, environ, files=math.inf, tick=lambda count: None):
     """Unpack an archive into a directory.
 
     limit  bytes that its files may have in all
+    files  how many they may be, of a tar archive
+    tick   called with how many there are by now, now and then
     Raises OverlayError: DAMAGED for a member that would reach outside, CANNOT_CREATE when
     the limit or the room on scratch is not enough, UNAVAILABLE without the tool.
     """
@@ -315,7 +317,8 @@ def unpack(source, target, *, limit, environ):
         if source.kind == "squashfs":
             _unpack_squashfs(source.path, target, limit, environ)
         else:
-            _unpack_tar(source.path, target, limit, environ, source.dest != "/")
+            unpacker = _Unpacker(source.path, target, limit, source.dest != "/", files, tick)
+            _unpack_tar(source.path, unpacker, environ)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OverlayError(
@@ -413,12 +416,8 @@ def _run_unsquashfs(program, path, target, whiteouts, environ):
             os.mknod(device, stat.S_IFCHR | 0o600, 0)
 
 
-def _unpack_tar(path, target, limit, environ, below):
-    """Unpack a tar archive, compressed or not, one member after the other, to its very end.
-
-    below  whether the place is a directory of its own, which takes mode and time of the
-           archive's top: at / that could close all of the overlay to others
-    """
+def _unpack_tar(path, unpacker, environ):
+    """Unpack a tar archive, compressed or not, one member after the other, to its very end."""
     import tarfile
 
     class Member(tarfile.TarInfo):
@@ -437,7 +436,7 @@ def _unpack_tar(path, target, limit, environ, below):
         with _opened(path, environ) as file:
             stream = _Stream(file)
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
-                _Unpacker(path, target, limit, below).run(archive, stream)
+                unpacker.run(archive, stream)
                 # A checksum, a missing end and further archives show only there.
                 while block := archive.fileobj.read(1 << 20):
                     if block.strip(b"\0"):
@@ -531,9 +530,14 @@ class _Unpacker:
 
     Symbolic links are made at the very end, so that no member can be written through one;
     a member whose path goes through a link of this archive or another source is refused.
+
+    below  whether the place is a directory of its own, which takes mode and time of the
+           archive's top: at / that could close all of the overlay to others
     """
 
-    def __init__(self, path, target, limit, below):
+    def __init__(self, path, target, limit, below, files, tick):
+        self._most = files
+        self._tick = tick
         self._below = below
         self._path = path
         self._target = target
@@ -545,9 +549,19 @@ class _Unpacker:
 
     def run(self, archive, stream):
         """Unpack everything."""
+        count = 0
         while (member := archive.next()) is not None:
             archive.members.clear()  # they would fill the memory
             stream.left = math.inf
+            count += 1
+            if count > self._most:
+                raise OverlayError(
+                    f"{quote(self._path)} does not fit: it has more than {self._most:,} files",
+                    status=CANNOT_CREATE,
+                    hint="choose a larger number with -n",
+                )
+            if count % 1000 == 0:
+                self._tick(count)
             name = self._name(member)
             if name:
                 self._unpack(archive, member, name)

@@ -584,3 +584,21 @@ def test_json(ok, scratch):
     kinds = {limit["kind"]: limit for limit in told["limits"]}
     free = os.statvfs(scratch)
     assert abs(kinds["space"]["bytes_left"] - free.f_bavail * free.f_frsize) < 1 << 33
+
+
+def test_into_its_own_source(ok, scratch):
+    """From the current directory, where the overlay will lie too: that is not in itself."""
+    (scratch / "file").write_text("text")
+    ok("create-overlay", "-q", "--from", ".:/data", "-o", "a")
+    assert ok("run-overlay", "-o", "a.ext3:ro", "--", "ls", "-A", "/data") == "file\n"
+
+
+def test_refused_before_the_work(run, scratch, planted):
+    """A name that exists, or an amount that is none, is told before anything is built."""
+    (scratch / "commands").write_text(f"touch {scratch}/built\n")
+    (scratch / "a.ext3").write_text("mine")
+    for words in (["-o", "a"], ["-o", "b", "-s", "abc"], ["-o", "none/b"], ["-s", "1", "-n", "x"]):
+        result = run("create-overlay", "-f", "commands", *words)
+        assert result.status in (2, 73), result
+        assert result.stderr.startswith("create-overlay: error: "), result
+    assert sorted(os.listdir(scratch)) == ["a.ext3", "commands"]

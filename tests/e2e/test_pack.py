@@ -61,6 +61,38 @@ def test_content(ok, scratch, rich, compression):
     }
 
 
+def test_onto_itself(run, scratch, rich):
+    """What is to be packed is never the file that its pack replaces, by whatever name."""
+    (scratch / "b.sqsh").symlink_to("a.ext3")
+    before = digests(scratch)
+    assert run("pack-overlay", "b.sqsh", "--force", "--remove").status == 2
+    assert run("pack-overlay", "a.ext3", "-o", "b.sqsh", "--force", "--remove").status == 2
+    assert digests(scratch) == before
+
+
+def test_remove(ok, run, scratch, rich):
+    """The original goes, and not a link to it; where it cannot go, that is said."""
+    (scratch / "link.ext3").symlink_to("a.ext3")
+    ok("pack-overlay", "link.ext3", "--no-verify", "--remove", "-o", "one")
+    assert sorted(os.listdir(scratch)) == ["link.ext3", "one.sqsh"]
+    (scratch / "closed").mkdir()
+    ok("create-overlay", "-q", "--sparse", "-s", "16", "-n", "1", "-o", "closed/a")
+    (scratch / "closed").chmod(0o500)
+    result = run("pack-overlay", "closed/a.ext3", "--no-verify", "--remove", "-o", "two")
+    (scratch / "closed").chmod(0o700)
+    assert result.status == 73 and "is packed, but was not removed" in result.stderr
+    assert (scratch / "two.sqsh").exists() and (scratch / "closed" / "a.ext3").exists()
+
+
+def test_replaced(ok, scratch, make):  # noqa: F811
+    """--force keeps the mode of what it replaces, and replaces nothing but overlays."""
+    make()
+    ok("pack-overlay", "a.ext3")
+    (scratch / "a.sqsh").chmod(0o640)
+    ok("pack-overlay", "a.ext3", "--force")
+    assert stat.S_IMODE((scratch / "a.sqsh").stat().st_mode) == 0o640
+
+
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "lz4", "xz"])
 def test_compression(ok, scratch, make, compression):  # noqa: F811
     """The file is compressed as was asked, or as the site says."""

@@ -277,7 +277,7 @@ def test_half_done(ok, rich):
 # ------------------------------------------------------------------ interrupted --
 
 WAYS = {"grow": ["-s", "900"], "shrink": ["-s", "90"], "files": ["-n", "40"]}
-PROGRAMS = {"grow": "resize2fs", "shrink": "cp", "files": "mke2fs"}
+PROGRAMS = {"grow": "resize2fs", "shrink": "e2image", "files": "mke2fs"}
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,14 @@ STRIPPED = {
 }
 
 
+def test_ready_whatever_the_rules(doctor, site, site_text):
+    """What the site forbids its users is no fault of the node."""
+    text = "[create]\nmin_size = 100M\nmin_files = 5K\nsize = 10G\n[site]\nlock = create scratch\n"
+    site.write_text(site_text + "outside = refuse\n" + text)
+    status, checks = doctor()
+    assert (status, states(checks, "problem")) == (0, set())
+
+
 @pytest.mark.parametrize("name", STRIPPED)
 def test_stripped(doctor, name):
     """What is missing is named, and nothing else."""

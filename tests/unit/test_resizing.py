@@ -139,3 +139,27 @@ def test_take_over_compares(pair, line):
     subprocess.run(["/usr/sbin/debugfs", "-w", "-R", line, new], check=True, capture_output=True)
     error = refused(take_over, found, new)
     assert (error.status, error.what.startswith("3 of ")) == (DAMAGED, True)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(5, "Input/output error")])
+def test_interrupted_at_its_very_end(filled, monkeypatch, error):
+    """What comes when an image has grown leaves it grown: it is never cut off."""
+    path = filled("a.ext3", files=100)
+    environ = {"PATH": "/usr/bin:/bin"}
+    write_state = extfs.write_state
+
+    def fail(descriptor, state):
+        if state == extfs.STATE_CLEAN:
+            raise error
+        write_state(descriptor, state)
+
+    monkeypatch.setattr(extfs, "write_state", fail)
+    whole = image.look(str(path), write=True)
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        resizing.grow(whole, 300 * MIB, environ, lambda text: None)
+    whole.close()
+    with open(path, "rb") as file:
+        superblock = extfs.read_superblock(file.fileno())
+    assert superblock.size == os.stat(path).st_size == 300 * MIB
+    assert tool("e2fsck", "-fp", path).returncode in (0, 1)
+    assert [name for name in os.listdir(path.parent) if name.startswith(".overlay")] == []

@@ -601,3 +601,16 @@ def test_nothing_is_removed_through_a_link(tmp_path):
     (tmp_path / "link").symlink_to("home")
     private.remove(str(tmp_path / "link"))
     assert os.listdir(tmp_path / "home") == ["thesis"]
+
+
+def test_too_many_members(tmp_path):
+    """An archive of more files than the overlay is for is not unpacked to its end."""
+    path = tmp_path / "many.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(50):
+            archive.addfile(tarfile.TarInfo(f"f{number}"))
+    source = sources.Source(str(path), "/", "tar")
+    options = {"limit": 64 * MIB, "environ": ENVIRON, "files": 20}
+    error = refused(sources.unpack, source, str(tmp_path / "target"), **options)
+    assert (error.status, "more than 20 files" in error.what) == (CANNOT_CREATE, True)
+    assert len(os.listdir(tmp_path / "target")) == 20

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from e2e.safety.trees import CLEAN, debugfs, e2fsck, state
+from overlay import extfs, guard, undo
 from support import digests, tool
 
 
@@ -234,3 +235,59 @@ def test_force_refuses_what_is_no_overlay(run, scratch, kind):
     result = run("create-overlay", "-s", "16", "-n", "1", "--force", "-o", "a.ext3")
     assert (result.status, result.stdout) == (73, "") or (result.status, result.stdout) == (65, "")
     assert digests(scratch) == before
+
+
+@pytest.mark.parametrize("name", ["ok?.ext3", "-p.ext3", "d?r/ok.ext3"])
+def test_names_that_tools_would_misread(ok, scratch, make, name):
+    """e2fsprogs takes what follows a ? for options, and a dash for one: not here."""
+    make()
+    (scratch / "d?r").mkdir()
+    (scratch / "a.ext3").rename(scratch / name)
+    path = f"./{name}" if name.startswith("-") else name
+    assert ok("check-overlay", path).endswith(": clean\n")
+    set_state(scratch / name, 0)
+    line = ("--", "sh", "-c", "mkdir /data; echo x >/data/f")
+    ok("run-overlay", "-o", path, *line)
+    ok("resize-overlay", "-q", path, "-s", "100")
+    ok("resize-overlay", "-q", path, "-s", "70")
+    ok("resize-overlay", "-q", path, "-n", "1")
+    assert ok("run-overlay", "-o", f"{path}:ro", "--", "cat", "/data/f") == "x\n"
+    assert state(scratch / name) == CLEAN
+
+
+def test_killed_growth(ok, scratch, make):
+    """A growth that was killed at its end is undone before anything is reckoned from it."""
+    path = make()
+    for line in (["check-overlay", "--repair", "a.ext3"], ["resize-overlay", "a.ext3", "-s", "200"]):
+        with open(path, "r+b") as file:
+            found = extfs.read_superblock(file.fileno())
+            back = undo.name(str(path), os.stat(path), found)
+            extfs.write_state(file.fileno(), 0)
+            os.truncate(path, 200 << 20)
+            assert undo.note(back, file.fileno(), found, 200 << 20)
+        assert tool("resize2fs", "-f", path).returncode == 0
+        set_state(path, 0)
+        ok(*line)
+        assert not os.path.exists(back)
+        assert state(path) == CLEAN
+    assert os.stat(path).st_size == 200 << 20
+
+
+def test_the_locked_file_and_not_its_name(scratch, make):
+    """What is repaired is the file that is locked, whatever its name leads to meanwhile."""
+    path, other = make(), make("b.ext3")
+    set_state(path, 0)
+    set_state(other, 0)
+    descriptor = os.open(path, os.O_RDWR)
+    os.rename(other, path)
+    guard.check(str(path), descriptor, {"PATH": "/usr/bin:/bin"})
+    assert extfs.read_superblock(descriptor).is_clean
+    os.close(descriptor)
+    with open(path, "rb") as file:
+        assert not extfs.read_superblock(file.fileno()).is_clean
+
+
+def set_state(path, value):
+    """Mark an image as not clean, or clean."""
+    with open(path, "r+b") as file:
+        extfs.write_state(file.fileno(), value)

@@ -1,0 +1,96 @@
+"""Programs are started, and ended, so that none works on behind our back."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from overlay import process
+
+ENVIRON = {"PATH": "/usr/bin:/bin"}
+
+
+class Alarm(BaseException):
+    """What a signal becomes here, as KeyboardInterrupt does."""
+
+
+@pytest.fixture
+def alarm(monkeypatch):
+    """Return a function that lets an exception come after some seconds."""
+    monkeypatch.setattr(process, "_PATIENCE", 0.3)
+
+    def ring(_number, _frame):
+        raise Alarm
+
+    before = signal.signal(signal.SIGTERM, ring)
+    children = []
+
+    def alarm(seconds):
+        line = f"sleep {seconds}; kill -TERM {os.getpid()}"
+        children.append(subprocess.Popen(["/bin/sh", "-c", line]))
+
+    yield alarm
+    for child in children:
+        child.wait()
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_output_and_input():
+    """Both streams come back apart, undecodable bytes escaped; the input is handed on."""
+    line = "cat; printf '\\377' >&2; exit 3"
+    result = process.run(["/bin/sh", "-c", line], ENVIRON, text="größe")
+    assert (result.status, result.output, result.errors) == (3, "größe", "\\xff")
+    assert process.run(["/bin/sh", "-c", "kill -9 $$"], ENVIRON).status == -9
+
+
+def test_open_file(tmp_path):
+    """A number stands for an open file: the program gets that, wherever its name leads."""
+    path = tmp_path / "a?b"
+    path.write_text("one")
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    path.unlink()
+    path.write_text("two")
+    assert process.run(["/bin/cat", descriptor], ENVIRON).output == "one"
+    assert not os.get_inheritable(descriptor)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("line", ["exec sleep 20", "trap '' TERM; sleep 20 & wait; wait"])
+def test_ended_with_us(alarm, tmp_path, line):
+    """A signal that ends us ends the program first, also one that does not heed TERM."""
+    (tmp_path / "pid").touch()
+    alarm(0.3)
+    start = time.monotonic()
+    with pytest.raises(Alarm):
+        process.run(["/bin/sh", "-c", f"echo $$ >{tmp_path}/pid; {line}"], ENVIRON)
+    assert time.monotonic() - start < 5
+    assert not os.path.exists(f"/proc/{int((tmp_path / 'pid').read_text())}")
+
+
+def test_ended_at_any_moment(alarm, tmp_path):
+    """Whenever the signal comes, the program is not left behind."""
+    for turn in range(40):
+        alarm(0.0005 * (turn % 8))
+        mark = f"overlay-test-{os.getpid()}-{turn}"
+        with pytest.raises(Alarm):
+            process.run(["/bin/sleep", "20"], {**ENVIRON, "MARK": mark})
+            time.sleep(1)
+        left = subprocess.run(
+            ["/bin/sh", "-c", f"grep -lz {mark} /proc/[0-9]*/environ 2>/dev/null"],
+            capture_output=True,
+            env=ENVIRON,
+            check=False,
+        )
+        assert left.stdout == b""
+
+
+def test_what_is_ignored_stays_so():
+    """After what cleans up, signals mean what they meant before: nohup holds."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with process.cleaning_up():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
