@@ -193,7 +193,7 @@ def _compare(packing, mounts, tree, partial, staging, environ):
     os.mkdir(packed)
     # Both at the same time, each by a server of its own.
     script = (
-        f'list() {{ cd "$1" || exit 125; {_LIST} }}; "$1" -o ro "$2" "$3" || exit 125;'
+        f'list() {{ cd "$1" || exit 125; {_LIST}; }}; "$1" -o ro "$2" "$3" || exit 125;'
         ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! && cat "$3.before" "$3.after"'
     )
     shell = ["/bin/sh", "-c", script, "sh", squashfuse, partial, packed, tree]

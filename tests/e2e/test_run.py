@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from support import BASE, ROOT, shell
@@ -622,7 +623,8 @@ def test_dry_run_does_the_same(run, environ, scratch, overlay, arguments):
     assert pasted.stdout == direct.stdout != ""
     if "windows" not in arguments:  # the line that removes the copy comes last
         assert pasted.status == direct.status
-    assert not [name for name in os.listdir("/tmp") if name.startswith("overlay-commands.")]
+    own = Path("/tmp") / f"overlay-{os.getuid()}"
+    assert not list(own.glob("commands.*"))
 
 
 # --------------------------------------------------------------- colleagues --
