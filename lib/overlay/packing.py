@@ -175,8 +175,15 @@ def _pseudo(found):
                 continue
             place = b"/".join(part for part in (directory, marker.name) if part)
             text = os.fsdecode(place)
-            if all(char.isalnum() or char in "/._-+=@%," for char in text):
-                words += ["-p", f"{text} f 644 {os.getuid()} {os.getgid()} true"]
+            if not text.isprintable():
+                raise OverlayError(
+                    f"the deletion of {quote(os.fsdecode(whole))} cannot be put into a pack of"
+                    " several overlays",
+                    status=CANNOT_CREATE,
+                    hint="pack each of them apart, and name them in the same order",
+                )
+            text = text.replace("\\", "\\\\").replace('"', '\\"')
+            words += ["-p", f'"{text}" f 644 {os.getuid()} {os.getgid()} true']
         gone |= deleted
     return words
 

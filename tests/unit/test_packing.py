@@ -72,7 +72,7 @@ def test_closed(layer):
 def names(words):
     """Return the names in options for mksquashfs."""
     assert words[::2] == ["-p"] * (len(words) // 2)
-    return sorted(word.split(" ")[0] for word in words[1::2])
+    return sorted(word[1:].rpartition('"')[0] for word in words[1::2])
 
 
 def test_pseudo(layer):
@@ -81,6 +81,8 @@ def test_pseudo(layer):
     middle = layer("b.ext3", ["d", "gone"], ["d/.wh.two", "d/.wh.three", "gone/.wh.four"])
     assert packing._pseudo([top]) == []
     assert names(packing._pseudo([top, middle])) == [".wh.gone", "d/.wh.one", "d/.wh.three"]
+    odd = layer("c.ext3", ["d"], ["d/.wh.größe"])
+    assert names(packing._pseudo([odd, middle])) == ["d/.wh.größe", "d/.wh.three", "d/.wh.two"]
 
 
 def test_records():
