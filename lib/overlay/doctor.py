@@ -4,6 +4,7 @@ examine() yields one Check after another, each with why it matters and what to d
 versions among them are what a report of a bug should begin with.
 """
 
+import contextlib
 import errno
 import os
 import platform
@@ -506,7 +507,8 @@ def _directories(named, config):
         if os.path.isdir(path):
             seen.add(os.stat(path).st_dev)
     if os.stat(os.curdir).st_dev not in seen:
-        found.append((os.getcwd(), "here"))
+        with contextlib.suppress(FileNotFoundError):  # it has been removed
+            found.append((os.getcwd(), "here"))
     return [*found, (session.scratch_directory(config), "local")]
 
 

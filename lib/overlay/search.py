@@ -151,6 +151,9 @@ def reachable(tops):
     """Return those of some directories that are there, each once."""
     found = {}
     for top in tops:
-        if os.path.isdir(top):
-            found.setdefault(os.path.realpath(top), top)
+        try:
+            if os.path.isdir(top):
+                found.setdefault(os.path.realpath(top), top)
+        except FileNotFoundError:
+            continue  # the current directory has been removed
     return list(found.values())
