@@ -19,15 +19,16 @@ _OPEN = ("-action", "chmod(a+rX)@!type(l)")
 # The second of two names for one marker: a device, which no user could unpack again.
 _LEFT_OUT = ("-wildcards", "-e", "... .wh..opq")
 
-# What must be equal in the original and the packed tree, as records that end with a zero
-# byte, which no name has; the name comes last, because it may have anything else. An empty
-# record ends the list. A directory's size is its own.
+# What must be equal in the original and the packed tree, as sorted records that end with a
+# zero byte, which no name has; the name comes last, because it may have anything else. An
+# empty record stands for the end of the list. A directory's size is its own, and the top's
+# time that of its mounting for some file systems.
 _LIST = (
-    r"find . -type d -printf '%y\t%m\t%Ts\t\t\t\t%P\0' -o"
-    r" -printf '%y\t%m\t%Ts\t%s\t%n\t%l\t%P\0';"
-    r" find . -type f -print0 | xargs -0 -r sha256sum -z; printf '\0'"
+    r"{{ find . ! -name . -type d -printf '%y\t{mode}\t%Ts\t\t\t\t%P\0' -o"
+    r" ! -name . -printf '%y\t{mode}\t%Ts\t%s\t%n\t%l\t%P\0';"
+    r" find . -type f -print0 | xargs -0 -r sha256sum -z; printf '\0'; }} | sort -z"
 )
-_NAME, _MODE = 6, 1  # fields of a record of find
+_NAME = 6  # the field of a record of find that is the name
 
 
 class Packing:
@@ -198,17 +199,17 @@ def _compare(packing, mounts, tree, partial, staging, environ):
     squashfuse = squashfuse or process.need("squashfuse", "squashfuse", environ)
     packed = os.path.join(staging, "packed")
     os.mkdir(packed)
-    # Both at the same time, each by a server of its own.
+    # Both at the same time, each by a server of its own; what is in one of them only is told.
+    making = _LIST.format(mode="" if packing.everybody else "%m")
     script = (
-        f'list() {{ cd "$1" || exit 125; {_LIST}; }}; "$1" -o ro "$2" "$3" || exit 125;'
-        ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! && cat "$3.before" "$3.after"'
+        f'list() {{ cd "$1" || exit 125; {making}; }}; "$1" -o ro "$2" "$3" || exit 125;'
+        ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! &&'
+        ' comm -z -3 "$3.before" "$3.after"'
     )
     shell = ["/bin/sh", "-c", script, "sh", squashfuse, partial, packed, tree]
     result = process.run(namespace.wrap(shell, environ, **mounts), environ)
-    lists = result.output.split("\0\0")
-    first, second = (set(_records(text, packing.everybody)) for text in (*lists, "", "")[:2])
-    wrong = sorted(record for record in first ^ second if not _may_differ(record, second))
-    if wrong or result.errors or result.status or len(lists) != 3:
+    wrong = [record for record in result.output.split("\0")[:-1] if not _may_differ(record)]
+    if wrong or result.errors or result.status:
         why = _name(wrong[0]) if wrong else result.errors.strip() or "it cannot be read"
         raise OverlayError(
             f"what was packed is not the same as the original ({quote(why)}); nothing was changed",
@@ -218,30 +219,17 @@ def _compare(packing, mounts, tree, partial, staging, environ):
 
 def _name(record):
     """Return the name in a record of find, or of sha256sum."""
-    fields = record.split("\t", _NAME)
+    fields = record.removeprefix("\t").split("\t", _NAME)
     return fields[_NAME] if len(fields) > _NAME else record.partition("  ")[2]
 
 
-def _may_differ(record, packed):
-    """Return whether a record may be in one tree only.
+def _may_differ(record):
+    """Return whether a record may be in one tree only; behind a tab it is in the packed one.
 
     The second name of a marker is left out, and deletions of several overlays are put in.
     """
     name = os.path.basename(_name(record))
-    return name == ".wh..opq" or (name.startswith(".wh.") and record in packed)
-
-
-def _records(text, everybody):
-    """Yield the records of a listing; without modes when they were changed on purpose."""
-    for line in text.split("\0"):
-        fields = line.split("\t", _NAME)
-        if len(fields) > _NAME:
-            # The top directory's own time is that of its mounting for some file systems.
-            if not fields[_NAME]:
-                continue
-            if everybody:
-                fields[_MODE] = ""
-        yield "\t".join(fields)
+    return name == ".wh..opq" or (name.startswith(".wh.") and record.startswith("\t"))
 
 
 def closed(image):

@@ -10,7 +10,7 @@ import stat
 
 from overlay import engine as engines
 from overlay import image as images
-from overlay import namespace, private, size
+from overlay import private, process, size
 from overlay.errors import (
     CONFIGURATION,
     DAMAGED,
@@ -368,7 +368,7 @@ def plan(session, config, facts):
     if writable and facts.images[0].superblock:
         _warn_of_room(facts.images[0], config, facts, notices)
     arguments, path_first = launch.arguments(facts.engine), None
-    launchers = os.path.join(engines.LAUNCHERS, "writable" if writable else "read-only")
+    launchers = _launchers(writable)
     if facts.launchers == engines.PATH:
         path_first = launchers
     elif facts.launchers and needs_launchers(writable, facts):
@@ -390,8 +390,19 @@ def settle_launchers(session, facts, writable):
     """
     if facts.launchers in (None, engines.PATH) or not needs_launchers(writable, facts):
         return
-    if session.fakeroot or not namespace.available(facts.environ):
+    true = engines.enter(["true"], facts.launchers, _launchers(writable))
+    if _is_fakeroot(session, facts) or not process.succeeds(true, facts.environ):
         facts.launchers = None
+
+
+def _is_fakeroot(session, facts):
+    """Return whether the engine will take a range of ids, by whatever way it is told to."""
+    told = session.fakeroot or {"--fakeroot", "-f"}.intersection(session.options)
+    return told or f"{facts.engine.prefix}_FAKEROOT" in facts.environ
+
+
+def _launchers(writable):
+    return os.path.join(engines.LAUNCHERS, "writable" if writable else "read-only")
 
 
 def _is_inside_only(facts):

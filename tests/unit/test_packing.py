@@ -86,11 +86,20 @@ def test_pseudo(layer):
     assert names(packing._pseudo([odd, middle])) == expected
 
 
-def test_records():
-    """Of a listing the top directory is left out, and modes that were changed on purpose."""
-    text = "d\t755\t1\t\t\t\t\0f\t600\t1\t2\t1\t\ta\tb\0" + "0" * 64 + "  ./a\tb"
-    records = ["f\t600\t1\t2\t1\t\ta\tb", "0" * 64 + "  ./a\tb"]
-    assert list(packing._records(text, False)) == records
-    records[0] = "f\t\t1\t2\t1\t\ta\tb"
-    assert list(packing._records(text, True)) == records
-    assert [packing._name(record) for record in records] == ["a\tb", "./a\tb"]
+@pytest.mark.parametrize(
+    ("record", "name", "may"),
+    [
+        ("f\t600\t1\t2\t1\t\td/a\tb", "d/a\tb", False),
+        ("\tf\t600\t1\t2\t1\t\ta", "a", False),
+        ("0" * 64 + "  ./a\tb", "./a\tb", False),
+        ("", "", False),
+        ("f\t600\t1\t0\t1\t\td/.wh.a", "d/.wh.a", False),
+        ("\tf\t600\t1\t0\t1\t\td/.wh.a", "d/.wh.a", True),
+        ("\t" + "0" * 64 + "  ./d/.wh.a", "./d/.wh.a", True),
+        ("c\t600\t1\t0\t2\t\td/.wh..opq", "d/.wh..opq", True),
+    ],
+)
+def test_may_differ(record, name, may):
+    """What is in one of the trees only is a fault, but for markers put in and second names."""
+    assert packing._name(record) == name
+    assert packing._may_differ(record) == may
