@@ -146,6 +146,17 @@ def test_default_and_switch(shell, prefix):
     assert str(prefix / NEXT) not in str(switched["names"])
 
 
+def test_default_of_the_site(shell, prefix):
+    """What the admin's guide says keeps another version as the default."""
+    chosen = prefix / "modulefiles" / "overlay" / ".modulerc"
+    chosen.write_text(f"#%Module\nmodule-version overlay/{VERSION} default\n")
+    try:
+        done = shell.run("module load overlay; echo $PATH")
+    finally:
+        chosen.unlink()
+    assert done.stdout.strip() == f"{prefix}/{VERSION}/bin:{PATH}"
+
+
 def test_two_versions(shell, system, prefix):
     """Never two versions at once: Lmod swaps, Environment Modules say what to do."""
     done = shell.run(
