@@ -398,7 +398,7 @@ def make_staging(config, facts, bare=False):
 
 def remove_staging(facts):
     """Remove it again, directories without permissions included."""
-    private.remove(facts.staging)
+    private.leave(facts.scratch, facts.staging)
 
 
 def make(creation, config, environ, notice):

@@ -96,7 +96,7 @@ def pack(packing, scratch, environ, output):
                 hint="see which: check-overlay OVERLAY",
             ) from None
         finally:
-            private.remove(staging)
+            private.leave(scratch, staging)
 
 
 def _into_place(packing, descriptor, partial, path):

@@ -54,16 +54,44 @@ def make_work(scratch, host, pid):
 
     Raises OverlayError (CANNOT_CREATE).
     """
-    make(scratch)
     path = work_name(scratch, host, pid)
     remove(path)  # of a killed process of our number
-    try:
-        os.mkdir(path, 0o700)
-    except OSError as error:
-        raise OverlayError(
-            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=_HINT
-        ) from None
+    _within(scratch, path, lambda: os.mkdir(path, 0o700))
     return path
+
+
+def put(scratch, path, data):
+    """Write a file in the directory in scratch. Raises OverlayError (CANNOT_CREATE)."""
+
+    def write():
+        with open(path, "wb") as file:
+            file.write(data)
+
+    _within(scratch, path, write)
+
+
+def _within(scratch, path, function):
+    """Call what makes a path in the directory, which others may remove while it is empty."""
+    for last in (False, False, True):
+        make(scratch)
+        try:
+            return function()
+        except OSError as error:
+            if last or not isinstance(error, FileNotFoundError):
+                raise OverlayError(
+                    f"cannot make {quote(path)}: {reason(error)}",
+                    status=CANNOT_CREATE,
+                    hint=_HINT,
+                ) from None
+
+
+def leave(scratch, path):
+    """Remove what has been made in the directory, and that too if nothing else is in it."""
+    if os.path.isdir(path):
+        remove(path)
+    else:
+        _try(os.unlink, path)
+    _try(os.rmdir, name(scratch))
 
 
 def remove_stale(scratch, host):

@@ -545,17 +545,6 @@ def _command(session, facts, binds, before, after, notices, inside_only):
         place = private.name(facts.scratch)
         source = os.path.join(place, f"commands.{os.uname().nodename}.{os.getpid()}")
         text = commands.text
-
-        def write():
-            with open(source, "wb") as file:
-                file.write(text)
-
-        def remove():
-            try:
-                os.unlink(source)
-            except FileNotFoundError:
-                pass  # somebody tidies there
-
         before.append(
             Step(["mkdir", "-p", "-m", "700", place], action=lambda: private.make(facts.scratch))
         )
@@ -563,11 +552,13 @@ def _command(session, facts, binds, before, after, notices, inside_only):
             Step(
                 ["sed", r"1s/^\xef\xbb\xbf//; s/\r$//", path],
                 output=source,
-                action=write,
+                action=lambda: private.put(facts.scratch, source, text),
                 why="the commands without the carriage returns of Windows",
             )
         )
-        after.append(Step(["rm", "-f", source], action=remove))
+        after.append(
+            Step(["rm", "-f", source], action=lambda: private.leave(facts.scratch, source))
+        )
     binds.append((source, path, True))
     return ["bash", "--", path if inside_only else commands.path]
 
