@@ -71,9 +71,9 @@ def test_ended_with_us(alarm, tmp_path, line):
 def test_ended_at_any_moment(alarm, tmp_path):
     """Whenever the signal comes, the program is not left behind."""
     for turn in range(40):
-        alarm(0.0005 * (turn % 8))
         mark = f"overlay-test-{os.getpid()}-{turn}"
         with pytest.raises(Alarm):
+            alarm(0.0005 * (turn % 8))
             process.run(["/bin/sleep", "20"], {**ENVIRON, "MARK": mark})
             time.sleep(1)
         left = subprocess.run(

@@ -195,10 +195,10 @@ def test_odd_names(half_grown, name):
     [
         (None, 64, 900),
         (None, 64, 65),
-        (None, 1000, 20000),
+        (None, 300, 6000),
         (["-t", "ext3", "-b", "1024"], 40, 600),
         (["-t", "ext3", "-b", "4096", "-I", "128"], 100, 4000),
-        (["-t", "ext3", "-b", "2048", "-N", "200000"], 700, 2000),
+        (["-t", "ext3", "-b", "2048", "-N", "200000"], 300, 2000),
     ],
 )
 def test_all_that_growth_changes(tmp_path, options, size, grown):
