@@ -253,7 +253,7 @@ def test_kept_without_room(slurm, elsewhere):
     fill = "head -c 100M /dev/urandom > /x"
     done = slurm.run(ROOT / "bin" / "run-overlay", *line, "--", "sh", "-c", fill)
     assert done.returncode == 74 and "could not be moved" in done.stderr, done
-    path = re.search(r"it lies on this node \(\S+\): (\S+)\n", done.stderr)[1]
+    path = re.search(r"it lies on this node \(\S+\), for a day at least: (\S+)\n", done.stderr)[1]
     line = ("-o", f"{path}:ro", "--", "stat", "-c", "%s", "/x")
     assert slurm.ours("run-overlay", *line) == "104857600\n" and os.listdir(elsewhere) == []
 
