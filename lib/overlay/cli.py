@@ -110,6 +110,7 @@ def _open_standard_descriptors():
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, flags)  # takes the lowest number that is free
+            os.set_inheritable(descriptor, True)  # what we start needs the three as well
 
 
 def _bug(output, error):

@@ -144,8 +144,8 @@ def file_name(creation):
     path = creation.path if creation.path.endswith(SUFFIXES) else creation.path + ".ext3"
     if ":" in path or not path.isprintable():
         raise OverlayError(
-            f"{quote(path)}: colons and control characters in the name of an overlay would be"
-            " misread by the engine",
+            f"{quote(path)}: colons, control characters and bytes that are no UTF-8 in the name of"
+            " an overlay would be misread by the engine",
             status=USAGE,
             hint="choose another name",
         )
@@ -269,7 +269,7 @@ def gather(creation, config, environ):
         raise OverlayError(
             f"there is no directory {quote(parent)}",
             status=CANNOT_CREATE,
-            hint=f"mkdir -p {quote(parent)}",
+            hint=None if os.path.lexists(parent) else f"mkdir -p {quote(parent)}",
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OverlayError(
@@ -322,6 +322,7 @@ def replaceable(path):
             + ("it is a directory" if existing.kind == "directory" else "you may not write it"),
             status=CANNOT_CREATE,
         )
+    replace.check_names(path, existing.status)
     try:
         if existing.kind == "ext3":
             lock.take(existing.descriptor, write=True)

@@ -143,6 +143,15 @@ def _identify(path, descriptor, writable):
     except OSError as error:
         raise _unreadable(path, error) from None
     if head[:4] == b"hsqs":
+        # bytes_used of the "Squashfs binary format" 4.0, at byte 40
+        used = int.from_bytes(head[40:48], "little")
+        if used > status.st_size:
+            raise OverlayError(
+                f"{quote(path)} is damaged: it is cut off: {status.st_size} bytes of {used} are"
+                " there",
+                status=DAMAGED,
+                hint="fetch it again: a copy of it was not finished",
+            )
         return Image(path, "squashfs", status, descriptor, False)
     if head[extfs.SUPERBLOCK_OFFSET + 56 :][:2] == b"\x53\xef":
         return _ext3(path, status, descriptor, writable, head)

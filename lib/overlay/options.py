@@ -48,7 +48,9 @@ def write_result(text):
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OverlayError(f"cannot write the output: {reason(error)}", status=DATA_LOST) from None
+        raise OverlayError(
+            f"all is done, but the result cannot be printed: {reason(error)}", status=DATA_LOST
+        ) from None
 
 
 class Parser(argparse.ArgumentParser):

@@ -121,6 +121,21 @@ def into_place(partial, path):
     os.rename(partial, path)
 
 
+def check_names(path, status):
+    """Refuse to replace a file that has other names: they would go on with the old one.
+
+    Raises OverlayError (CANNOT_CREATE).
+    """
+    if status.st_nlink > 1:
+        raise OverlayError(
+            f"{quote(path)} has {status.st_nlink - 1} other name"
+            f"{'s' if status.st_nlink > 2 else ''} (hard links), which would keep what is in it"
+            " now",
+            status=CANNOT_CREATE,
+            hint=f"see which: find DIRECTORY -samefile {quote(path)}; make symbolic links of them",
+        )
+
+
 def over(partial, descriptor, path, old):
     """Put a finished file in the place of another, with the attributes of that.
 

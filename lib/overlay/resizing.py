@@ -116,6 +116,7 @@ def rebuild(whole, wanted, files, config, environ, notice):
     Raises OverlayError: USAGE when it would be too small, CANNOT_CREATE, DAMAGED.
     """
     namespace.need(environ)
+    replace.check_names(whole.path, os.fstat(whole.descriptor))
     guard.check(whole.path, whole.descriptor, environ, "-f")
     whole.superblock = extfs.read_superblock(whole.descriptor)
     path = os.path.realpath(whole.path)
@@ -240,8 +241,9 @@ def shrink(whole, wanted, config, environ, notice):
     """
     path = os.path.realpath(whole.path)
     resize2fs = process.need("resize2fs", "e2fsprogs", environ)
-    guard.check(path, whole.descriptor, environ, "-f")
     status = os.fstat(whole.descriptor)
+    replace.check_names(path, status)
+    guard.check(path, whole.descriptor, environ, "-f")
     replace.remove_stale(os.path.dirname(path), session.scratch_directory(config))
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
     notice(f"copying {quote(path)}")

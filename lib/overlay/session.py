@@ -152,8 +152,8 @@ def parse_overlay(text):
         raise OverlayError("the name of an overlay is empty", status=USAGE)
     if ":" in path or not path.isprintable():
         raise OverlayError(
-            f"{quote(path)}: colons and control characters in the name of an overlay would be"
-            " misread by the engine",
+            f"{quote(path)}: colons, control characters and bytes that are no UTF-8 in the name of"
+            " an overlay would be misread by the engine",
             status=USAGE,
             hint=f"rename the file, or make a link to it: ln -s {quote(path)} NAME",
         )
@@ -222,6 +222,9 @@ def read_commands(path):
     if path == "-" or path == "/dev/stdin":
         return None
     try:
+        # A pipe is left alone: who writes to it may wait for one reader, and would be lost.
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            return CommandFile(path, regular=False)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         words = reason(error) if isinstance(error, OSError) else "it is no file name"
@@ -230,13 +233,10 @@ def read_commands(path):
             status=MISSING,
             hint="to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
         ) from None
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OverlayError(f"the command file {quote(path)} is a directory", status=MISSING)
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(mode):
-            return CommandFile(path, regular=False)
         text = file.read()
     plain = text.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
     return CommandFile(path, text=plain if plain != text else None)
@@ -540,7 +540,10 @@ def _command(session, facts, binds, before, after, notices, inside_only):
     source = path
     if commands.text is not None:
         notices.append(
-            ("notice", f"{quote(commands.path)} has Windows line ends; they are left out")
+            (
+                "notice",
+                f"{quote(commands.path)} has Windows line ends or a byte order mark; they are left out",
+            )
         )
         place = private.name(facts.scratch)
         source = os.path.join(place, f"commands.{os.uname().nodename}.{os.getpid()}")

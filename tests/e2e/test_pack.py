@@ -21,7 +21,7 @@ from e2e.safety.test_view import (
     plain,  # noqa: F401
 )
 from e2e.safety.trees import CLEAN, descendants, kill_tree, named, state
-from support import BASE, PATH, digests
+from support import BASE, PATH, ROOT, digests, shell
 
 MIB = 1 << 20
 SEED = 6
@@ -82,6 +82,25 @@ def test_remove(ok, run, scratch, rich):
     (scratch / "closed").chmod(0o700)
     assert result.status == 73 and "is packed, but was not removed" in result.stderr
     assert (scratch / "two.sqsh").exists() and (scratch / "closed" / "a.ext3").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(environ, scratch, make, closed):  # noqa: F811
+    """Without standard streams the servers of images do not get one of theirs for it."""
+    make()
+    environ["PATH"] = f"{ROOT}/bin:{environ['PATH']}"
+    result = shell(f"pack-overlay -q a.ext3 {closed}", environ, scratch)
+    assert result.status == 0, result
+    assert (scratch / "a.sqsh").exists()
+
+
+def test_cut_off(ok, run, scratch, rich):
+    """A packed file whose copy was not finished is told so by every command."""
+    ok("pack-overlay", "-q", "--no-verify", "a.ext3")
+    os.truncate(scratch / "a.sqsh", 100_000)
+    for words in (["run-overlay", "-o", "a.sqsh", "--", "true"], ["check-overlay", "a.sqsh"]):
+        result = run(*words)
+        assert (result.status, "it is cut off" in result.stderr) == (65, True), result
 
 
 def test_replaced(ok, scratch, make):  # noqa: F811

@@ -344,6 +344,14 @@ def test_commands_from_a_pipe(environ, scratch, overlay):
     assert shell(line, environ, scratch, stdin="word\n") == (5, "got word\n", "")
 
 
+def test_commands_from_a_named_pipe(environ, scratch, overlay):
+    """A pipe with a name is read once, by the shell inside."""
+    overlay()
+    environ["PATH"] = f"{ROOT}/bin:{environ['PATH']}"
+    line = "mkfifo p; echo 'echo from a pipe' >p & timeout 30 run-overlay -o a.ext3 -f p; rm p"
+    assert shell(line, environ, scratch).stdout == "from a pipe\n"
+
+
 def test_line_numbers(run, scratch, overlay):
     """Messages of bash name the file as the user did, and its own lines."""
     overlay()
@@ -388,7 +396,7 @@ def test_windows_line_ends(run, environ, scratch, overlay, home, mode, start):
     assert result == (
         0,
         "one\nword\n",
-        "run-overlay: f has Windows line ends; they are left out\n"
+        "run-overlay: f has Windows line ends or a byte order mark; they are left out\n"
         + "f: line 3: no-such-command: command not found\n",
     )
     assert os.listdir(temporary) == []

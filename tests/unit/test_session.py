@@ -471,7 +471,8 @@ def test_windows_line_ends(settings):
     plan = decided(settings, modes("a.ext3", commands="my file"), found)
     own = f"/scr/overlay-{os.getuid()}"
     copy = f"{own}/commands.{os.uname().nodename}.{os.getpid()}"
-    assert plan.notices == [("notice", "'my file' has Windows line ends; they are left out")]
+    sentence = "'my file' has Windows line ends or a byte order mark; they are left out"
+    assert plan.notices == [("notice", sentence)]
     assert plan.before[0].arguments == ["mkdir", "-p", "-m", "700", own]
     assert plan.before[1].output == copy
     assert [step.arguments for step in plan.after] == [["rm", "-f", copy]]
@@ -512,13 +513,13 @@ def test_parse_overlay(text, expected):
         ),
         (
             "a:b:ro",
-            "a:b: colons and control characters in the name of an overlay would be misread by"
-            + " the engine",
+            "a:b: colons, control characters and bytes that are no UTF-8 in"
+            + " the name of an overlay would be misread by the engine",
         ),
         (
             "a\nb",
-            "$'a\\x0ab': colons and control characters in the name of an overlay would be misread"
-            + " by the engine",
+            "$'a\\x0ab': colons, control characters and bytes that are no UTF-8 in"
+            + " the name of an overlay would be misread by the engine",
         ),
     ],
 )

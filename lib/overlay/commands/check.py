@@ -144,6 +144,7 @@ def repair(whole, scratch, environ):
     """
     path = os.path.realpath(whole.path)
     e2fsck = process.need("e2fsck", "e2fsprogs", environ)
+    replace.check_names(path, os.fstat(whole.descriptor))
     undo.recover(path, whole.descriptor, environ)
     replace.remove_stale(os.path.dirname(path), scratch)
     before = _lost_and_found(whole.descriptor)

@@ -167,5 +167,5 @@ def _summary(created):
             for limits in created.limits
             if limits.left_bytes is not None
         )
-        + f"next: mount-overlay -o {quote(short if not short.startswith('..') else path)}"
+        + f"next: mount-overlay -o {quote(path if short.startswith(('..', '-')) else short)}"
     )

@@ -1,10 +1,11 @@
 """list-overlays: the overlays under directories, one line each."""
 
+import os
 import time
 
 from overlay import config as configuration
 from overlay import size
-from overlay.errors import MISSING, OverlayError, quote
+from overlay.errors import MISSING, OverlayError, quote, reason
 from overlay.search import Search, reachable
 from overlay.survey import Survey
 
@@ -28,6 +29,13 @@ def main(options, environ, root, output):
     """List what is below the directories; return the first status that is not 0."""
     config = configuration.load(environ, root)
     low = config["safety.low"]
+    if not options.directories:
+        try:
+            os.getcwd()
+        except OSError as error:
+            raise OverlayError(
+                f"the current directory is gone: {reason(error)}", status=MISSING, hint="cd"
+            ) from None
     tops = options.directories or reachable([".", *config["scratch.locations"]])
     search = Search(_progress(output))
     rows, worst = [], 0

@@ -287,6 +287,24 @@ def test_the_locked_file_and_not_its_name(scratch, make):
         assert not extfs.read_superblock(file.fileno()).is_clean
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["check-overlay", "--repair", "a.ext3"],
+        ["resize-overlay", "a.ext3", "-s", "50"],
+        ["resize-overlay", "a.ext3", "-n", "8"],
+        ["create-overlay", "-s", "16", "-n", "1", "-o", "a", "--force"],
+    ],
+)
+def test_hard_links(run, scratch, make, line):
+    """What would be replaced under one of two names only is refused, and named."""
+    os.link(make(), scratch / "b.ext3")
+    before = digests(scratch)
+    result = run(*line)
+    assert (result.status, "1 other name (hard links)" in result.stderr) == (73, True), result
+    assert digests(scratch) == before
+
+
 def set_state(path, value):
     """Mark an image as not clean, or clean."""
     with open(path, "r+b") as file:
