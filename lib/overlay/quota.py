@@ -442,14 +442,13 @@ _NO_QUOTA = (
 def _kernel(place):
     """Ask the kernel by quotactl(2), or quota(1) where it may not be asked so."""
     found = []
-    names = _owner_names(place)
     for kind, owner in (("user", place.user), ("group", place.group)):
         try:
             answer = _quotactl(place, kind, owner)
         except (ImportError, OSError):
             return _rpc(place) if process.which("quota", place.environ) else found
         if answer:
-            found.append(Limits(kind, "quotactl", names[kind], *answer))
+            found.append(Limits(kind, "quotactl", _owner_names(place)[kind], *answer))
     return found
 
 

@@ -3,7 +3,7 @@
 import os
 
 from overlay import config as configuration
-from overlay import creation, extfs, filling, process, quota, session, size
+from overlay import creation, extfs, process, quota, session, size
 from overlay.errors import USAGE, OverlayError, quote
 
 
@@ -13,7 +13,11 @@ def main(options, environ, root, output):
     if options.list_templates:
         return _list_templates(config, output)
     _hold(options, config)
-    parsed = filling.parse(options, config)
+    parsed = content = None
+    if _is_filled(options):
+        from overlay import filling  # what an empty one does without
+
+        parsed = filling.parse(options, config)
     with process.cleaning_up():
         _check_first(options, config)
         scratch = creation.Facts(
@@ -27,7 +31,8 @@ def main(options, environ, root, output):
         try:
             if not options.dry_run:
                 creation.make_staging(config, scratch)
-            content = filling.collect(parsed, options, scratch, config, output)
+            if parsed is not None:
+                content = filling.collect(parsed, options, scratch, config, output)
             request = _request(options, config, content)
             creation.check_policy(request, config)
             facts = creation.gather(request, config, environ)
@@ -53,6 +58,12 @@ def main(options, environ, root, output):
     elif not options.quiet:
         output.result(_summary(created))
     return 0
+
+
+def _is_filled(options):
+    """Return whether anything is said about what it is to be filled with."""
+    given = (options.file, options.template, options.container)
+    return bool(options.sources or options.binds or any(word is not None for word in given))
 
 
 def _check_first(options, config):
