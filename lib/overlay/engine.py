@@ -97,6 +97,17 @@ class Engine:
             PATH if all(path and os.path.dirname(path) in HELPER_PLACES for path in found) else None
         )
 
+    def has_squashfuse(self, place, environ):
+        """Return whether it serves base images with a squashfuse_ll that our launcher finds.
+
+        place  what takes_launchers() returned, not None
+        Without one it unpacks them, and a launcher without its program would be in the way.
+        """
+        if place != PATH:
+            return os.path.exists(f"{place}/squashfuse_ll")
+        path = process.which("squashfuse_ll", environ)
+        return bool(path) and os.path.dirname(path) in HELPER_PLACES
+
     def check(self, feature, environ):
         """Raise OverlayError (UNAVAILABLE) when the engine is too old for a feature."""
         name, version = self.version(environ)
@@ -123,7 +134,7 @@ def enter(arguments, directory, launchers):
     """Return the command line of an engine that finds our launchers before its own helpers.
 
     directory  where it has its helpers
-    launchers  the directory of ours
+    launchers  the directories of ours, with colons between
     It runs in a user and mount namespace, in which ours cover its.
     """
     return [os.path.join(LAUNCHERS, "namespace", "enter"), directory, launchers, *arguments]

@@ -14,7 +14,7 @@ class Step:
     action     what does the same from here; None: the program is started
     unset      variables that the program does not get, a tuple of names
     variables  variables that the program gets, a dictionary
-    path_first a directory put before the others of PATH, or None
+    path_first directories put before the others of PATH, with colons between, or None
     output     the file that standard output goes to, None for ours
     why        one line for the reader of --dry-run, or None
     """

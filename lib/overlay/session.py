@@ -103,6 +103,7 @@ class Facts:
         scratch="/tmp",
         room=None,
         launchers=None,
+        squashfuse=False,
         markers=False,
         cwd_in_overlay=False,
     ):
@@ -118,6 +119,7 @@ class Facts:
         self.scratch = scratch  # a node-local directory for temporary files
         self.room = room  # bytes left on the file system of the first overlay, or None
         self.launchers = launchers  # how ours come before its helpers: takes_launchers()
+        self.squashfuse = squashfuse  # whether there is one for base images: has_squashfuse()
         self.cwd_in_overlay = cwd_in_overlay  # whether an overlay has a directory of its name
         self.markers = markers  # whether a layer of a read-only session has deletion markers
 
@@ -276,6 +278,7 @@ def gather(session, config, environ):
         if os.path.exists(source):
             binds.append(bind)
     detect = config["launch.gpu"] == "auto"
+    launchers = engine.takes_launchers(environ)
     return Facts(
         images=found,
         engine=engine,
@@ -288,7 +291,8 @@ def gather(session, config, environ):
         commands=commands,
         scratch=scratch_directory(config),
         room=_room(found[0]),
-        launchers=engine.takes_launchers(environ),
+        launchers=launchers,
+        squashfuse=bool(launchers) and engine.has_squashfuse(launchers, environ),
         cwd_in_overlay=any(image.holds(cwd) for image in found),
     )
 
@@ -368,7 +372,7 @@ def plan(session, config, facts):
     if writable and facts.images[0].superblock:
         _warn_of_room(facts.images[0], config, facts, notices)
     arguments, path_first = launch.arguments(facts.engine), None
-    launchers = _launchers(writable)
+    launchers = _launchers(writable, facts)
     if facts.launchers == engines.PATH:
         path_first = launchers
     elif facts.launchers and needs_launchers(writable, facts):
@@ -390,7 +394,7 @@ def settle_launchers(session, facts, writable):
     """
     if facts.launchers in (None, engines.PATH) or not needs_launchers(writable, facts):
         return
-    true = engines.enter(["true"], facts.launchers, _launchers(writable))
+    true = engines.enter(["true"], facts.launchers, _launchers(writable, facts))
     if _is_fakeroot(session, facts) or not process.succeeds(true, facts.environ):
         facts.launchers = None
 
@@ -401,8 +405,10 @@ def _is_fakeroot(session, facts):
     return told or f"{facts.engine.prefix}_FAKEROOT" in facts.environ
 
 
-def _launchers(writable):
-    return os.path.join(engines.LAUNCHERS, "writable" if writable else "read-only")
+def _launchers(writable, facts):
+    """Return the directories of our launchers for a session, with colons between."""
+    names = ["writable" if writable else "read-only", *(["base"] if facts.squashfuse else [])]
+    return ":".join(os.path.join(engines.LAUNCHERS, name) for name in names)
 
 
 def _is_inside_only(facts):

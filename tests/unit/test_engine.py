@@ -251,6 +251,9 @@ def test_launchers_and_own_helpers(tmp_path, place):
     assert found.takes_launchers(nowhere) == before
     program(own / "fuse-overlayfs")
     assert found.takes_launchers(nowhere) == str(own)
+    assert not found.has_squashfuse(str(own), nowhere)
+    program(own / "squashfuse_ll")
+    assert found.has_squashfuse(str(own), nowhere)
     suid = program(own / "starter-suid", mode=0o4755)
     if os.getuid():
         assert not engine.is_setuid(suid)  # it would run as us

@@ -216,9 +216,10 @@ def test_fakeroot_writes_what_belongs_to_others(settings):
 @pytest.mark.parametrize(
     ("mode", "known", "entered"),
     [
-        ("a", {}, "writable"),
-        ("a:ro", {"markers": True}, "read-only"),
-        ("a:ro", {}, None),
+        ("a", {}, ["writable"]),
+        ("a", {"squashfuse": True}, ["writable", "base"]),
+        ("a:ro", {"markers": True}, ["read-only"]),
+        ("a:ro", {"squashfuse": True}, None),
     ],
 )
 def test_own_helpers_of_the_engine(settings, mode, known, entered):
@@ -228,8 +229,9 @@ def test_own_helpers_of_the_engine(settings, mode, known, entered):
     if entered is None:
         assert arguments[:2] == [*PREFIX, "-q"]
         return
-    places = (f"{engine.LAUNCHERS}/namespace/enter", f"{engine.LAUNCHERS}/{entered}")
-    expected = [places[0], "/usr/libexec/apptainer/bin", places[1], *PREFIX, "-q"]
+    enter = f"{engine.LAUNCHERS}/namespace/enter"
+    places = ":".join(f"{engine.LAUNCHERS}/{name}" for name in entered)
+    expected = [enter, "/usr/libexec/apptainer/bin", places, *PREFIX, "-q"]
     assert arguments[:5] == expected
 
 

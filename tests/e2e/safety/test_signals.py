@@ -6,7 +6,7 @@ import signal
 
 import pexpect
 import pytest
-from e2e.safety.trees import CLEAN, descendants, holders, program, state
+from e2e.safety.trees import CLEAN, SERVERS, descendants, holders, kill, named, program, state
 from support import execute, wait_until
 
 # A command that cleans up when it is told to end, and one that does not.
@@ -73,6 +73,24 @@ def test_kill(start, make, line, number, status, mode):
     session.send_signal(number)
     assert session.wait(timeout=20) == status
     assert session.stdout.read() == ("told\n" if status == 5 else "")
+    clean(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("mode", ["", ":ro"])
+def test_to_all_processes(start, make, mode, number):
+    """Sent to all processes of a job, as by Slurm, USR1 is for the commands; the servers stay."""
+    path = make()
+    line = f"trap 'sleep 0.3; ls / >/dev/null && echo told; exit 5' {number.name[3:]}; echo ready"
+    line += "; while :; do sleep 0.05; done"
+    session = start("run-overlay", "-o", f"a.ext3{mode}", "--", "bash", "-c", line)
+    session.says("ready")
+    pids = {session.pid, *descendants(session.pid)}
+    servers = named(pids | holders(path), *SERVERS)
+    assert {program(pid) for pid in servers} >= {"fuse2fs", "squashfuse_ll"}
+    kill(pids.union(servers), number)
+    session.says("told")
+    assert session.end()[0] == 5
     clean(path)
 
 
