@@ -200,7 +200,7 @@ def check_room(creation, path, config, environ, notice):
     """
     now = creation.size
     if creation.sparse:  # the journal, and what describes every 128 MiB
-        now = extfs.journal_size(now) + now // 8192 + size.MIB
+        now = extfs.JOURNAL + now // 8192 + size.MIB
         now += creation.content.amount.bytes if creation.content else 0
     found = quota.check(
         os.path.dirname(path),

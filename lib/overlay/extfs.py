@@ -13,6 +13,12 @@ from array import array
 BLOCK_SIZE = 4096  # of the overlays that we make
 LARGEST = ((1 << 32) - 1) * BLOCK_SIZE // (1 << 20) * (1 << 20)  # 32-bit block numbers
 INODE_SIZE = 256
+
+# Bytes, and the least that mke2fs(8) makes. The engines ask for a journal, and fuse2fs then
+# writes without it; the kernel is as fast with it as with four times as much. mke2fs would
+# take up to a gigabyte of a large image, and writes all of it.
+JOURNAL = 4 << 20
+
 SUPERBLOCK_OFFSET = 1024
 SUPERBLOCK_SIZE = 1024
 
@@ -488,15 +494,6 @@ def parse_entries(data):
         offset += length
 
 
-def journal_size(size):
-    """Return the bytes of the journal of a new overlay of this size.
-
-    The engines ask for a journal and then write without it, so it is as small as the
-    kernel mounts well, not the gigabyte that mke2fs(8) would take of a large image.
-    """
-    return (4 if size < 256 << 20 else 16) << 20
-
-
 def largest_growth(size):
     """Return the blocks up to which group descriptors are reserved, so that growing is quick."""
     return max(1 << 40, 16 * size) // BLOCK_SIZE if size < 1 << 44 else size // BLOCK_SIZE
@@ -521,7 +518,7 @@ def _tables(size, files):
         -(-inodes * INODE_SIZE // BLOCK_SIZE)
         + 3 * groups
         + copies * (1 + descriptors)
-        + journal_size(size) // BLOCK_SIZE
+        + JOURNAL // BLOCK_SIZE
         + blocks // 100
         + names
         + 256  # lost+found, the first directories, and a megabyte to start with
@@ -577,7 +574,7 @@ def mke2fs_options(size, inodes):
         *("-b", str(BLOCK_SIZE)),
         *("-I", str(INODE_SIZE)),
         *("-m", "1"),  # fuse2fs takes 0 for a tenth
-        *("-J", f"size={journal_size(size) >> 20}"),
+        *("-J", f"size={JOURNAL >> 20}"),
         *("-N", str(inodes)),
         *("-E", f"resize={largest_growth(size)}"),
     ]

@@ -26,7 +26,7 @@ from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError, quote, r
 def used(superblock):
     """Return (files, bytes of data) that an image holds, its own tables left out."""
     files = superblock.used_inodes_count - extfs.RESERVED_INODES
-    return files, max(superblock.used_bytes - extfs.journal_size(superblock.size), files * 64)
+    return files, max(superblock.used_bytes - extfs.JOURNAL, files * 64)
 
 
 def grow(whole, wanted, environ, notice):
