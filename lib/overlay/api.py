@@ -18,7 +18,7 @@ import os
 
 from overlay import config as configuration
 from overlay import creation as _creation
-from overlay import session
+from overlay import process, session
 from overlay.errors import OverlayError
 
 __all__ = ["OverlayError", "create", "launch", "load_config", "plan_session"]
@@ -55,9 +55,12 @@ def plan_session(overlays, *, config, **wishes):
     overlays  (path, mode) in the order of the layers, top first; mode "rw", "ro" or None
     wishes    command, commands, container, binds, gpus, fakeroot, options: as session.Session
     """
+    from overlay.commands import session as command
+
     request = session.Session(overlays, **wishes)
     facts = session.gather(request, config, config.environ)
     try:
+        command.look_inside(request, facts, remember=False)
         return session.plan(request, config, facts)
     finally:
         for image in facts.images:
@@ -74,13 +77,15 @@ def launch(overlays, *, config, wait=None, output=None, **wishes):
     from overlay.commands import session as command
 
     request = session.Session(overlays, **wishes)
-    return command.run(request, config, wait=wait, output=output or Silent(), replace=False)
+    before = process.handlers()
+    try:
+        return command.run(request, config, wait=wait, output=output or Silent(), replace=False)
+    finally:
+        process.set_handlers(before)
 
 
 class Silent:
     """An output that keeps everything to itself."""
-
-    program = "run-overlay"
 
     def notice(self, text, level="notice"):
         """Take a line for the user."""

@@ -57,7 +57,7 @@ class Output:
         self._write(text + "\n")
 
     def _write(self, text):
-        text = text.encode(errors="backslashreplace" if text.isascii() else "surrogateescape")
+        text = text.encode(errors="surrogateescape")
         try:
             os.write(2, text)
         except OSError:

@@ -9,12 +9,12 @@ import os
 import re
 import stat
 
-from overlay import extfs, process, survey
+from overlay import extfs, markers, process, survey
 from overlay.errors import DAMAGED, MISSING, OverlayError, quote, reason
 
 _DEEPEST = 16384  # bytes of a path; four times what Linux takes
-_WHITEOUT = ".wh."
-_OPAQUE = (".wh..wh..opq", ".wh..opq")
+_WHITEOUT = markers.PREFIX.decode()
+_OPAQUE = tuple(name.decode() for name in markers.OPAQUE)
 
 # -rw-r--r-- user/group   1234 2024-05-31 12:34 /name -> target; for a device two numbers
 _LINE = re.compile(
@@ -72,6 +72,8 @@ class Entry:
     def interpret(self):
         """Put into words what overlayfs means by a file that is a marker; return self."""
         directory, _slash, name = self.path.rpartition("/")
+        if self.is_directory:
+            return self
         if name in _OPAQUE:
             self.path = f"{directory}/"
             self.note = "what lower layers have in it is hidden"

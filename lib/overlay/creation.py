@@ -31,6 +31,10 @@ from overlay.errors import (
 )
 from overlay.plan import Plan, Step
 
+_WAYS_OUT = (
+    "choose a smaller size, make room, or add --sparse to take blocks only as they are written"
+)
+
 SUFFIXES = (".ext3", ".img")
 
 # Instead of the machine's own: the options say all, but mke2fs wants a file with the types.
@@ -473,9 +477,9 @@ def _verify(facts, descriptor, environ):
         raise _cannot(facts.path, "what mke2fs wrote is not sound")
 
 
-def _cannot(path, why, hint=None):
+def _cannot(path, why, hint=None, task="create"):
     return OverlayError(
-        f"cannot create {quote(path)}: {why}; nothing was changed",
+        f"cannot {task} {quote(path)}: {why}; nothing was changed",
         status=CANNOT_CREATE,
         hint=hint,
     )
@@ -508,12 +512,13 @@ def _make_filesystem(creation, facts, inside, descriptor, environ):
     )
 
 
-def reserve(path, descriptor, bytes_, environ, notice):
+def reserve(path, descriptor, bytes_, environ, notice, task="create"):
     """Allocate all blocks of an image, or say that they stay holes.
 
     path     its name for messages
     bytes_   how long it is
     notice   called with a line when the file system cannot; None to say nothing
+    task     what cannot be done then, a verb
     Raises OverlayError (CANNOT_CREATE) when there is no room for them; asked first, because
     fallocate would take all that there is before it fails, and other jobs write here too.
     """
@@ -537,5 +542,6 @@ def reserve(path, descriptor, bytes_, environ, notice):
     raise _cannot(
         path,
         f"{words} ({size.format_size(needed)} are needed, {size.format_size(free)} are free)",
-        "choose a smaller size, make room, or add --sparse to take blocks only as they are written",
+        _WAYS_OUT if task == "create" else "make room there first",
+        task,
     )

@@ -157,7 +157,7 @@ def _parts(environ, root, directories):
     yield from _guarded("binds", _binds(config))
     for directory, wanted in _directories(directories, config):
         yield from _guarded(quote(directory), _directory(directory, wanted, config, environ))
-    yield from _guarded("Python", _python(root))
+    yield from _guarded("Python", _python())
     yield from _guarded("modulefile", _modulefile(environ, root))
 
 
@@ -654,7 +654,7 @@ def _quota(name, path, config, environ):
 # ----------------------------------------------------------------------- our own things --
 
 
-def _python(root):
+def _python():
     version = platform.python_version()
     yield Check(
         "Python", OK, f"{version}, {quote(sys.executable or 'unknown')}", "the commands run in it"

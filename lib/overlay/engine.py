@@ -30,8 +30,7 @@ HELPER_PLACES = ("/usr/local/bin", "/usr/bin", "/bin")
 PATH = "PATH"  # how launchers come before helpers: see Engine.takes_launchers()
 
 # Where an engine below some prefix may keep programs of its own.
-_MACHINE = os.uname().machine
-_LIBEXEC = ("libexec", f"{_MACHINE}/libexec", "lib", "lib64", f"lib/{_MACHINE}-linux-gnu")
+_LIBEXEC = ("libexec", "{machine}/libexec", "lib", "lib64", "lib/{machine}-linux-gnu")
 
 LAUNCHERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helpers")
 
@@ -77,7 +76,9 @@ class Engine:
         Where it looks before PATH; packages for Enterprise Linux have the helpers there.
         """
         prefix = os.path.dirname(os.path.dirname(os.path.realpath(self.path)))
-        places = [f"{prefix}/{place}/{self.name}/bin" for place in _LIBEXEC]
+        machine = os.uname().machine
+        names = [place.format(machine=machine) for place in _LIBEXEC]
+        places = [f"{prefix}/{name}/{self.name}/bin" for name in names]
         return [place for place in places if os.path.isdir(place)]
 
     def takes_launchers(self, environ):

@@ -36,6 +36,7 @@ BTREE_DIR = 0x4
 
 ROOT_INODE = 2
 _RESIZE_INODE_NUMBER = 7
+JOURNAL_INODE = 8
 RESERVED_INODES = 11  # the first ten, and lost+found
 DIRECTORY = 2  # file type in a directory entry
 
@@ -496,7 +497,7 @@ def parse_entries(data):
 
 def largest_growth(size):
     """Return the blocks up to which group descriptors are reserved, so that growing is quick."""
-    return max(1 << 40, 16 * size) // BLOCK_SIZE if size < 1 << 44 else size // BLOCK_SIZE
+    return max(1 << 40, 16 * size) // BLOCK_SIZE
 
 
 def _tables(size, files):

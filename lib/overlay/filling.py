@@ -74,7 +74,7 @@ def collect(parsed, options, facts, config, output):
         bindable = _bindable(parsed, os.path.dirname(os.path.realpath(options.overlay or "x")))
     limit, most = _limit(options, facts)
     for source in parsed:
-        target = os.path.join(upper, source.dest.lstrip("/"))
+        target = os.path.join(upper, source.dest.lstrip("/")).rstrip("/")
         if source in bindable:
             content.binds.append((os.path.abspath(source.path), source.dest.lstrip("/")))
             if options.dry_run:
@@ -107,6 +107,8 @@ def collect(parsed, options, facts, config, output):
                 )
             finally:
                 output.progress("")
+        # The mode of a source's top, taken over, could close all of the overlay.
+        os.chmod(upper, 0o755)
     if options.file is not None:
         _build(options, facts, config, content, output)
     if not options.dry_run:
@@ -190,12 +192,13 @@ def _build(options, facts, config, content, output):
     )
     base = session.find_container(options.container, config)
     if options.dry_run:
-        content.steps.append(
-            Step(["run-overlay", "-o", facts.staging, "-c", base, "-f", options.file])
-        )
+        binds = [word for bind in options.binds for word in ("-b", bind)]
+        words = ["run-overlay", "-o", facts.staging, "-c", base, *binds, "-f", options.file]
+        content.steps.append(Step(words))
         return
     request.container = unpacked(base, facts, config, output)
     found = session.gather(request, config, environ)
+    session.settle_launchers(request, found, True)
     plan = session.plan(request, config, found)
     log = os.path.abspath(_log_name(options))
     try:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 
-from overlay import extfs, holders, lock, mounts, process, record, undo
+from overlay import extfs, holders, lock, mounts, process, record
 from overlay import image as images
 from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
 
@@ -62,7 +62,7 @@ def _acquire_one(image, write, config, environ, notice):
             if image.superblock is None or image.superblock.is_clean:
                 return
             _release(image)
-            if not _repair(image, write, config, environ, notice):
+            if not _repair(image, config, environ, notice):
                 return  # not clean, but seen to be safe to read; locked again
         except _Replaced:
             image.reopen(write)
@@ -164,7 +164,7 @@ def in_use(image, busy, environ=None):
     return OverlayError(what, status=IN_USE, hint=hint)
 
 
-def _repair(image, write, config, environ, notice):
+def _repair(image, config, environ, notice):
     """Repair an image that is not clean. Returns False when it may be read as it is.
 
     One of many sessions that start at once repairs, the others see Busy and wait.
@@ -177,7 +177,7 @@ def _repair(image, write, config, environ, notice):
     try:
         if not lock.take_repair(descriptor):
             raise lock.Busy(True)
-        _check_may_repair(image, config)
+        check_may_repair(image, config)
         _take_all_of_it(descriptor)
         superblock = extfs.read_superblock(descriptor)
         if superblock.is_clean:
@@ -216,9 +216,12 @@ def check(path, descriptor, environ, *options):
     options     more options of e2fsck(8) beside -p
     Raises OverlayError (DAMAGED) when the image is not sound afterwards.
     """
-    undo.recover(path, descriptor, environ)
+    from overlay import undo  # not needed where all is clean
+
     program = process.need("e2fsck", "e2fsprogs", environ)
-    result = process.run([program, "-p", *options, descriptor], environ)
+    with process.cleaning_up():  # else a signal would leave e2fsck behind
+        undo.recover(path, descriptor, environ)
+        result = process.run([program, "-p", *options, descriptor], environ)
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
     if result.status in (0, 1, 2, 3):
         return "no damage found" if result.status == 0 else _corrections(result.output)
@@ -239,8 +242,11 @@ def _corrections(output):
     return f"repaired ({count} corrections)" if count > 1 else "repaired"
 
 
-def _check_may_repair(image, config):
-    """Refuse a repair while a session on another host could be at work unseen."""
+def check_may_repair(image, config):
+    """Refuse a repair while a session on another host could be at work unseen.
+
+    Raises OverlayError (IN_USE).
+    """
     here = os.uname().nodename
     last = record.read(image.descriptor)
     if config["safety.trust_locks"] or last.get("host") == here:
@@ -280,7 +286,7 @@ def _read_as_it_is(image, environ, notice):
     )
 
 
-def open_whole(path, environ):
+def open_whole(path):
     """Return an Image that the caller may write, locked against every session.
 
     For commands that change an image itself. Raises OverlayError: IN_USE, NOT_ALLOWED, and
@@ -305,7 +311,7 @@ def open_whole(path, environ):
         return image
     except _Replaced:
         image.close()
-        return open_whole(path, environ)
+        return open_whole(path)
     except (extfs.FormatError, OSError) as error:
         image.close()
         words = reason(error) if isinstance(error, OSError) else error

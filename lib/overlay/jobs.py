@@ -61,15 +61,13 @@ def task_name(environ, host, pid):
 
 
 class Locked:
-    """The lock on a directory in scratch, for one process of the node at a time.
+    """The lock on the user's directory in scratch, for one process of the node at a time.
 
     It is the kernel's, and free again however its holder ends.
     """
 
-    def __init__(self, directory):
-        self._descriptor = os.open(
-            os.path.join(directory, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+    def __init__(self, scratch):
+        self._descriptor = private.open_file(scratch, _LOCK)
 
     def take(self, wait=True):
         """Take the lock. Returns False when another has it and we do not wait."""
@@ -168,6 +166,7 @@ class Layer:
         self.path = path
         self.request = request
         self.keep = keep
+        self.made = False  # until then the path may be another session's
 
 
 def plan_layer(config, environ, *, scratch, size_text=None, files_text=None, keep=None):
@@ -212,11 +211,11 @@ def make_layer(layer, config, environ):
 
     Raises OverlayError (CANNOT_CREATE).
     """
-    directory = private.make(os.path.dirname(os.path.dirname(layer.path)))
+    scratch = os.path.dirname(os.path.dirname(layer.path))
     try:
-        own = Locked(directory)
+        own = Locked(scratch)
         if own.take(wait=False):  # else somebody copies, and it can wait
-            remove_unused(directory)
+            remove_unused(private.name(scratch))
         own.close()
     except OSError as error:
         raise OverlayError(
@@ -235,6 +234,7 @@ def make_layer(layer, config, environ):
                 continue  # another session was faster
             raise
         layer.path = path
+        layer.made = True
         return
 
 
@@ -261,8 +261,9 @@ def keep_layer(layer):
     synced, and then gets its name. What is there is never overwritten.
     Raises OverlayError (DATA_LOST) that says where it lies now.
     """
-    descriptor = os.open(layer.path, os.O_RDWR | os.O_CLOEXEC)
+    descriptor = None
     try:
+        descriptor = os.open(layer.path, os.O_RDWR | os.O_CLOEXEC)
         lock.take(descriptor, write=True)
         lock.take_engine(descriptor)
         for path in _names(os.path.join(layer.keep, os.path.basename(layer.path))):
@@ -276,11 +277,15 @@ def keep_layer(layer):
                         raise
                     _copy_into_place(layer, descriptor, path)
             except OverlayError:
-                continue  # something has just appeared there
+                if os.path.lexists(path):
+                    continue  # it has just appeared
+                raise
             remove_layer(layer)
             return path
-    except (OSError, lock.Busy) as error:
-        words = reason(error) if isinstance(error, OSError) else "it is still being written"
+    except (OSError, lock.Busy, OverlayError) as error:
+        words = "it is still being written"
+        if not isinstance(error, lock.Busy):
+            words = reason(error) if isinstance(error, OSError) else error.what
         raise OverlayError(
             f"what was written could not be moved to {quote(layer.keep)}: {words}",
             status=DATA_LOST,
@@ -288,7 +293,8 @@ def keep_layer(layer):
             f" {quote(layer.path)}",
         ) from None
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
     raise AssertionError("no name is free")
 
 

@@ -52,10 +52,9 @@ def _probe(descriptor, kind, start, length):
     return None if found == fcntl.F_UNLCK else found
 
 
-def _set(descriptor, kind, start, length, wait=False):
+def _set(descriptor, kind, start, length):
     """Take or drop an open file description lock. Raises OSError, BlockingIOError when held."""
-    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
-    fcntl.fcntl(descriptor, command, _flock(kind, start, length))
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, start, length))
 
 
 def holder(descriptor, *, write):
@@ -127,4 +126,8 @@ def take(descriptor, *, write):
 
 def release(descriptor):
     """Drop all locks that this open file description holds."""
-    _set(descriptor, fcntl.F_UNLCK, 0, 0)
+    try:
+        _set(descriptor, fcntl.F_UNLCK, 0, 0)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

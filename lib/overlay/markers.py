@@ -16,7 +16,7 @@ import os
 from overlay import extfs, lock, process, record, sif
 from overlay.errors import DAMAGED, OverlayError, quote
 
-_PREFIX = b".wh."
+PREFIX = b".wh."
 OPAQUE = (b".wh..wh..opq", b".wh..opq")
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@%,")
 
@@ -46,11 +46,11 @@ def scan(reader):
         if not inode.is_directory:
             continue
         for data in reader.data_blocks(inode):
-            if _PREFIX in data:
+            if PREFIX in data:
                 found += [
                     Marker(directory, name, number)
                     for name, number, _kind in extfs.parse_entries(data)
-                    if name.startswith(_PREFIX)
+                    if name.startswith(PREFIX)
                 ]
     return found
 
@@ -232,6 +232,14 @@ class Paths:
 
 def _existing(paths, base, below, environ):
     """Return those of some paths that a layer below has; all of them when it cannot be seen."""
+    try:
+        return _found(paths, base, below, environ)
+    except (OSError, extfs.FormatError):
+        return set(paths)
+
+
+def _found(paths, base, below, environ):
+    """Do that. Raises OSError, FormatError for a layer that is gone, or damaged."""
     hidden = set()
     for layer in below:
         if layer.kind == "ext3":

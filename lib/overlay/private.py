@@ -26,9 +26,13 @@ def make(scratch):
     """
     path = name(scratch)
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        status = os.lstat(path)
+        status = None
+        while status is None:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            # Another process of the user may have just removed it, empty as it was.
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise OverlayError(f"{quote(path)} is not yours", status=CANNOT_CREATE, hint=_HINT)
         if status.st_mode & 0o077:
@@ -68,6 +72,16 @@ def put(scratch, path, data):
             file.write(data)
 
     _within(scratch, path, write)
+
+
+def open_file(scratch, entry):
+    """Open a file in the directory, made if it is not there; return the descriptor.
+
+    Raises OverlayError (CANNOT_CREATE).
+    """
+    path = os.path.join(name(scratch), entry)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    return _within(scratch, path, lambda: os.open(path, flags, 0o600))
 
 
 def _within(scratch, path, function):
@@ -113,6 +127,7 @@ def remove(tree):
     """Remove a directory and all that is in it, closed directories too, as far as possible."""
     if os.path.islink(tree):
         return
+    _try(os.chmod, tree, 0o700)
     for directory, names, _files in os.walk(tree):
         for entry in names:
             path = os.path.join(directory, entry)

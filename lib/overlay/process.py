@@ -227,34 +227,58 @@ def stay(step, environ, copy=None):
     What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
     what is sent to this process alone, by kill(1) or a batch system, is handed on.
     """
-    before = {number: signal.getsignal(number) for number in (*_TERMINAL, *_RELAYED)}
+    before = handlers()
     # What the caller ignores, as nohup and a shell in the background do, is ignored inside.
     heard = {number for number, handler in before.items() if handler is not signal.SIG_IGN}
     defaults = [*heard, signal.SIGPIPE, signal.SIGXFSZ]
     in_foreground = _in_foreground()
+    reading = writing = child = None
     # Blocked until the child's number is known, so that no early signal is lost.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
-    actions, reading, writing = [], None, None
-    if copy is not None:
-        reading, writing = os.pipe()
-        actions = [(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
-    child = _spawn(
-        step.arguments, step.environment(environ), actions, setsigmask=(), setsigdef=defaults
-    )
-    for number in _TERMINAL:
-        signal.signal(number, signal.SIG_IGN)
-    for number in heard.intersection(_RELAYED):
-        signal.signal(number, lambda received, _frame: _relay(child, received, in_foreground))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
-    if copy is not None:
-        os.close(writing)
-        _copy_all(reading, copy, child)
-    _pid, status = os.waitpid(child, 0)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
+    try:
+        for number in _TERMINAL:
+            signal.signal(number, signal.SIG_IGN)
+        actions = []
+        if copy is not None:
+            reading, writing = os.pipe()
+            actions = [(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
+        child = _spawn(
+            step.arguments, step.environment(environ), actions, setsigmask=(), setsigdef=defaults
+        )
+        for number in heard.intersection(_RELAYED):
+            signal.signal(number, lambda received, _frame: _relay(child, received, in_foreground))
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if copy is not None:
+            os.close(writing)
+            writing = None
+            _copy_all(reading, copy, child)
+        _pid, status = os.waitpid(child, 0)
+    except BaseException:
+        set_handlers(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if child is not None:
+            _end(child)
+        raise
+    finally:
+        for descriptor in (reading, writing):
+            if descriptor is not None:
+                os.close(descriptor)
     # There is nobody left to hand signals on to. After a session its overlay is still to be
     # looked at; what else follows may be ended.
-    for number in heard:
-        signal.signal(number, before[number] if copy is not None else signal.SIG_IGN)
+    set_handlers(before if copy is not None else dict.fromkeys(heard, signal.SIG_IGN))
     return os.waitstatus_to_exitcode(status)
+
+
+def handlers():
+    """Return what this process does on the signals that stay() takes care of, by number."""
+    return {number: signal.getsignal(number) for number in (*_TERMINAL, *_RELAYED)}
+
+
+def set_handlers(known):
+    """Make it so again; None is a handler that is not Python's, and was not changed."""
+    for number, handler in known.items():
+        if handler is not None:
+            signal.signal(number, handler)
 
 
 def _copy_all(reading, copy, child):
@@ -281,7 +305,6 @@ def _copy_all(reading, copy, child):
             except OSError:
                 pass  # nobody looks; the file has it
     finally:
-        os.close(reading)
         os.close(ended)
 
 
@@ -341,7 +364,8 @@ def end_like(status):
 class cleaning_up:
     """A context in which TERM and HUP are exceptions, so that what was begun is removed.
 
-    Afterwards the signal has its own effect: the process ends by it.
+    Afterwards the signal has its own effect: the process ends by it. In another such
+    context it does nothing; that one ends the process, when it has tidied up as well.
     """
 
     class Ended(BaseException):
@@ -355,7 +379,8 @@ class cleaning_up:
         self._before = {}
         for number in (signal.SIGTERM, signal.SIGHUP):
             handler = signal.getsignal(number)
-            if handler is not signal.SIG_IGN:
+            within = getattr(handler, "__func__", None) is cleaning_up._raise
+            if handler is not signal.SIG_IGN and not within:
                 self._before[number] = handler
                 signal.signal(number, self._raise)
 
@@ -366,6 +391,6 @@ class cleaning_up:
     def __exit__(self, kind, error, _traceback):
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if kind is self.Ended else handler)
-        if kind is self.Ended:
+        if kind is self.Ended and error.number in self._before:
             os.kill(os.getpid(), error.number)
         return False

@@ -20,7 +20,7 @@ _BTRFS_SYSFS = "/sys/fs/btrfs"
 # For the tables of the file system beside the file itself, when a size is proposed.
 _SPARE = size.MIB
 
-# MiB that make a sparse overlay worth while: its journal is written at once.
+# MiB that make a sparse overlay worth while: its journal and some tables are written at once.
 _SPARSE = 32
 
 
@@ -137,12 +137,6 @@ def _project(descriptor):
         return 0
     flags, _extent, _count, project, _copy = struct.unpack_from("=5I", answer)
     return project if flags & 0x200 else 0
-
-
-def filesystem(path):
-    """Return (type, mount point, source) of the file system that a path lies on."""
-    mount = Place(path, {}, 0).mount
-    return mount.type, mount.point, mount.source
 
 
 def check(directory, *, now_bytes, full_bytes, files, config, environ):

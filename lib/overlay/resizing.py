@@ -13,6 +13,7 @@ from overlay import (
     guard,
     lock,
     namespace,
+    private,
     process,
     replace,
     session,
@@ -22,11 +23,15 @@ from overlay import (
 )
 from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError, quote, reason
 
+# What resize2fs says of a size that is too small, forced as it is.
+_TOO_SMALL = ("smaller than minimum", "No space left", "Not enough space")
 
-def used(superblock):
-    """Return (files, bytes of data) that an image holds, its own tables left out."""
+
+def used(descriptor, superblock):
+    """Return (files, bytes of data) that an open image holds, its own tables left out."""
     files = superblock.used_inodes_count - extfs.RESERVED_INODES
-    return files, max(superblock.used_bytes - extfs.JOURNAL, files * 64)
+    journal = extfs.Reader(descriptor, superblock).inode(extfs.JOURNAL_INODE).room
+    return files, max(superblock.used_bytes - journal, files * 64)
 
 
 def grow(whole, wanted, environ, notice):
@@ -52,19 +57,21 @@ def grow(whole, wanted, environ, notice):
             extfs.write_state(descriptor, 0)
             os.truncate(descriptor, wanted)
             if reserved:
-                creation.reserve(path, descriptor, wanted, environ, notice)
+                creation.reserve(path, descriptor, wanted, environ, notice, "resize")
             ours = undo.note(back, descriptor, superblock, wanted)
             options = [] if ours else ["-z", back]
             result = process.run([resize2fs, "-f", *options, descriptor], environ)
             e2fsck = process.need("e2fsck", "e2fsprogs", environ)
             if result.status or process.run([e2fsck, "-fn", descriptor], environ).status:
-                words = result.errors.strip().splitlines() or ["e2fsck finds it unsound"]
+                why = "e2fsck finds the result unsound"
+                if result.status:
+                    why = (result.errors.strip() or "resize2fs fails").splitlines()[-1]
                 raise OverlayError(
-                    f"cannot resize {quote(path)}: {words[-1]}; it is as it was",
+                    f"cannot resize {quote(path)}: {why}; it is as it was",
                     status=CANNOT_CREATE,
                 )
             if reserved:  # it makes holes of tables that hold nothing yet
-                creation.reserve(path, descriptor, wanted, environ, None)
+                creation.reserve(path, descriptor, wanted, environ, None, "resize")
         except BaseException as error:
             _go_back(path, descriptor, status.st_size, environ)
             if isinstance(error, OSError):
@@ -120,7 +127,7 @@ def rebuild(whole, wanted, files, config, environ, notice):
     guard.check(whole.path, whole.descriptor, environ, "-f")
     whole.superblock = extfs.read_superblock(whole.descriptor)
     path = os.path.realpath(whole.path)
-    held, data = used(whole.superblock)
+    held, data = used(whole.descriptor, whole.superblock)
     _check_fits(wanted, files, held, data)
     _check_room(path, min(wanted, data + (64 << 20)))
     facts = creation.Facts(
@@ -161,6 +168,7 @@ def rebuild(whole, wanted, files, config, environ, notice):
     with process.cleaning_up():
         try:
             creation.make_staging(config, facts, bare=True)
+            private.remove(mounted)  # of a killed process of our number
             os.mkdir(mounted)
             return creation.run(request, config, facts, environ, notice).superblock
         finally:
@@ -258,7 +266,7 @@ def shrink(whole, wanted, config, environ, notice):
                 os.truncate(descriptor, wanted)
                 guard.check(partial, descriptor, environ, "-f")
                 if status.st_blocks * 512 >= status.st_size:
-                    creation.reserve(path, descriptor, wanted, environ, notice)
+                    creation.reserve(path, descriptor, wanted, environ, notice, "resize")
                 os.fsync(descriptor)
                 lock.release(descriptor)
                 replace.over(partial, descriptor, path, whole.descriptor)
@@ -280,11 +288,12 @@ def _too_small(path, copy, wanted, result, resize2fs, environ):
         # resize2fs's own estimate can be a little too small for itself.
         smallest = int(words) * block_size * 102 // 100
         hint = f"the smallest possible size: -s {size.mebibytes(smallest)}"
-    if "smaller than minimum" in result.errors or "No space" in result.errors or hint:
+    if any(one in result.errors for one in _TOO_SMALL):
         what = f"{quote(path)} holds too much for {size.format_size(wanted)}"
         return OverlayError(what, status=USAGE, hint=hint)
+    why = (result.errors.strip() or "resize2fs fails").splitlines()[-1]
     return OverlayError(
-        f"cannot resize {quote(path)}: {result.errors.strip()}", status=CANNOT_CREATE
+        f"cannot resize {quote(path)}: {why}; it is as it was", status=CANNOT_CREATE
     )
 
 

@@ -6,7 +6,7 @@ import stat
 from overlay import extfs, image, record, replace
 from overlay.errors import MISSING, OverlayError, quote
 
-SQUASHFS_NAMES = (".sqsh", ".squashfs", ".sfs", ".img")
+SQUASHFS_NAMES = (".sqsh", ".squashfs", ".sqfs", ".sfs", ".img")
 NAMES = (".ext3", *SQUASHFS_NAMES)
 _SMALLEST = 1 << 20  # bytes of an ext3 file system with a journal, and less than it can be
 _UNIT = 1024  # bytes of its smallest block: its size is a multiple

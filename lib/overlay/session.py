@@ -10,7 +10,7 @@ import stat
 
 from overlay import engine as engines
 from overlay import image as images
-from overlay import private, process, size
+from overlay import process, size
 from overlay.errors import (
     CONFIGURATION,
     DAMAGED,
@@ -261,8 +261,17 @@ def gather(session, config, environ):
                 hint="name the one to write in first, and the others without :rw",
             )
     found = []
-    for number, (path, mode) in enumerate(session.overlays):
-        found.append(images.look(path, write=number == 0 and mode != "ro"))
+    try:
+        for number, (path, mode) in enumerate(session.overlays):
+            found.append(images.look(path, write=number == 0 and mode != "ro"))
+        return _gather(session, config, environ, found)
+    except BaseException:
+        for image in found:
+            image.close()
+        raise
+
+
+def _gather(session, config, environ, found):
     commands = read_commands(session.commands) if session.commands is not None else None
     base = find_container(session.container, config)
     engine = engines.find(config["engine.commands"], environ)
@@ -309,7 +318,9 @@ def _room(image):
 def scratch_directory(config):
     """Return the first usable directory of [scratch] local; /tmp when none is."""
     for path in config["scratch.local"]:
-        if os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
+        # The engine and mount(8) would read a name with one of these as several.
+        plain = not set(path).intersection(":,\\")
+        if plain and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
             return path
     return "/tmp"
 
@@ -334,7 +345,7 @@ def plan(session, config, facts):
                 hint="make one with: create-overlay -s SIZE -n FILES",
             )
         layers.append((found.path, writable and number == 0))
-    inside_only = _is_inside_only(facts)
+    inside_only = _is_inside_only(session, facts)
     flags = [f"--{gpu}" for gpu in _GPUS if gpu in session.gpus or gpu in facts.gpus]
     if session.fakeroot:
         flags.append("--fakeroot")
@@ -372,7 +383,7 @@ def plan(session, config, facts):
     if writable and facts.images[0].superblock:
         _warn_of_room(facts.images[0], config, facts, notices)
     arguments, path_first = launch.arguments(facts.engine), None
-    launchers = _launchers(writable, facts)
+    launchers = _launchers(session, facts, writable)
     if facts.launchers == engines.PATH:
         path_first = launchers
     elif facts.launchers and needs_launchers(writable, facts):
@@ -394,7 +405,7 @@ def settle_launchers(session, facts, writable):
     """
     if facts.launchers in (None, engines.PATH) or not needs_launchers(writable, facts):
         return
-    true = engines.enter(["true"], facts.launchers, _launchers(writable, facts))
+    true = engines.enter(["true"], facts.launchers, _launchers(session, facts, writable))
     if _is_fakeroot(session, facts) or not process.succeeds(true, facts.environ):
         facts.launchers = None
 
@@ -405,15 +416,24 @@ def _is_fakeroot(session, facts):
     return told or f"{facts.engine.prefix}_FAKEROOT" in facts.environ
 
 
-def _launchers(writable, facts):
-    """Return the directories of our launchers for a session, with colons between."""
-    names = ["writable" if writable else "read-only", *(["base"] if facts.squashfuse else [])]
+def _launchers(session, facts, writable):
+    """Return the directories of our launchers for a session, with colons between.
+
+    An empty layer in memory that the user asks the engine for stays writable.
+    """
+    told = any(word.startswith("--writable-tmpfs") for word in session.options)
+    told = told or f"{facts.engine.prefix}_WRITABLE_TMPFS" in facts.environ
+    names = ["writable" if writable or told else "read-only"]
+    if facts.squashfuse:
+        names.append("base")
     return ":".join(os.path.join(engines.LAUNCHERS, name) for name in names)
 
 
-def _is_inside_only(facts):
+def _is_inside_only(session, facts):
     """Return whether the current directory means the container's, which the host's would hide."""
-    seen = [*_ALWAYS_VISIBLE, *(bind.partition(":")[0] for bind in facts.binds)]
+    binds = (bind.split(":") for bind in (*facts.binds, *session.binds))
+    # What is bound elsewhere is not seen where it is.
+    seen = [*_ALWAYS_VISIBLE, *(words[0] for words in binds if words[1:2] in ([], words[:1]))]
     home = facts.environ.get("HOME", "/")
     if is_below(facts.cwd, [*seen, home]):
         return False
@@ -551,6 +571,8 @@ def _command(session, facts, binds, before, after, notices, inside_only):
                 f"{quote(commands.path)} has Windows line ends or a byte order mark; they are left out",
             )
         )
+        from overlay import private  # not needed for the commands of other systems
+
         place = private.name(facts.scratch)
         source = os.path.join(place, f"commands.{os.uname().nodename}.{os.getpid()}")
         text = commands.text

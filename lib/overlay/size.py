@@ -1,6 +1,5 @@
 """Sizes and counts as people write them: 500, 500M, 20G, 1.5T; 700, 700K, 2M files."""
 
-KIB = 1 << 10
 MIB = 1 << 20
 
 _SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}

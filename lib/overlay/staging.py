@@ -53,8 +53,9 @@ def stage(path, config, *, scratch, wait, notice):
         if image.kind == "directory":
             notice(f"{quote(path)} is a directory and is not staged", "notice")
             return path
-        directory = private.make(scratch)
-        return _use(copy_name(image, directory)) or _share(image, directory, config, wait, notice)
+        private.make(scratch)
+        copy = copy_name(image, private.name(scratch))
+        return _use(copy) or _share(image, scratch, config, wait, notice)
     except OSError as error:
         notice(f"{quote(path)} is not staged: {reason(error)}", "notice")
         return path
@@ -96,9 +97,9 @@ def _hold(descriptor):
     os.set_inheritable(descriptor, True)
 
 
-def _share(image, directory, config, wait, notice):
+def _share(image, scratch, config, wait, notice):
     """Wait for the copy that somebody makes, or make it; return its path."""
-    own = jobs.Locked(directory)
+    own, directory = jobs.Locked(scratch), private.name(scratch)
     try:
         if not own.take(wait=False):
             notice(f"waiting until another task has staged {quote(image.path)}", "detail")

@@ -70,7 +70,7 @@ local function read(path)
    for line in file:lines() do
       local indent, text = line:match("^(%s*)(.-)%s*$")
       if text == "" or text:find("^[#;]") then
-         key = nil
+         -- A value may go on behind it.
       elseif key and #indent > depth then
          -- Deeper than its key: the value goes on.
          if section == "engine" then engine[key] = engine[key] .. " " .. text end

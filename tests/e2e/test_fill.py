@@ -14,7 +14,7 @@ from e2e.listing import listed, listing, plant, unlock
 from e2e.safety.conftest import start  # noqa: F401
 from e2e.safety.trees import descendants, named
 from overlay import extfs, markers
-from support import is_clean, shell, wait_until
+from support import is_clean, shell, tool, wait_until
 
 MIB = 1 << 20
 
@@ -301,6 +301,47 @@ def test_usable(ok, scratch, data):
     words = ["--json", "--usable", "-s", "100", "--from", "data", "-o", "b"]
     told = json.loads(ok("create-overlay", *words))
     assert told["data_available"] >= (100 - 42) * MIB
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o555])
+@pytest.mark.parametrize("kind", ["directory", "squashfs"])
+def test_top_stays_open(ok, scratch, mode, kind):
+    """At / the mode of a source's top closes the overlay to nobody, its owner neither."""
+    (scratch / "before").mkdir()
+    (scratch / "before" / "f").write_text("1")
+    tree = scratch / "tree"
+    tree.mkdir()
+    (tree / "g").write_text("2")
+    (tree / "d").mkdir()
+    tree.chmod(mode)
+    name = "tree"
+    if kind == "squashfs":
+        name = "tree.sqsh"
+        assert tool("mksquashfs", tree, scratch / name, "-quiet").returncode == 0
+    ok("create-overlay", "--from", "before:/", "--from", f"{name}:/", "-o", "a")
+    tree.chmod(0o700)
+    with open(scratch / "a.ext3", "rb") as file:
+        superblock = extfs.read_superblock(file.fileno())
+        reader = extfs.Reader(file.fileno(), superblock)
+        _number, upper = reader.lookup(b"upper")
+        assert upper.mode & 0o7777 == 0o755
+        names = {entry for entry, _number, _kind in reader.entries(upper)}
+    assert names - {b".", b".."} == {b"f", b"g", b"d", b"opt"}
+
+
+def test_name_that_would_not_be_taken(ok, scratch, site, site_text, data):
+    """The site's size is not that of what is filled, and a name that follows not in the way."""
+    site.write_text(f"{site_text}[create]\nsize = 20M\nfiles = 1K\n")
+    ok("create-overlay", "-q")
+    ok("create-overlay", "-q", "--from", f"{data}:/data")
+    assert len(list(scratch.glob("overlay-*.ext3"))) == 2
+
+
+def test_dry_run_of_a_build(ok, scratch):
+    """The binds of the commands are in the printed line."""
+    (scratch / "commands").write_text("true\n")
+    words = ["-f", "commands", "-b", "/var/tmp:/x", "-s", "20", "-n", "1", "-o", "a"]
+    assert " -b /var/tmp:/x -f commands" in ok("create-overlay", "--dry-run", *words)
 
 
 def test_dry_run(ok, run, environ, scratch, planted):

@@ -239,6 +239,13 @@ def test_engine_module(shell, prefix, engines):
     assert after["names"]["PATH"] == before["names"]["PATH"]
 
 
+def test_engine_commands_in_several_lines(shell, prefix, engines):
+    """A value goes on behind empty lines and comments, as configparser has it."""
+    choose(prefix, "commands = no-such-engine", "", "# the old one", "   apptainer", "module = none")
+    done = shell.run("module load overlay/1.0; command -v run-overlay")
+    assert (done.stderr, done.stdout) == ("", f"{prefix}/1.0/bin/run-overlay\n")
+
+
 def test_engine_module_of_the_user(shell, prefix, engines):
     """An engine that the user loaded himself stays."""
     shell.directories += (engines,)

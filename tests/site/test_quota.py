@@ -80,9 +80,9 @@ def fill(path, mib):
 
 def test_filesystem(prepared, limited):
     """The type, mount point and source are those of the mount, seen from a subvolume."""
-    kind, point, source = quota.filesystem(limited)
-    assert (kind, point) == ("btrfs", str(prepared))
-    assert source.startswith("/dev/loop")
+    mount = quota.Place(limited, {}, 0).mount
+    assert (mount.type, mount.point) == ("btrfs", str(prepared))
+    assert mount.source.startswith("/dev/loop")
 
 
 def test_numbers(limited, prepared, look):

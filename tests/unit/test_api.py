@@ -1,8 +1,10 @@
 """What a site's own scripts call does what the documentation says."""
 
 import os
+import types
 
-from overlay import api, extfs
+from overlay import api, extfs, process
+from support import tool
 
 
 def test_create(scratch, environ, monkeypatch):
@@ -25,3 +27,33 @@ def test_plan_session(scratch, environ, monkeypatch):
     api.create("env", size=16 << 20, files=1000, config=config, sparse=True)
     plan = api.plan_session([("env.ext3", "ro")], command=["python3", "x.py"], config=config)
     assert "--overlay env.ext3:ro" in plan.shell() and "python3 x.py" in plan.shell()
+
+
+def test_launch(scratch, environ, recorder, monkeypatch):
+    """A session returns the engine's status, and leaves its caller's signals as they were."""
+    monkeypatch.chdir(scratch)
+    config = api.load_config(environ)
+    api.create("env", size=16 << 20, files=1000, config=config, sparse=True)
+    said = []
+    output = types.SimpleNamespace(
+        notice=lambda text, level="notice": said.append(text), error=said.append
+    )
+    before = process.handlers(), os.listdir("/proc/self/fd")
+    for status in (0, 3):
+        recorder.write_text(f"#!/bin/sh\nexit {status}\n")
+        overlays = [("env.ext3", "rw")]
+        assert api.launch(overlays, command=["x"], config=config, output=output) == status
+    assert (process.handlers(), os.listdir("/proc/self/fd")) == before
+
+
+def test_plan_session_of_deleted(scratch, environ, monkeypatch, make_image, tmp_path):
+    """What is deleted in a read-only overlay is so in what is planned, too."""
+    monkeypatch.chdir(scratch)
+    path = make_image(directories=("upper", "work", "upper/d"))
+    marker = tmp_path / "marker"
+    marker.touch()
+    words = [f"write {marker} /upper/d/.wh.gone"]
+    assert tool("debugfs", "-w", "-R", *words, path).returncode == 0
+    config = api.load_config(environ)
+    plan = api.plan_session([(str(path), "ro")], command=["x"], config=config)
+    assert "--writable-tmpfs" in plan.shell()

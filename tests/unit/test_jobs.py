@@ -3,8 +3,9 @@
 import os
 
 import pytest
-from overlay import jobs, lock, private
-from overlay.errors import USAGE, OverlayError
+from overlay import creation, jobs, lock, private
+from overlay.commands import job
+from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError
 from overlay.options import parse
 
 
@@ -116,3 +117,41 @@ def test_refused(line, expected, run):
     """What does not go together is said before anything is looked at."""
     result = run("run-overlay", *line, "--", "true")
     assert result.status == USAGE and expected in result.stderr, result
+
+
+@pytest.fixture
+def layer(scratch, settings):
+    """Return a function that plans the layer of a task, with a directory where it is kept."""
+
+    def layer(keep=None):
+        return jobs.plan_layer(
+            settings(),
+            {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0"},
+            scratch=str(scratch),
+            size_text="16",
+            files_text="1",
+            keep=keep,
+        )
+
+    return layer
+
+
+def test_layer_of_another_session(layer, settings, scratch, monkeypatch):
+    """A layer that could not be made takes none away that another session of the task made."""
+    config, one, two = settings(), layer(), layer()
+    jobs.make_layer(one, config, config.environ)
+
+    def no_room(*_arguments):
+        raise OverlayError("no room", status=CANNOT_CREATE)
+
+    monkeypatch.setattr(creation, "make", no_room)
+    with pytest.raises(OverlayError):
+        job._run_layer(two, None, config, None, None)
+    assert os.path.exists(one.path)
+
+
+def test_layer_that_is_gone(layer, scratch):
+    """What is no longer there cannot be kept, and that is said as the loss that it is."""
+    with pytest.raises(OverlayError) as error:
+        jobs.keep_layer(layer(str(scratch)))
+    assert error.value.status == DATA_LOST and "could not be moved" in error.value.what

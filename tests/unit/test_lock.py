@@ -1,5 +1,6 @@
 """Who uses an image: the engines' locks are seen, ours meets only itself."""
 
+import errno
 import fcntl
 import os
 import struct
@@ -150,3 +151,16 @@ def test_survives_exec(opened):
         lock.take(other, write=True)
     child.communicate()
     assert lock.take(other, write=True) is True
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_no_locks(opened, monkeypatch, number):
+    """Where the file system has no locks, there is none to take or to drop."""
+
+    def without(*_arguments):
+        raise OSError(number, os.strerror(number))
+
+    descriptor = opened()
+    monkeypatch.setattr(lock.fcntl, "fcntl", without)
+    assert lock.take(descriptor, write=True) is False
+    lock.release(descriptor)

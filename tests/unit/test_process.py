@@ -1,5 +1,6 @@
 """Programs are started, and ended, so that none works on behind our back."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import time
 
 import pytest
 from overlay import process
+from overlay.errors import OverlayError
+from overlay.plan import Step
 
 ENVIRON = {"PATH": "/usr/bin:/bin"}
 
@@ -94,3 +97,49 @@ def test_what_is_ignored_stays_so():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+class Full:
+    """A log on a full disk."""
+
+    def write(self, _data):
+        """Fail."""
+        raise OSError(errno.ENOSPC, "full")
+
+
+def test_log_cannot_be_written(tmp_path):
+    """What cannot be supervised any longer is ended; signals and descriptors are as before."""
+    before = process.handlers(), os.listdir("/proc/self/fd")
+    line = f"echo $$ >{tmp_path}/pid; echo said; exec sleep 20"
+    with pytest.raises(OSError, match="full"):
+        process.stay(Step(["/bin/sh", "-c", line]), ENVIRON, copy=Full())
+    assert not os.path.exists(f"/proc/{int((tmp_path / 'pid').read_text())}")
+    assert (process.handlers(), os.listdir("/proc/self/fd")) == before
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_not_started():
+    """A program that is not there leaves nothing blocked, and no handler of ours."""
+    before = process.handlers()
+    with pytest.raises(OverlayError):
+        process.stay(Step(["/none"]), ENVIRON)
+    assert process.handlers() == before
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_cleaning_up_in_another(tmp_path):
+    """A signal within two such contexts: both tidy up before it ends the process."""
+    child = os.fork()
+    if not child:
+        try:
+            with process.cleaning_up():
+                try:
+                    with process.cleaning_up():
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        signal.pause()
+                finally:
+                    (tmp_path / "outer").touch()
+        finally:
+            os._exit(1)  # not reached: the signal is sent again
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert (tmp_path / "outer").exists()

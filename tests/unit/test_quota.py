@@ -253,8 +253,10 @@ def test_qgroup():
 def test_filesystem(scratch):
     """The file system of a directory is the one that df(1) names."""
     df = os.popen(f"df --output=fstype,target '{scratch}'").read().splitlines()[1].split()
-    assert list(quota.filesystem(scratch)[:2]) == df
-    assert quota.filesystem("/proc") == ("proc", "/proc", "proc")
+    mount = quota.Place(scratch, {}, 0).mount
+    assert [mount.type, mount.point] == df
+    mount = quota.Place("/proc", {}, 0).mount
+    assert (mount.type, mount.point, mount.source) == ("proc", "/proc", "proc")
 
 
 def test_mount_names():

@@ -4,9 +4,9 @@ import os
 import subprocess
 
 import pytest
-from overlay import extfs, image, resizing
+from overlay import extfs, image, process, resizing
 from overlay.commands import resize
-from overlay.errors import DAMAGED, USAGE, OverlayError
+from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError
 from support import tool
 
 MIB = 1 << 20
@@ -73,7 +73,8 @@ def test_used(filled, mib, files):
     """What an image holds fits into the smallest that is made for it, and is no guess."""
     path = filled("a.ext3", mib, files)
     with open(path, "rb") as file:
-        held, data = resizing.used(extfs.read_superblock(file.fileno()))
+        descriptor = file.fileno()
+        held, data = resizing.used(descriptor, extfs.read_superblock(descriptor))
     assert held == 3 + files
     assert files * 8192 <= data <= files * 8192 + 3 * MIB
 
@@ -163,3 +164,31 @@ def test_interrupted_at_its_very_end(filled, monkeypatch, error):
     assert superblock.size == os.stat(path).st_size == 300 * MIB
     assert tool("e2fsck", "-fp", path).returncode in (0, 1)
     assert [name for name in os.listdir(path.parent) if name.startswith(".overlay")] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("resize2fs: New size smaller than minimum (5000)", USAGE),
+        ("resize2fs: No space left on device while trying to resize x", USAGE),
+        ("resize2fs: Input/output error while trying to resize x", CANNOT_CREATE),
+    ],
+)
+def test_why_not_smaller(filled, words, status):
+    """Only what resize2fs says of the size is a wrong size."""
+    with open(filled("a.ext3"), "rb") as file:
+        found = process.Result(1, "", f"resize2fs 1.47.0 (5-Feb-2023)\n{words}\n")
+        error = resizing._too_small("a.ext3", file.fileno(), MIB, found, "/sbin/resize2fs", {})
+    assert error.status == status
+    assert ("Input/output" in error.what) == (status == CANNOT_CREATE)
+
+
+def test_used_of_others(tmp_path):
+    """The journal that an image really has is no data."""
+    path = tmp_path / "a.img"
+    words = ("-q", "-F", "-t", "ext3", "-J", "size=64", path, "500M")
+    assert tool("mke2fs", *words).returncode == 0
+    with open(path, "rb") as file:
+        descriptor = file.fileno()
+        _files, data = resizing.used(descriptor, extfs.read_superblock(descriptor))
+    assert data < 3 * MIB

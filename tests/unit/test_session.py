@@ -242,6 +242,39 @@ def test_own_helpers_and_fakeroot(settings):
     assert found.launchers is None
 
 
+@pytest.mark.parametrize("own", ["--writable-tmpfs", "--writable-tmpfs=true", None])
+def test_layer_in_memory(settings, own):
+    """A layer that the user asks the engine for stays writable, over read-only overlays too."""
+    environ = {} if own else {"APPTAINER_WRITABLE_TMPFS": "1"}
+    found = facts(image("a"), launchers=engine.PATH, environ=environ)
+    request = modes("a:ro", command=["true"], options=[own] if own else [])
+    assert decided(settings, request, found).final.path_first.endswith("/writable")
+    found = facts(image("a"), launchers=engine.PATH)
+    plain = decided(settings, modes("a:ro", command=["true"]), found)
+    assert plain.final.path_first.endswith("/read-only")
+
+
+@pytest.mark.parametrize("name", ["plain", "a:b", "a,b", "a\\b"])
+def test_scratch_directory(settings, scratch, name):
+    """Names that the engine or mount(8) would take apart are passed over."""
+    (scratch / name).mkdir()
+    config = settings(scratch_local=f'"{scratch / name}"'.replace("\\", "\\\\"))
+    assert config["scratch.local"] == (str(scratch / name),)
+    expected = str(scratch / name) if name == "plain" else "/tmp"
+    assert session.scratch_directory(config) == expected
+
+
+def test_gather_closes(settings, make_image, base, recorder, monkeypatch):
+    """When something is missing, the images looked at before are closed again."""
+    path = make_image()
+    before = os.listdir("/proc/self/fd")
+    for overlays in ([(str(path), "rw"), ("/none.ext3", None)], [(str(path), "rw")]):
+        request = session.Session(overlays, container="/none.sif")
+        with pytest.raises(OverlayError):
+            session.gather(request, settings(), {})
+    assert os.listdir("/proc/self/fd") == before
+
+
 BASE = ["--overlay", "a.ext3"]
 SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
 
@@ -373,6 +406,17 @@ def test_directory_of_the_container(settings, cwd, inside):
     assert ("--no-mount" in words) == inside
     expected = f"the host's {cwd} is not seen inside: it is a directory of the container"
     assert [text for _level, text in plan.notices] == ([expected] if inside else [])
+
+
+@pytest.mark.parametrize(
+    ("bind", "inside"),
+    [("/usr", False), ("/usr/lib:/usr/lib:ro", False), ("/usr/lib:/elsewhere", True)],
+)
+def test_directory_that_is_bound(settings, bind, inside):
+    """What the user binds to its own place is seen there."""
+    request = modes("a.ext3", command=["true"], binds=[bind])
+    plan = decided(settings, request, facts(image(), cwd="/usr/lib"))
+    assert ("--no-mount" in plan.final.arguments) == inside
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 
 import mutants
 import pytest
-from overlay import contents, extfs, image, survey
+from overlay import contents, extfs, image, markers, survey
 from overlay.commands import show
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from support import ROOT, tool
@@ -432,3 +432,22 @@ def test_mutants(make, environ, block):
     os.mkdir("place")
     os.rename("x", "place/a.ext3")
     assert mutants.rounds(os.path.abspath("place/a.ext3"), 300, block, environ, str(ROOT)) > 10
+
+
+def test_directory_named_as_a_marker(make):
+    """Only files mark deletions; what is in a directory of such a name is counted there."""
+
+    def fill(upper):
+        (upper / ".wh.d" / "e").mkdir(parents=True)
+        (upper / ".wh.d" / "e" / "f").write_text("x")
+
+    make(fill)
+    found = image.look("x")
+    told = {use.path: use.files for use in contents.directories(found, "/", {})}
+    found.close()
+    assert told == {"/": 3, "/.wh.d": 2, "/.wh.d/e": 1}
+
+
+def test_layer_below_is_gone():
+    """A base image that cannot be read any more speaks for keeping every marker."""
+    assert markers._existing([b"a", b"b"], "/none.sif", [], {}) == {b"a", b"b"}

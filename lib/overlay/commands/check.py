@@ -62,9 +62,11 @@ def _check(path, options, config, environ, output):
         found.close()
     if not found.writable:
         return _look_only(path, environ)
-    whole = guard.open_whole(path, environ)
+    whole = guard.open_whole(path)
     try:
         lock.take_repair(whole.descriptor)
+        if not (whole.superblock.is_clean or options.repair):
+            guard.check_may_repair(whole, config)
         if options.own:
             guard.check(path, whole.descriptor, environ, "-f")
             whole.superblock = extfs.read_superblock(whole.descriptor)
@@ -155,7 +157,7 @@ def repair(whole, scratch, environ):
                 replace.copy(path, whole.descriptor, descriptor, environ)
                 status = os.fstat(whole.descriptor)
                 if status.st_blocks * 512 >= status.st_size:
-                    creation.reserve(path, descriptor, status.st_size, environ, None)
+                    creation.reserve(path, descriptor, status.st_size, environ, None, "repair")
                 first = process.run([e2fsck, "-f", "-y", descriptor], environ)
                 if first.status == 0:
                     return "clean"

@@ -69,8 +69,11 @@ def _is_filled(options):
 def _check_first(options, config):
     """Refuse what can be refused before anything is unpacked or built.
 
-    All of it is asked again when the amounts are known that the content makes.
+    All of it is asked again when the amounts are known that the content makes. The name may
+    follow from these.
     """
+    if _is_filled(options) and not (options.overlay or options.size and options.files):
+        return
     files = _amount("-n", options.files, size.parse_count, config["create.files"] or 0)
     bytes_ = _amount("-s", options.size, size.parse_size, config["create.size"] or 0)
     if not (bytes_ and files or options.overlay):

@@ -95,7 +95,7 @@ def _run_layer(layer, request, config, wait, output):
         kept = layer.keep is not None
         status = command.run(request, config, wait=wait, output=output, replace=False, kept=kept)
     finally:
-        if status is None or layer.keep is None:
+        if layer.made and (status is None or layer.keep is None):
             jobs.remove_layer(layer)
     if layer.keep is None:
         return status
@@ -142,6 +142,7 @@ def _dry_run(request, config, layer, stage, scratch):
             after.append(Step(["rm", layer.path]))
     before.insert(0, Step(["mkdir", "-p", "-m", "700", private.name(scratch)]))
     request.overlays = overlays
+    command.look_inside(request, facts, remember=False)
     plan = session.plan(request, config, facts)
     plan.before = [*before, *plan.before]
     plan.after = [*plan.after, *after]

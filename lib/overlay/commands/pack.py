@@ -4,7 +4,7 @@ import errno
 import os
 
 from overlay import config as configuration
-from overlay import creation, guard, image, lock, packing, session
+from overlay import creation, guard, image, lock, packing, search, session
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote, reason
 
 
@@ -63,7 +63,7 @@ def _path(options):
     """Return the name of the new file."""
     if options.output is None:
         return os.path.splitext(options.overlays[0])[0] + ".sqsh"
-    if options.output.endswith((".sqsh", ".squashfs", ".sqfs", ".sfs")):
+    if options.output.endswith(search.SQUASHFS_NAMES[:-1]):
         return options.output
     return options.output + ".sqsh"
 

@@ -17,10 +17,11 @@ def main(options, environ, root, output):
         )
     config = configuration.load(environ, root)
     process.need("e2fsck", "e2fsprogs", environ)
-    whole = guard.open_whole(options.overlay, environ)
+    whole = guard.open_whole(options.overlay)
     try:
         if not whole.superblock.is_clean:
             # One that was cut short is undone before anything is reckoned from it.
+            guard.check_may_repair(whole, config)
             guard.check(whole.path, whole.descriptor, environ)
             whole.superblock = extfs.read_superblock(whole.descriptor)
             whole.status = os.fstat(whole.descriptor)

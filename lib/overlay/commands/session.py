@@ -41,11 +41,7 @@ def main(options, environ, root, output):
     if not options.dry_run:
         return process.end_like(run(request, config, wait=options.wait, output=output))
     facts = session.gather(request, config, environ)
-    writable, _why = session.decide_writable(request, facts)
-    facts.markers = not writable and any(
-        markers.present(image, environ, remember=False) for image in facts.images
-    )
-    session.settle_launchers(request, facts, writable)
+    look_inside(request, facts, remember=False)
     plan = session.plan(request, config, facts)
     for level, text in plan.notices:
         output.notice(text, level)
@@ -80,24 +76,33 @@ def run(request, config, *, wait, output, replace=True, kept=True):
         guard.acquire(
             facts.images, writable, config=config, environ=environ, wait=wait, notice=output.notice
         )
-        facts.markers = not writable and any(
-            markers.present(image, environ) for image in facts.images
-        )
-        session.settle_launchers(request, facts, writable)
+        look_inside(request, facts)
         plan = session.plan(request, config, facts)
         for level, text in plan.notices:
             output.notice(text, level)
         for feature in session.needed_features(request, plan.final):
             facts.engine.check(feature, environ)
-        return _launch(plan, facts, environ, output, replace, kept)
+        return _launch(plan, facts, request.program, output, replace, kept)
     finally:
         for image in facts.images:
             image.close()
 
 
-def _launch(plan, facts, environ, output, replace, kept):
+def look_inside(request, facts, remember=True):
+    """Add to the Facts what the overlays themselves say, once they are locked or only asked.
+
+    remember  whether what was found is noted on the images
+    """
+    writable, _why = session.decide_writable(request, facts)
+    facts.markers = not writable and any(
+        markers.present(image, facts.environ, remember=remember) for image in facts.images
+    )
+    session.settle_launchers(request, facts, writable)
+
+
+def _launch(plan, facts, program, output, replace, kept):
     """Do all of a Plan whose overlays are locked, and return the status of its end."""
-    first = facts.images[0]
+    first, environ = facts.images[0], facts.environ
     supervised = plan.writable and first.kind == "ext3" and kept
     try:
         for step in plan.before:
@@ -119,7 +124,7 @@ def _launch(plan, facts, environ, output, replace, kept):
         status = process.stay(plan.final, environ)
         if supervised:
             status = finish.finish(
-                facts, status, token=token, environ=environ, output=output, program=output.program
+                facts, status, token=token, environ=environ, output=output, program=program
             )
         return status
     finally:

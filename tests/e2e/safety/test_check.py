@@ -2,12 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 
 import pytest
-from e2e.safety.trees import CLEAN, debugfs, e2fsck, state
+from e2e.safety.trees import CLEAN, debugfs, e2fsck, holders, state
 from overlay import extfs, guard, undo
-from support import digests, tool
+from support import digests, tool, wait_until
 
 
 @pytest.fixture
@@ -309,3 +310,20 @@ def set_state(path, value):
     """Mark an image as not clean, or clean."""
     with open(path, "r+b") as file:
         extfs.write_state(file.fileno(), value)
+
+
+def test_ended(start, make, environ, scratch):
+    """TERM while e2fsck is at work: nothing is left running, nobody holds the overlay."""
+    path = make()
+    slow = scratch / "slow" / "e2fsck"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\necho $$ >slow/pid\nexec sleep 60\n")
+    slow.chmod(0o755)
+    environ["PATH"] = f"{slow.parent}:{environ['PATH']}"
+    session = start("check-overlay", "a.ext3")
+    pid = scratch / "slow" / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text())
+    session.terminate()
+    assert session.end()[0] == -signal.SIGTERM
+    assert not os.path.exists(f"/proc/{int(pid.read_text())}")
+    assert not holders(path)
