@@ -334,6 +334,6 @@ def test_read_only_stays_so(run, make, layers):
 def test_staged_dry_run(run, make):
     """A planned session on a copy shows deletions as the session itself does."""
     make("a.ext3")
-    in_overlay(run, "a.ext3", line="rm /etc/issue")
+    in_overlay(run, "a.ext3", fakeroot=True, line="rm /etc/issue")
     words = ["--stage", "-o", "a.ext3:ro", "--dry-run", "--", "true"]
     assert "--writable-tmpfs" in run("run-overlay", *words).stdout
