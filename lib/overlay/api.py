@@ -50,7 +50,7 @@ def create(path, *, size, files, config, sparse=False, force=False, notice=lambd
 
 
 def plan_session(overlays, *, config, **wishes):
-    """Return the Plan of a session without locking or starting anything.
+    """Return the Plan of a session without locking anything or starting the engine.
 
     overlays  (path, mode) in the order of the layers, top first; mode "rw", "ro" or None
     wishes    command, commands, container, binds, gpus, fakeroot, options: as session.Session

@@ -247,17 +247,17 @@ def stay(step, environ, copy=None):
         )
         for number in heard.intersection(_RELAYED):
             signal.signal(number, lambda received, _frame: _relay(child, received, in_foreground))
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
         if copy is not None:
             os.close(writing)
             writing = None
             _copy_all(reading, copy, child)
         _pid, status = os.waitpid(child, 0)
     except BaseException:
-        set_handlers(before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if child is not None:
             _end(child)
+        set_handlers(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         raise
     finally:
         for descriptor in (reading, writing):

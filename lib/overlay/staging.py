@@ -13,7 +13,7 @@ import time
 
 from overlay import guard, jobs, lock, private, size
 from overlay import image as images
-from overlay.errors import quote, reason
+from overlay.errors import OverlayError, quote, reason
 
 _SPARE = 64 << 20  # bytes that stay free on scratch
 
@@ -53,7 +53,7 @@ def stage(path, config, *, scratch, wait, notice):
         if image.kind == "directory":
             notice(f"{quote(path)} is a directory and is not staged", "notice")
             return path
-        private.make(scratch)
+        _prepared(private.make, scratch)
         copy = copy_name(image, private.name(scratch))
         return _use(copy) or _share(image, scratch, config, wait, notice)
     except OSError as error:
@@ -68,6 +68,14 @@ def stage(path, config, *, scratch, wait, notice):
 
 class _NotStaged(Exception):
     """Why the original is used, in words."""
+
+
+def _prepared(function, scratch):
+    """Call what needs the user's directory in scratch; without that nothing is staged."""
+    try:
+        return function(scratch)
+    except OverlayError as error:
+        raise _NotStaged(error.what) from None
 
 
 def _use(path):
@@ -99,7 +107,7 @@ def _hold(descriptor):
 
 def _share(image, scratch, config, wait, notice):
     """Wait for the copy that somebody makes, or make it; return its path."""
-    own, directory = jobs.Locked(scratch), private.name(scratch)
+    own, directory = _prepared(jobs.Locked, scratch), private.name(scratch)
     try:
         if not own.take(wait=False):
             notice(f"waiting until another task has staged {quote(image.path)}", "detail")

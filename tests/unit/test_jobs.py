@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from overlay import creation, jobs, lock, private
+from overlay import creation, jobs, lock, private, staging
 from overlay.commands import job
 from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError
 from overlay.options import parse
@@ -155,3 +155,27 @@ def test_layer_that_is_gone(layer, scratch):
     with pytest.raises(OverlayError) as error:
         jobs.keep_layer(layer(str(scratch)))
     assert error.value.status == DATA_LOST and "could not be moved" in error.value.what
+
+
+def test_not_staged(tmp_path, settings, make_image):
+    """Where scratch cannot be used, the original is, and a line says why."""
+    path, said = str(make_image()), []
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    own = scratch / f"overlay-{os.getuid()}"
+
+    def stage():
+        return staging.stage(
+            path,
+            settings(),
+            scratch=str(scratch),
+            wait=None,
+            notice=lambda *words: said.append(words),
+        )
+
+    own.symlink_to("/")
+    assert stage() == path
+    own.unlink()
+    (own / ".lock").mkdir(parents=True)
+    assert stage() == path
+    assert ["is not staged: " in text for text, _level in said] == [True, True]
