@@ -137,7 +137,7 @@ def _ext3(image, top):
         raise OverlayError(
             f"{quote(image.path)} has no directory upper, where an overlay has its files",
             status=DAMAGED,
-            hint=f"see all that it holds: debugfs -R 'ls -l /' {quote(image.path)}",
+            hint=f"see all that it holds: /sbin/debugfs -R 'ls -l /' {quote(image.path)}",
         )
     reader = extfs.Reader(image.descriptor, image.superblock)
     found = reader.lookup(os.fsencode(f"upper{top}".rstrip("/")))

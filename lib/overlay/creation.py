@@ -356,7 +356,8 @@ def plan(creation, config, facts):
 
 def _inside(config, facts):
     """Return the directories of the staging directory that are in every new image."""
-    inside = [os.path.join(facts.staging, "upper"), os.path.join(facts.staging, "work")]
+    # work/work is the engine's, and what it cannot make in an overlay that is full.
+    inside = [os.path.join(facts.staging, name) for name in ("upper", "work", "work/work")]
     for directory in config["create.directories"]:
         inside.append(os.path.normpath(os.path.join(inside[0], directory.lstrip("/"))))
     return inside
@@ -393,7 +394,7 @@ def make_staging(config, facts, bare=False):
     """
     private.make_work(facts.scratch, facts.host, facts.pid)
     try:
-        for path in _inside(config, facts)[: 2 if bare else None]:
+        for path in _inside(config, facts)[: 3 if bare else None]:
             os.makedirs(path, exist_ok=True)
         for directory, _names, _files in os.walk(facts.staging):
             os.chmod(directory, 0o755)  # all of them are in the image then, the top too
@@ -446,6 +447,7 @@ def _write(creation, config, facts, environ, notice, descriptor):
             creation.content.owners(descriptor, superblock)
         else:
             extfs.give_away(descriptor, superblock, os.getuid(), os.getgid())
+            _set_times(creation.content.amount.times, descriptor, superblock)
         _verify(facts, descriptor, environ)
     if not creation.sparse:
         reserve(facts.path, descriptor, creation.size, environ, notice)
@@ -461,6 +463,18 @@ def _write(creation, config, facts, environ, notice, descriptor):
         replace.into_place(facts.partial, facts.path)
     allocated = os.fstat(descriptor).st_blocks * 512
     return Created(facts.path, creation.size, superblock, allocated)
+
+
+def _set_times(times, descriptor, superblock):
+    """Set the times that mke2fs has cut off: path of bytes in the image -> time."""
+    if times:
+        reader = extfs.Reader(descriptor, superblock)
+        numbers = {}
+        for path, time in times.items():
+            found = reader.lookup(path)
+            if found:
+                numbers[found[0]] = time
+        extfs.set_times(descriptor, superblock, numbers)
 
 
 class _NewImage:

@@ -198,6 +198,33 @@ def give_away(descriptor, superblock, owner, group):
     return set_owners(descriptor, superblock, {}, (owner, group))
 
 
+def set_times(descriptor, superblock, times):
+    """Set when files of an image were modified; mke2fs(8) knows no time after 2038.
+
+    descriptor  open for writing, the image locked whole
+    times       number of an inode -> (seconds since 1970, nanoseconds)
+    What has no room in its inode for more than 32 bits (see "Inode Timestamps" in the
+    kernel's documentation of ext4) stays as it is. Raises FormatError, OSError.
+    """
+    size = superblock.inode_size
+    for first, offset, data in Reader(descriptor, superblock).tables():
+        table = bytearray(data)
+        for number in range(first, first + len(table) // size):
+            place = (number - first) * size
+            if (
+                number in times
+                and size > 128
+                and struct.unpack_from("<H", table, place + 128)[0] >= 12
+            ):
+                seconds, nanoseconds = times[number]
+                low = seconds & 0xFFFFFFFF
+                epoch = (seconds - (low - (low >> 31 << 32))) >> 32 & 3
+                struct.pack_into("<I", table, place + 16, low)
+                struct.pack_into("<I", table, place + 136, epoch | nanoseconds << 2)
+        if table != data:
+            os.pwrite(descriptor, table, offset)
+
+
 def set_owners(descriptor, superblock, owners, rest):
     """Set the owners of the files of an image; return how many changed.
 
@@ -237,7 +264,7 @@ class Inode:
     blocks  the first block numbers; a short link's target, a device's number
     room    bytes that it takes, indirect blocks included
     links   how many names it has
-    modify_time, change_time  seconds since 1970
+    modify_time, change_time  seconds since 1970; nanoseconds of the former besides
     """
 
     __slots__ = (
@@ -247,6 +274,7 @@ class Inode:
         "links",
         "mode",
         "modify_time",
+        "nanoseconds",
         "owner",
         "room",
         "size",
@@ -257,6 +285,7 @@ class Inode:
         (self.modify_time,) = struct.unpack_from("<i", data, 16)
         group, self.links, sectors = struct.unpack_from("<HHI", data, 24)
         self.room = sectors * 512
+        self.nanoseconds = 0
         self.blocks = struct.unpack_from("<15I", data, 40)
         owner_high, group_high = struct.unpack_from("<HH", data, 120)
         self.owner = owner | owner_high << 16
@@ -265,7 +294,9 @@ class Inode:
             self.size |= struct.unpack_from("<I", data, 108)[0] << 32
         if len(data) >= 140 and struct.unpack_from("<H", data, 128)[0] >= 12:
             # Two more bits for the seconds, the rest of the field are nanoseconds.
-            self.modify_time += (struct.unpack_from("<I", data, 136)[0] & 3) << 32
+            (more,) = struct.unpack_from("<I", data, 136)
+            self.modify_time += (more & 3) << 32
+            self.nanoseconds = more >> 2
 
     @property
     def is_directory(self):

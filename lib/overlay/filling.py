@@ -112,15 +112,22 @@ def collect(parsed, options, facts, config, output):
     if options.file is not None:
         _build(options, facts, config, content, output)
     if not options.dry_run:
-        _add(content.amount, sources.measure(upper, environ))
-    for directory, _place in content.binds:
-        _add(content.amount, sources.measure(directory, environ))
+        _add(content.amount, upper, "", environ)
+    for directory, place in content.binds:
+        _add(content.amount, directory, place, environ)
     return content
 
 
-def _add(amount, more):
+def _add(amount, tree, place, environ):
+    """Add a tree that will lie at a place below upper/ in the image to what there is to write."""
+    more = sources.measure(tree, environ)
     amount.files += more.files
     amount.bytes += more.bytes
+    for path, time_ in more.times.items():
+        inside = os.path.join(
+            b"upper", os.fsencode(place), os.path.relpath(path, os.fsencode(tree))
+        )
+        amount.times[inside] = time_
 
 
 def _limit(options, facts):

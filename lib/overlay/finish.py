@@ -10,6 +10,8 @@ from overlay import extfs, guard, holders, lock, markers, record
 from overlay.errors import DATA_LOST, OverlayError, quote
 from overlay.size import format_size
 
+_ENGINE_FAILED = 255  # what Apptainer itself ends with when it fails in order
+_END_WAIT = 1  # seconds after which a server that has not begun to end is asked to
 _FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
 
 
@@ -26,6 +28,11 @@ def finish(facts, status, *, token, environ, output, program):
     descriptor, path = image.descriptor, quote(image.path)
     lost = False
     _tell_of_the_left_behind(path, token, output)
+    try:
+        if _end_abandoned(image, output) and status >= 0:
+            status = _ENGINE_FAILED
+    except OverlayError as error:
+        output.error(error)
     if not _wait_for_servers(descriptor, path, output):
         output.notice(f"{path} is still being written after the session has ended", "warning")
         return DATA_LOST if status == 0 and program == "run-overlay" else status
@@ -76,6 +83,29 @@ def _tell_of_the_left_behind(path, token, output):
             " End the commands with `wait`",
             "warning",
         )
+
+
+def _end_abandoned(image, output):
+    """End the servers of an engine that failed before it could; return whether there were any.
+
+    Apptainer can fail so when it is told to end while it starts. Its own end is another: it
+    unmounts, and a server that still writes then is waited for.
+    """
+    patience = time.monotonic() + _END_WAIT
+    while time.monotonic() < patience:
+        if not lock.engine_holds(image.descriptor):
+            return False
+        time.sleep(0.02)
+    processes, left_behind = holders.users(image.identity)
+    if not left_behind or not any(map(holders.serves, processes)):
+        return False
+    servers = guard.end_servers(image, processes)
+    output.notice(
+        f"{quote(image.path)}: the engine failed, and what it left behind was ended"
+        f" ({', '.join(f'{server.name} {server.pid}' for server in servers)})",
+        "warning",
+    )
+    return True
 
 
 def _wait_for_servers(descriptor, path, output):

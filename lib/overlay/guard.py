@@ -7,14 +7,24 @@ calls; a second process is started only to repair an image that a killed session
 import errno
 import fcntl
 import os
+import signal
 import time
 
 from overlay import extfs, holders, lock, mounts, process, record
 from overlay import image as images
-from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.errors import (
+    DAMAGED,
+    IN_USE,
+    NOT_ALLOWED,
+    UNAVAILABLE,
+    OverlayError,
+    quote,
+    reason,
+)
 
 _POLL = 0.1  # seconds between two tries for a lock
 _REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
+_END_WAIT = 30  # seconds for a server that writes out what it still holds
 _DRAIN_WAIT = 10  # seconds that a repair waits for those who wait for it to let go
 
 
@@ -164,6 +174,32 @@ def in_use(image, busy, environ=None):
     return OverlayError(what, status=IN_USE, hint=hint)
 
 
+def end_servers(image, servers):
+    """End servers that were left behind, and their companions; return all of them.
+
+    servers  those that have the image open: see holders.users()
+    The server of the image goes first: on TERM it writes everything and marks the image
+    clean. Raises OverlayError (IN_USE) when they do not end.
+    """
+    servers = sorted(servers, key=lambda process: process.name != "fuse2fs")
+    servers += holders.companions(servers)
+    deadline = time.monotonic() + _END_WAIT
+    for server in servers:
+        try:
+            os.kill(server.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            continue
+        while holders.alive(server):
+            if time.monotonic() >= deadline:
+                raise OverlayError(
+                    f"process {server.pid} ({server.name}) is still writing {quote(image.path)}",
+                    status=IN_USE,
+                    hint=f"wait a little, then again: check-overlay --recover {quote(image.path)}",
+                )
+            time.sleep(0.02)
+    return servers
+
+
 def _repair(image, config, environ, notice):
     """Repair an image that is not clean. Returns False when it may be read as it is.
 
@@ -225,6 +261,12 @@ def check(path, descriptor, environ, *options):
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
     if result.status in (0, 1, 2, 3):
         return "no damage found" if result.status == 0 else _corrections(result.output)
+    if result.status < 0 or result.status & 32:  # 32 is "canceled by user request"
+        raise OverlayError(
+            f"{quote(path)} could not be checked: e2fsck was ended before it was done",
+            status=UNAVAILABLE,
+            hint="was there too little memory? Then again, where there is more: the same command",
+        )
     raise OverlayError(
         f"{quote(path)} is damaged, and repairing it needs a decision of yours",
         status=DAMAGED,

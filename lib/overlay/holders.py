@@ -5,6 +5,8 @@ import os
 # What the engine starts to serve an image; they are nobody's work by themselves.
 SERVERS = ("fuse2fs", "fuse-overlayfs", "squashfuse", "squashfuse_ll", "starter", "starter-suid")
 
+_EXT_MOUNTS = (b" - fuse.ext", b" - fuse.fuse2fs")
+
 
 class Process:
     """A process: its number, its parent's, its program, command line and start in seconds."""
@@ -123,6 +125,19 @@ def of_session(token):
         if process and process.arguments:
             found.append(process)
     return found
+
+
+def serves(server):
+    """Return whether a server of an ext3 image has it mounted still, and so works on.
+
+    The engine unmounts before it waits for the end of its servers: see mountinfo in proc(5).
+    """
+    try:
+        with open(f"/proc/{server.pid}/mountinfo", "rb") as file:
+            mounts = file.read()
+    except OSError:
+        return False
+    return server.name == "fuse2fs" and any(kind in mounts for kind in _EXT_MOUNTS)
 
 
 def companions(servers):

@@ -155,7 +155,29 @@ def _identify(path, descriptor, writable):
         return Image(path, "squashfs", status, descriptor, False)
     if head[extfs.SUPERBLOCK_OFFSET + 56 :][:2] == b"\x53\xef":
         return _ext3(path, status, descriptor, writable, head)
+    backup = _backup(descriptor)
+    if backup:
+        raise OverlayError(
+            f"{quote(path)} is damaged: its first superblock is lost",
+            status=DAMAGED,
+            hint=f"it has another; after a copy is put away: /sbin/e2fsck {backup} {quote(path)}",
+        )
     raise _not_an_overlay(path, *_describe(path, head, status.st_size))
+
+
+def _backup(descriptor):
+    """Return the options of e2fsck(8) for a second superblock of an ext3 image, or None.
+
+    It begins the second group, of as many blocks as a block has bits: see -b there.
+    """
+    for size, block in ((4096, 32768), (2048, 16384), (1024, 8193)):
+        try:
+            superblock = extfs.Superblock(os.pread(descriptor, 1024, size * block))
+        except (extfs.FormatError, OSError):
+            continue
+        if superblock.is_ext3 and superblock.block_size == size:
+            return f"-b {block} -B {size}"
+    return None
 
 
 def _ext3(path, status, descriptor, writable, head):
@@ -180,7 +202,7 @@ def _ext3(path, status, descriptor, writable, head):
         raise OverlayError(
             f"{quote(path)} is damaged: {error}",
             status=DAMAGED,
-            hint=f"look at it without changing it: e2fsck -fn {quote(path)}",
+            hint=f"look at it without changing it: /sbin/e2fsck -fn {quote(path)}",
         ) from None
     if found and found[1].is_directory:
         image.upper = found[1].owner

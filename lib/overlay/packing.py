@@ -256,8 +256,9 @@ def closed(image):
 def summary(path, length, found):
     """Return the line that says what came of it."""
     before = sum(image.status.st_size for image in found)
+    name = f"./{path}" if path.startswith("-") else path
     return (
         f"packed {quote(path)}, {size.format_size(length)}"
         f" ({'it was' if len(found) == 1 else 'they were'} {size.format_size(before)})\n"
-        f"next: mount-overlay -o {quote(path)}"
+        f"next: mount-overlay -o {quote(name)}"
     )

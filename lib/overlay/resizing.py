@@ -197,7 +197,7 @@ def _check_fits(wanted, files, held, data):
 
 
 def take_over(whole, descriptor, superblock):
-    """Give every file of a new image the owner that it has in the old one, and compare them.
+    """Give every file of a new image owner and time of the old one, and compare them.
 
     whole                   the old Image
     descriptor, superblock  of the new one, which nobody uses yet
@@ -210,7 +210,7 @@ def take_over(whole, descriptor, superblock):
     top = {name for name, _number, _kind in new.entries(new.inode(extfs.ROOT_INODE))}
     if top != {b".", b"..", b"lost+found", b"upper", b"work"}:
         raise _differs(whole, b"/", "is not the same")
-    owners = {}
+    owners, times = {}, {}
     pending = [(old.lookup(b"upper"), new.lookup(b"upper"))]
     while pending:
         (_number, before), (number, after) = pending.pop()
@@ -229,9 +229,11 @@ def take_over(whole, descriptor, superblock):
             if not same:
                 raise _differs(whole, name, "is not the same")
             owners[theirs[name]] = (one.owner, one.group)
+            times[theirs[name]] = (one.modify_time, one.nanoseconds)
             if one.is_directory:
                 pending.append(((other, one), (theirs[name], two)))
     extfs.set_owners(descriptor, superblock, owners, (os.getuid(), os.getgid()))
+    extfs.set_times(descriptor, superblock, times)
 
 
 def _differs(whole, name, what):
@@ -287,7 +289,7 @@ def _too_small(path, copy, wanted, result, resize2fs, environ):
         block_size = extfs.read_superblock(copy).block_size
         # resize2fs's own estimate can be a little too small for itself.
         smallest = int(words) * block_size * 102 // 100
-        hint = f"the smallest possible size: -s {size.mebibytes(smallest)}"
+        hint = f"this size will do: -s {size.mebibytes(smallest)}"
     if any(one in result.errors for one in _TOO_SMALL):
         what = f"{quote(path)} holds too much for {size.format_size(wanted)}"
         return OverlayError(what, status=USAGE, hint=hint)

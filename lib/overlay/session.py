@@ -104,6 +104,7 @@ class Facts:
         room=None,
         launchers=None,
         squashfuse=False,
+        plain_directory=False,
         markers=False,
         cwd_in_overlay=False,
     ):
@@ -120,6 +121,7 @@ class Facts:
         self.room = room  # bytes left on the file system of the first overlay, or None
         self.launchers = launchers  # how ours come before its helpers: takes_launchers()
         self.squashfuse = squashfuse  # whether there is one for base images: has_squashfuse()
+        self.plain_directory = plain_directory  # whether the first is one that was no overlay yet
         self.cwd_in_overlay = cwd_in_overlay  # whether an overlay has a directory of its name
         self.markers = markers  # whether a layer of a read-only session has deletion markers
 
@@ -147,7 +149,7 @@ def parse_overlay(text):
         raise OverlayError(
             f"{quote(text)}: a colon in the name of an overlay would be misread by the engine",
             status=USAGE,
-            hint="overlays are named NAME, NAME:ro or NAME:rw; rename the file, or make a link"
+            hint="overlays are named NAME, NAME:ro or NAME:rw; give it another name, or make a link"
             f" to it: ln -s {quote(text)} NAME",
         )
     if not path:
@@ -281,6 +283,15 @@ def _gather(session, config, environ, found):
         raise OverlayError(
             f"the current directory is gone: {reason(error)}", status=MISSING, hint="cd"
         ) from None
+    for bind in session.binds:
+        source = bind.partition(":")[0]
+        # What holds one of these is the engine's to read.
+        if not set(bind).intersection(",\\") and not os.path.exists(source):
+            raise OverlayError(
+                f"there is no {quote(source)} to bind",
+                status=MISSING,
+                hint="-b SOURCE[:DESTINATION[:ro]]",
+            )
     binds = []
     for bind in config["binds.paths"]:
         source, _colon, rest = bind.partition(":")
@@ -302,6 +313,8 @@ def _gather(session, config, environ, found):
         room=_room(found[0]),
         launchers=launchers,
         squashfuse=bool(launchers) and engine.has_squashfuse(launchers, environ),
+        plain_directory=found[0].kind == "directory"
+        and not os.path.isdir(os.path.join(found[0].path, "upper")),
         cwd_in_overlay=any(image.holds(cwd) for image in found),
     )
 
@@ -366,6 +379,10 @@ def plan(session, config, facts):
             notices.append(
                 ("warning", "what is written inside is thrown away at the end of the session")
             )
+    if writable and facts.plain_directory:
+        path = facts.images[0].path
+        words = f"{quote(path)} is a directory; what is written goes to {quote(path + '/upper')}"
+        notices.append(("notice", words))
     flags += session.options
     binds = [*facts.binds, *session.binds, *_temporary_binds(facts)]
     before, after = [], []

@@ -29,6 +29,7 @@ _IN_INODE = 88  # bytes of attributes
 _DEEPEST = 256  # directories in one another; what walks through trees later is recursive
 _LONGEST_HEADER = 8 << 20  # bytes of what describes one member of a tar archive
 _LATEST = 1 << 40  # seconds since 1970
+_YEAR_2038 = 1 << 31  # the same, and too much for mke2fs(8)
 
 # How compressed archives begin, and what decompresses them: modules of Python, one program.
 _COMPRESSED = {
@@ -61,13 +62,17 @@ class Source:
 
 
 class Amount:
-    """How much there is to write: files (directories and links too), and bytes of blocks."""
+    """How much there is to write: files (directories and links too), and bytes of blocks.
 
-    __slots__ = ("bytes", "files")
+    times  path of bytes -> (seconds, nanoseconds) of files whose times mke2fs(8) cuts off
+    """
+
+    __slots__ = ("bytes", "files", "times")
 
     def __init__(self, files=0, bytes_=0):
         self.files = files
         self.bytes = bytes_
+        self.times = {}
 
 
 def parse(text, hidden):
@@ -144,6 +149,8 @@ def measure(path, environ):
                 for entry in entries:
                     names += (11 + len(entry.name)) & ~3
                     status = entry.stat(follow_symlinks=False)
+                    if not -_YEAR_2038 <= status.st_mtime < _YEAR_2038:
+                        amount.times[entry.path] = divmod(status.st_mtime_ns, 10**9)
                     if stat.S_ISDIR(status.st_mode):
                         pending.append(entry.path)
                         amount.bytes += _attributes(entry.path)

@@ -96,7 +96,7 @@ TABLE = [
         "cut.ext3",
         65,
         "cut.ext3 is damaged: it is cut off: 8388608 bytes of 16777216 are there",
-        "look at it without changing it: e2fsck -fn cut.ext3",
+        "look at it without changing it: /sbin/e2fsck -fn cut.ext3",
     ),
     ("fifo.ext3", 65, "fifo.ext3 is neither a file nor a directory", None),
     (
@@ -263,3 +263,24 @@ def test_current_directory_is_gone(run, scratch):
         "run-overlay: error: the current directory is gone: No such file or directory\n"
         + "run-overlay: hint: cd\n",
     )
+
+
+def test_bind_that_is_not_there(run, overlay):
+    """What is to be bound and is not there is named."""
+    overlay()
+    result = run("run-overlay", "-o", "a.ext3", "-b", "/none/such:/x", "--", "true")
+    assert result.status == 66
+    assert result.stderr == (
+        "run-overlay: error: there is no /none/such to bind\n"
+        "run-overlay: hint: -b SOURCE[:DESTINATION[:ro]]\n"
+    )
+
+
+def test_directory_by_mistake(run, scratch):
+    """A directory is taken, and said to be one when it was no overlay before."""
+    (scratch / "results").mkdir()
+    words = ["run-overlay", "-o", "results", "--", "true"]
+    first, second = run(*words), run(*words)
+    said = "run-overlay: results is a directory; what is written goes to results/upper\n"
+    assert (first.status, first.stderr) == (0, said)
+    assert (second.status, second.stderr) == (0, "")

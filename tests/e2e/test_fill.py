@@ -303,6 +303,29 @@ def test_usable(ok, scratch, data):
     assert told["data_available"] >= (100 - 42) * MIB
 
 
+def test_late_times(ok, scratch):
+    """Times after 2038 stay, which mke2fs by itself cuts off: filled, and with more files."""
+    for tree in ("bound", "copied"):
+        (scratch / tree / "d").mkdir(parents=True)
+        for name, seconds in (("a", 1 << 31), ("d/b", 4_000_000_000), ("c", 5), ("d", 1 << 33)):
+            path = scratch / tree / name
+            path.touch()
+            os.utime(path, (seconds, seconds))
+    ok("create-overlay", "--from", "bound:/x", "--from", "copied:/", "-o", "a")
+    ok("resize-overlay", "a.ext3", "-n", "5")
+    line = "cd /x; stat -c '%Y %n' a c d d/b; cd /; stat -c '%Y %n' a c d d/b"
+    expected = "2147483648 a\n5 c\n8589934592 d\n4000000000 d/b\n" * 2
+    assert ok("run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", line) == expected
+
+
+def test_room_before_the_work(run, small):
+    """A size that has no room is told before the commands run."""
+    (small / "commands").write_text("touch built\n")
+    result = run("create-overlay", "-f", "commands", "-s", "80", "-n", "1", "-o", "a", cwd=small)
+    assert (result.status, os.listdir(small)) == (73, ["commands"]), result
+    assert "there is no room" in result.stderr
+
+
 @pytest.mark.parametrize("mode", [0o700, 0o555])
 @pytest.mark.parametrize("kind", ["directory", "squashfs"])
 def test_top_stays_open(ok, scratch, mode, kind):

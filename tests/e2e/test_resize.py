@@ -14,6 +14,7 @@ import pytest
 from e2e.listing import listed, plant, unlock
 from e2e.safety.conftest import count, full, hold, make, rounds, start  # noqa: F401
 from e2e.safety.trees import CLEAN, debugfs, descendants, kill_tree, named, state, superblock
+from overlay import extfs
 from support import digests, tool, wait_until
 
 MIB = 1 << 20
@@ -123,7 +124,7 @@ def test_sparse(ok, scratch, make):  # noqa: F811
 
 
 def test_smallest(ok, run, scratch, rich):
-    """Below what is used is refused with the smallest that would do; that one works."""
+    """Below what is used is refused with a size, or number, that would do; that one works."""
     for options, rest in (
         (["-s", "5"], []),
         (["-n", "0.1"], []),
@@ -132,12 +133,23 @@ def test_smallest(ok, run, scratch, rich):
         result = run("resize-overlay", "a.ext3", *options)
         assert (result.status, result.stdout) == (2, ""), result
         assert (os.listdir(scratch), rich.stat().st_size) == (["a.ext3"], 120 * MIB)
-        option, amount = re.search(r"the smallest .*: (-[sn]) (\S+)\n", result.stderr).groups()
+        option, amount = re.search(r"hint: .*: (-[sn]) (\S+)\n", result.stderr).groups()
         shutil.copyfile(rich, scratch / "b.ext3")
         ok("resize-overlay", "b.ext3", option, amount, *rest)
         assert state(scratch / "b.ext3") == CLEAN
         assert content(ok, "b.ext3")[0] == content(ok)[0]
         (scratch / "b.ext3").unlink()
+
+
+def test_directories_of_the_engine(ok, scratch, make):  # noqa: F811
+    """What the engine makes in a first session is there, also when there is no room for it."""
+    path = make("a.ext3", 20, 1)
+    for files in (None, "2"):
+        if files:
+            ok("resize-overlay", "a.ext3", "-n", files)
+        with open(path, "rb") as file:
+            reader = extfs.Reader(file.fileno(), extfs.read_superblock(file.fileno()))
+            assert reader.lookup(b"work/work")[1].is_directory
 
 
 @pytest.mark.parametrize(

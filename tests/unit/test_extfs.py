@@ -6,7 +6,7 @@ import re
 
 import pytest
 from overlay import creation, extfs, image
-from support import create, tool
+from support import create, is_clean, tool
 
 MIB = 1 << 20
 
@@ -315,3 +315,20 @@ def test_options_leave_nothing_to_mke2fs_conf(make_image, tmp_path):
     assert (told["Block size"], told["Inode size"]) == ("4096", "256")
     assert 0.98 < int(told["Reserved block count"]) * 100 / int(told["Block count"]) <= 1
     assert int(told["Reserved GDT blocks"]) > 0
+
+
+@pytest.mark.parametrize(
+    "seconds", [0, -1, 1 << 31, (1 << 31) - 1, -(1 << 31), 4_000_000_000, (3 << 32) + 5]
+)
+def test_set_times(make_image, seconds):
+    """Times before 1901 and after 2446 are none; all others are written and read back."""
+    path = make_image(directories=("upper", "work", "upper/d"))
+    with open(path, "r+b") as file:
+        superblock = extfs.read_superblock(file.fileno())
+        reader = extfs.Reader(file.fileno(), superblock)
+        number, before = reader.lookup(b"upper/d")
+        extfs.set_times(file.fileno(), superblock, {number: (seconds, 123456789)})
+        after = reader.inode(number)
+        assert (after.modify_time, after.nanoseconds) == (seconds, 123456789)
+        assert (after.mode, after.owner, after.blocks) == (before.mode, before.owner, before.blocks)
+    assert is_clean(path)

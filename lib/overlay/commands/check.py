@@ -1,8 +1,6 @@
 """check-overlay: is an overlay sound, and what to do when it is not."""
 
 import os
-import signal
-import time
 
 from overlay import config as configuration
 from overlay import (
@@ -22,15 +20,12 @@ from overlay import (
 from overlay.errors import (
     CANNOT_CREATE,
     DAMAGED,
-    IN_USE,
     NOT_ALLOWED,
     USAGE,
     OverlayError,
     quote,
     reason,
 )
-
-_END_WAIT = 30  # seconds for a server that writes out what it still holds
 
 
 def main(options, environ, root, output):
@@ -115,22 +110,7 @@ def recover(found, output):
     if not left_behind:
         writer = lock.holder(found.descriptor, write=True) == "writer"
         raise guard.in_use(found, lock.Busy(writer))
-    servers = sorted(processes, key=lambda process: process.name != "fuse2fs")
-    servers += holders.companions(servers)
-    deadline = time.monotonic() + _END_WAIT
-    for server in servers:
-        try:
-            os.kill(server.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            continue
-        while holders.alive(server):
-            if time.monotonic() >= deadline:
-                raise OverlayError(
-                    f"process {server.pid} ({server.name}) is still writing {quote(found.path)}",
-                    status=IN_USE,
-                    hint=f"wait a little, then again: check-overlay --recover {quote(found.path)}",
-                )
-            time.sleep(0.02)
+    servers = guard.end_servers(found, processes)
     output.notice(
         f"{quote(found.path)}: ended what a killed session left behind"
         f" ({', '.join(f'{server.name} {server.pid}' for server in servers)})"
@@ -167,7 +147,7 @@ def repair(whole, scratch, environ):
                         " it is",
                         status=DAMAGED,
                         hint="restore it from a copy, or save what can be read:"
-                        f" debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
+                        f" /sbin/debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
                     )
                 os.fsync(descriptor)
                 found = _lost_and_found(descriptor) - before
@@ -186,7 +166,7 @@ def _repaired(path, found):
     if not found:
         return "repaired"
     names = "".join(f"\n  lost+found/{quote(os.fsdecode(name))}" for name in sorted(found))
-    command = f"debugfs -R 'rdump /lost+found .' {quote(path)}"
+    command = f"/sbin/debugfs -R 'rdump /lost+found .' {quote(path)}"
     return f"repaired; these files lost their names (to get them: {command}){names}"
 
 

@@ -88,6 +88,9 @@ def _check_first(options, config):
         facts.existing.close()
     if config["scratch.outside"] == "refuse":
         creation.check_place(facts.path, config, None)
+    if _is_filled(options) and bytes_ and files:
+        # What is only to be warned of is said later.
+        creation.check_room(request, facts.path, config, config.environ, lambda *_words: None)
 
 
 def _hold(options, config):

@@ -84,7 +84,7 @@ def test_repair(run, scratch, damaged):
     result = run("check-overlay", "--repair", "a.ext3")
     assert (result.status, result.stderr) == (0, "")
     first, *names = result.stdout.splitlines()
-    command = "debugfs -R 'rdump /lost+found .' a.ext3"
+    command = "/sbin/debugfs -R 'rdump /lost+found .' a.ext3"
     path_named = command.replace("a.ext3", f"'{path}'")
     assert first in (
         f"a.ext3: repaired; these files lost their names (to get them: {command})",
@@ -259,7 +259,10 @@ def test_names_that_tools_would_misread(ok, scratch, make, name):
 def test_killed_growth(ok, scratch, make):
     """A growth that was killed at its end is undone before anything is reckoned from it."""
     path = make()
-    for line in (["check-overlay", "--repair", "a.ext3"], ["resize-overlay", "a.ext3", "-s", "200"]):
+    for line in (
+        ["check-overlay", "--repair", "a.ext3"],
+        ["resize-overlay", "a.ext3", "-s", "200"],
+    ):
         with open(path, "r+b") as file:
             found = extfs.read_superblock(file.fileno())
             back = undo.name(str(path), os.stat(path), found)
@@ -327,3 +330,32 @@ def test_ended(start, make, environ, scratch):
     assert session.end()[0] == -signal.SIGTERM
     assert not os.path.exists(f"/proc/{int(pid.read_text())}")
     assert not holders(path)
+
+
+def test_e2fsck_killed(run, make, environ, scratch):
+    """An e2fsck that was killed says nothing of the overlay."""
+    make()
+    (scratch / "ended").mkdir()
+    (scratch / "ended" / "e2fsck").write_text("#!/bin/sh\nkill -KILL $$\n")
+    (scratch / "ended" / "e2fsck").chmod(0o755)
+    environ["PATH"] = f"{scratch}/ended:{environ['PATH']}"
+    result = run("check-overlay", "a.ext3")
+    assert result.status == 69
+    assert (
+        "error: a.ext3 could not be checked: e2fsck was ended before it was done" in result.stderr
+    )
+
+
+def test_lost_superblock(run, make):
+    """Without its first superblock an overlay is no empty file; the hint brings it back."""
+    path = make("a.ext3", 200, 1)
+    with open(path, "r+b") as file:
+        file.seek(1024)
+        file.write(bytes(1024))
+    result = run("run-overlay", "-o", "a.ext3", "--", "true")
+    assert result.status == 65 and "its first superblock is lost" in result.stderr
+    words = result.stderr.partition("put away: ")[2].split()
+    assert (
+        subprocess.run([*words[:-1], "-y", path], capture_output=True, check=False).returncode == 1
+    )
+    assert run("run-overlay", "-o", "a.ext3", "--", "true").status == 0

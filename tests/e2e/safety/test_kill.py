@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import time
 
 import pytest
@@ -12,8 +13,10 @@ from e2e.safety.trees import (
     descendants,
     e2fsck,
     holders,
+    kill,
     kill_tree,
     named,
+    program,
     state,
     superblock,
 )
@@ -254,3 +257,16 @@ def test_creation(run, start, scratch, rounds, count):
     assert run("create-overlay", "-q", "-s", "16", "-n", "1", "-o", "a") == (0, "", "")
     assert os.listdir(scratch) == ["a.ext3"]
     count(f"create-overlay killed: {number} rounds, {made} times whole")
+
+
+def test_engine_failed(start, make):
+    """An engine that is gone at once, with its commands: its servers are ended, all is written."""
+    path = make()
+    line = "mkdir /data; echo kept >/data/f; sync /data/f; echo inside; exec sleep 60"
+    session = start("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line)
+    session.says("inside")
+    below = descendants(session.pid)
+    kill([pid for pid in below if program(pid) not in SERVERS])
+    assert session.wait(timeout=30) == -signal.SIGKILL
+    assert "the engine failed, and what it left behind was ended (fuse2fs " in session.stderr.read()
+    assert not holders(path) and state(path) == CLEAN
