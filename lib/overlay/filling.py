@@ -50,11 +50,17 @@ def parse(options, config):
             status=USAGE,
             hint="create-overlay --help",
         )
+    hidden = _hidden(config)
+    return [sources.parse(text, hidden) for text in words]
+
+
+def _hidden(config):
+    """Return the directories of the host that cover what lies in their place inside."""
     hidden = [bind.split(":")[1] if ":" in bind else bind for bind in config["binds.paths"]]
     hidden += ["/proc", "/sys", "/dev", "/tmp", "/var/tmp"]
     if config.environ.get("HOME", "").strip("/"):
         hidden.append(config.environ["HOME"])
-    return [sources.parse(text, hidden) for text in words]
+    return hidden
 
 
 def collect(parsed, options, facts, config, output):
@@ -111,11 +117,24 @@ def collect(parsed, options, facts, config, output):
         os.chmod(upper, 0o755)
     if options.file is not None:
         _build(options, facts, config, content, output)
+    for place in _hidden(config) if parsed else ():
+        if _holds_something(os.path.join(upper, place.lstrip("/"))):
+            output.notice(
+                f"what is put in {quote(place)} is not seen in sessions: the host's covers it",
+                "warning",
+            )
     if not options.dry_run:
         _add(content.amount, upper, "", environ)
     for directory, place in content.binds:
         _add(content.amount, directory, place, environ)
     return content
+
+
+def _holds_something(directory):
+    try:
+        return bool(os.listdir(directory))
+    except OSError:
+        return False  # it is not there, or closed to everybody
 
 
 def _add(amount, tree, place, environ):

@@ -303,6 +303,17 @@ def test_usable(ok, scratch, data):
     assert told["data_available"] >= (100 - 42) * MIB
 
 
+def test_covered_part(run, scratch):
+    """A part of an archive that the host's directories cover is taken, and a line says so."""
+    for name in ("tmp/f", "data/f"):
+        (scratch / "tree" / name).parent.mkdir(parents=True)
+        (scratch / "tree" / name).touch()
+    tar(scratch / "tree", scratch / "a.tar")
+    result = run("create-overlay", "-q", "--from", "a.tar", "-o", "a")
+    said = "create-overlay: what is put in /tmp is not seen in sessions: the host's covers it\n"
+    assert (result.status, result.stderr) == (0, said)
+
+
 def test_late_times(ok, scratch):
     """Times after 2038 stay, which mke2fs by itself cuts off: filled, and with more files."""
     for tree in ("bound", "copied"):
