@@ -21,6 +21,7 @@ from overlay.errors import (
     quote,
     reason,
 )
+from overlay.size import format_files
 
 _POLL = 0.1  # seconds between two tries for a lock
 _REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
@@ -245,7 +246,7 @@ def _take_all_of_it(descriptor):
 
 
 def check(path, descriptor, environ, *options):
-    """Let e2fsck repair what it can without asking; return what it did, in words.
+    """Let e2fsck repair what can be without a loss; return what it did, in words.
 
     path        of an image, for messages and for the way back beside it
     descriptor  the open image, which the caller has locked whole
@@ -257,7 +258,11 @@ def check(path, descriptor, environ, *options):
     program = process.need("e2fsck", "e2fsprogs", environ)
     with process.cleaning_up():  # else a signal would leave e2fsck behind
         undo.recover(path, descriptor, environ)
+        before = extfs.read_superblock(descriptor).state
         result = process.run([program, "-p", *options, descriptor], environ)
+        # 4 is "errors left uncorrected"; where it was so before, what was mended then is unknown.
+        if result.status == 4 and not before & extfs.STATE_ERROR:
+            result = _attach(program, descriptor, result.output, environ) or result
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
     if result.status in (0, 1, 2, 3):
         return "no damage found" if result.status == 0 else _corrections(result.output)
@@ -274,8 +279,29 @@ def check(path, descriptor, environ, *options):
     )
 
 
+def _attach(program, descriptor, said, environ):
+    """Put files without a name into lost+found, when nothing else is wrong.
+
+    said  what e2fsck -p has printed, which stops at the first of them
+    A kill between the two halves of an unlink(2) leaves such a file. Directories are sound
+    then: nothing was mended before, and all that is asked is asked from pass 4 on. Returns
+    the Result of the repair, None when something else is wrong.
+    """
+    lines = [line for line in said.splitlines() if line.strip() and "check forced" not in line]
+    if not lines or not all("Unattached inode " in line for line in lines):
+        return None
+    found = process.run([program, "-fn", descriptor], environ)
+    before, begun, _rest = found.output.partition("Pass 4:")
+    if not begun or "? no" in before:
+        return None
+    return process.run([program, "-fy", descriptor], environ)
+
+
 def _corrections(output):
     """Return what e2fsck says that it did, in words."""
+    attached = output.count("Connect to /lost+found? yes")
+    if attached:
+        return f"repaired ({format_files(attached)} without a name now in lost+found)"
     count = sum(
         line.rstrip(" .").endswith(("FIXED", "CLEARED", "done")) for line in output.splitlines()
     )

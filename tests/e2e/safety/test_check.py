@@ -359,3 +359,19 @@ def test_lost_superblock(run, make):
         subprocess.run([*words[:-1], "-y", path], capture_output=True, check=False).returncode == 1
     )
     assert run("run-overlay", "-o", "a.ext3", "--", "true").status == 0
+
+
+def test_half_an_unlink(run, make):
+    """A file that a kill has left without its name is kept, and in nobody's way."""
+    path = make()
+    line = "mkdir /data; echo one >/data/one; echo two >/data/two"
+    assert run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line).status == 0
+    debugfs(path, "unlink /upper/data/one", "ssv state 0")
+    assert e2fsck(path)[0] == 4
+    result = run("run-overlay", "-o", "a.ext3", "--", "ls", "/data")
+    assert (result.status, result.stdout) == (0, "two\n"), result
+    assert "a.ext3: repaired (1 file without a name now in lost+found)\n" in result.stderr
+    assert state(path) == CLEAN
+    found = tool("debugfs", "-R", "ls -p /lost+found", path).stdout
+    number = re.search(r"/#(\d+)/", found)[1]
+    assert tool("debugfs", "-R", f"cat <{number}>", path).stdout == "one\n"
