@@ -103,7 +103,8 @@ def users(identity):
         # The engine's own process is named starter, after the program that it became.
         if parent is not None and parent.name.startswith("starter"):
             left_behind = False
-    return sorted(found + inside, key=lambda process: (process.is_server, process.pid)), left_behind
+    # Who has the image open comes first, not who has the lowest number: those begin anew.
+    return sorted(found + inside, key=lambda process: process.is_server), left_behind
 
 
 def of_session(token):

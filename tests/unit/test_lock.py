@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from overlay import lock
+from overlay import holders, lock
 
 MIB = 1 << 20
 
@@ -164,3 +164,14 @@ def test_no_locks(opened, monkeypatch, number):
     monkeypatch.setattr(lock.fcntl, "fcntl", without)
     assert lock.take(descriptor, write=True) is False
     lock.release(descriptor)
+
+
+def test_who_uses_it(monkeypatch):
+    """Who has the image open is named before what runs inside, whatever their numbers are."""
+    session = holders.Process(32760, 1, "run-overlay", ["run-overlay"], 5)
+    server = holders.Process(300, 299, "fuse2fs", ["fuse2fs"], 5)
+    inside = holders.Process(308, 299, "sh", ["sh"], 6)
+    monkeypatch.setattr(holders, "holding", lambda identity: [server, session])
+    monkeypatch.setattr(holders, "_others_in", lambda spaces, known: [inside])
+    monkeypatch.setattr(holders, "_user_namespace", lambda pid: 1 if pid == server.pid else 2)
+    assert holders.users((1, 2)) == ([session, inside, server], False)
