@@ -653,9 +653,7 @@ def test_overlay_of_a_colleague(run, colleague, mode, why, more, hint):
     """What may only be read is mounted read-only, with a notice; :rw is an error."""
     path = colleague / f"{mode}.ext3"
     before = path.read_bytes()
-    why, more, hint = (
-        text.format(uid=path.stat().st_uid, path=path) for text in (why, more, hint)
-    )
+    why, more, hint = (text.format(uid=path.stat().st_uid, path=path) for text in (why, more, hint))
     command = ["--", "cat", "/data/hello"]
     hello = "hello from a colleague\n"
     notice = f"run-overlay: {path} is mounted read-only: {why}{more}\n"

@@ -13,8 +13,7 @@ FILL = (
     " for i in $(seq 40); do echo $i > $i; done; ln 1 same; ln -s 1 link; sync"
 )
 FIGURES = (
-    "df -B1 --output=size,used,avail / | tail -n 1;"
-    " df --output=itotal,iused,iavail / | tail -n 1"
+    "df -B1 --output=size,used,avail / | tail -n 1; df --output=itotal,iused,iavail / | tail -n 1"
 )
 
 

@@ -37,9 +37,7 @@ def environment_modules():
     """Return the path of modulecmd.tcl."""
     [path] = {
         os.path.realpath(path)
-        for path in glob.glob(
-            f"{WORK}/environment-modules/usr/**/modulecmd.tcl", recursive=True
-        )
+        for path in glob.glob(f"{WORK}/environment-modules/usr/**/modulecmd.tcl", recursive=True)
     }
     return path
 
@@ -118,14 +116,10 @@ class Shell:
                 for name, value in json.loads(environment).items()
                 if not name.startswith(PRIVATE) and name not in SHELLS_OWN
             }
-            found.append(
-                {"names": names, "functions": functions, "completions": completions}
-            )
+            found.append({"names": names, "functions": functions, "completions": completions})
         return found
 
 
 def normal(name, value):
     """Return a value without what means nothing: several empty parts at the end of MANPATH."""
-    return (
-        value.rstrip(":") + ":" if name == "MANPATH" and value.endswith(":") else value
-    )
+    return value.rstrip(":") + ":" if name == "MANPATH" and value.endswith(":") else value

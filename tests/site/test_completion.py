@@ -38,8 +38,16 @@ def place(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("completion")
     place = tmp_path / "work"
     place.mkdir()
-    for name in ("env.ext3", "env.txt", "data.img", "ref.sqsh", "base.sif", "com mands.txt",
-                 "my file.ext3", "job.txt"):
+    for name in (
+        "env.ext3",
+        "env.txt",
+        "data.img",
+        "ref.sqsh",
+        "base.sif",
+        "com mands.txt",
+        "my file.ext3",
+        "job.txt",
+    ):
         (place / name).write_text("")
     (place / "sub").mkdir()
     (place / "sub" / "inner.ext3").write_text("")
@@ -60,7 +68,10 @@ def environ(place):
     (home / ".config/overlay").mkdir(parents=True)
     (home / ".config/overlay/overlay.ini").write_text("[images]\nmine = /c.sif")
     return {
-        "HOME": str(home), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb",
+        "HOME": str(home),
+        "PATH": "/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "TERM": "dumb",
         "OVERLAY_CONFIG": str(place.parent / "site/overlay.ini"),
     }
 
@@ -143,7 +154,11 @@ def candidates(environ, place, *words, script=BASH):
     )
     done = subprocess.run(
         ["bash", "-c", code, "bash", str(script), *words],
-        env=environ, cwd=place, capture_output=True, text=True, check=True,
+        env=environ,
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr == ""
     return sorted(done.stdout.splitlines())
@@ -182,7 +197,12 @@ def test_no_process(environ, place):
     environ = {**environ, "PATH": "/nowhere"}
     code = f'. "{BASH}"; COMP_WORDS=(run-overlay -c ""); COMP_CWORD=2; _overlay run-overlay "" -c; echo ok'
     done = subprocess.run(
-        ["/bin/bash", "-c", code], env=environ, cwd=place, capture_output=True, text=True, check=True
+        ["/bin/bash", "-c", code],
+        env=environ,
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert (done.stdout, done.stderr) == ("ok\n", "")
 
@@ -190,6 +210,8 @@ def test_no_process(environ, place):
 def test_names_of_functions():
     """Everything that the file defines begins with _overlay, so that the module can take it back."""
     assert set(re.findall(r"^(\w+)\(\)", BASH.read_text(), re.M)) == {
-        "_overlay", "_overlay_names", "_overlay_files"
+        "_overlay",
+        "_overlay_names",
+        "_overlay_files",
     }
     assert os.access(ZSH / "_overlay", os.R_OK)

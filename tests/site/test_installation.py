@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VERSION = re.search(
-    '__version__ = "(.+)"', (ROOT / "lib/overlay/__init__.py").read_text()
-)[1]
+VERSION = re.search('__version__ = "(.+)"', (ROOT / "lib/overlay/__init__.py").read_text())[1]
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LC_ALL": "C.UTF-8"}
 
 
@@ -27,9 +25,7 @@ def make(*words):
 
 def files(top):
     """Return all files below a directory, by their paths in it."""
-    return sorted(
-        str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir()
-    )
+    return sorted(str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir())
 
 
 def command(place, name, *arguments, **variables):
@@ -59,9 +55,7 @@ def test_version_everywhere():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     listed = parser["options"]["scripts"].split()
-    assert listed == sorted(
-        f"bin/{name}" for name in os.listdir(ROOT / "bin") if name[0] != "."
-    )
+    assert listed == sorted(f"bin/{name}" for name in os.listdir(ROOT / "bin") if name[0] != ".")
 
 
 def test_reproducible(prefix, tmp_path):
@@ -81,10 +75,7 @@ def test_reproducible(prefix, tmp_path):
     names = files(prefix)
     assert names == files(other)
     assert filecmp.cmpfiles(prefix, other, names, shallow=False)[0] == names
-    assert all(
-        os.stat(prefix / name).st_mode == os.stat(other / name).st_mode
-        for name in names
-    )
+    assert all(os.stat(prefix / name).st_mode == os.stat(other / name).st_mode for name in names)
     [compiled] = prefix.glob(f"{VERSION}/lib/overlay/__pycache__/cli.*.pyc")
     # By these flags Python does not even look at the source.
     assert compiled.read_bytes()[4:8] == b"\1\0\0\0"
@@ -108,9 +99,7 @@ def test_runs_from_a_read_only_place(prefix, tmp_path):
         )
     finally:
         subprocess.run(["chmod", "-R", "u+w", tree], check=True)
-    assert (
-        done.returncode == 0 and (tmp_path / "new.ext3").stat().st_size == 20 << 20
-    ), done
+    assert done.returncode == 0 and (tmp_path / "new.ext3").stat().st_size == 20 << 20, done
     assert files(tree) == before
 
 
@@ -155,9 +144,7 @@ def test_installing_while_users_run_it(prefix):
 def test_pip(tmp_path):
     """`pip install .` from a tree with rests of a build: commands, configuration, no rests."""
     tree = tmp_path / "tree"
-    shutil.copytree(
-        ROOT, tree, ignore=shutil.ignore_patterns(".git", ".tox", "build", "tests")
-    )
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".tox", "build", "tests"))
     for rest in ("build/lib/overlay/rest.py", "build/scripts-3/rest"):
         path = tree / rest
         path.parent.mkdir(parents=True)
@@ -170,13 +157,9 @@ def test_pip(tmp_path):
         capture_output=True,
         cwd=tmp_path,
     )
-    done = command(
-        place / "bin", "create-overlay", "-s", "20", "-n", "1", "-o", tmp_path / "new"
-    )
+    done = command(place / "bin", "create-overlay", "-s", "20", "-n", "1", "-o", tmp_path / "new")
     assert done.returncode == 0 and (tmp_path / "new.ext3").exists(), done
-    done = command(
-        place / "bin", "run-overlay", "-o", tmp_path / "new.ext3", "--", "true"
-    )
+    done = command(place / "bin", "run-overlay", "-o", tmp_path / "new.ext3", "--", "true")
     # The default image of etc/overlay.ini is not there, and the message names the file.
     [configuration] = place.glob("lib/python*/site-packages/overlay/overlay.ini")
     assert done.returncode == 66 and str(configuration) in done.stderr
@@ -184,7 +167,4 @@ def test_pip(tmp_path):
     for name in files(ROOT / "lib"):
         if not name.endswith(".pyc"):
             [copy] = place.glob(f"lib/python*/site-packages/{name}")
-            assert (
-                copy.stat().st_mode & 0o111
-                == (ROOT / "lib" / name).stat().st_mode & 0o111
-            )
+            assert copy.stat().st_mode & 0o111 == (ROOT / "lib" / name).stat().st_mode & 0o111

@@ -13,9 +13,7 @@ VERSION = "1.0"
 NEXT = "1.10"  # to be taken for newer than 1.9, and 1.9 for newer than 1.0
 SYSTEMS = ("lmod", "modules")
 
-COMPLETION = (
-    "_overlay() { :; }\n_overlay_names() { :; }\ncomplete -F _overlay run-overlay\n"
-)
+COMPLETION = "_overlay() { :; }\n_overlay_names() { :; }\ncomplete -F _overlay run-overlay\n"
 ZSH_COMPLETION = "#compdef run-overlay\n_overlay_was_called\n"
 
 
@@ -109,9 +107,7 @@ def test_unload_restores(shell, prefix, manual):
         f"module load overlay/{VERSION}", "module unload overlay", **manual
     )
     changed = {
-        name
-        for name, value in loaded["names"].items()
-        if before["names"].get(name) != value
+        name for name, value in loaded["names"].items() if before["names"].get(name) != value
     }
     assert changed == {"PATH", "MANPATH"}
     assert loaded["names"]["PATH"] == f"{tree}/bin:" + before["names"]["PATH"]
@@ -140,9 +136,7 @@ def test_default_and_switch(shell, prefix):
         "module load overlay", f"module switch overlay/{VERSION}", silent=False
     )
     assert default["names"]["PATH"].split(":")[0] == str(prefix / NEXT / "bin")
-    assert (
-        switched["names"]["PATH"] == f"{prefix}/{VERSION}/bin:{before['names']['PATH']}"
-    )
+    assert switched["names"]["PATH"] == f"{prefix}/{VERSION}/bin:{before['names']['PATH']}"
     assert str(prefix / NEXT) not in str(switched["names"])
 
 
@@ -159,9 +153,7 @@ def test_default_of_the_site(shell, prefix):
 
 def test_two_versions(shell, system, prefix):
     """Never two versions at once: Lmod swaps, Environment Modules say what to do."""
-    done = shell.run(
-        f"module load overlay/{VERSION}; module load overlay/1.9; echo $PATH"
-    )
+    done = shell.run(f"module load overlay/{VERSION}; module load overlay/1.9; echo $PATH")
     first = "1.9" if system == "lmod" else VERSION
     assert done.stdout.strip() == f"{prefix}/{first}/bin:{PATH}"
     assert system == "lmod" or "conflict" in done.stderr.lower()
@@ -174,19 +166,14 @@ def test_information(shell, system):
         "echo = path; echo $PATH"
     )
     parts = dict(part.split("\n", 1) for part in done.stdout.split("= ")[1:])
-    assert all(
-        f"overlay/{version}" in parts["avail"] for version in (VERSION, "1.9", NEXT)
-    )
+    assert all(f"overlay/{version}" in parts["avail"] for version in (VERSION, "1.9", NEXT))
     assert f"Version: {NEXT}" in parts["whatis"]
     assert "create-overlay -s 500 -n 700" in parts["help"]
     assert f"/{NEXT}/bin" in parts["show"]
     assert parts["path"].strip() == PATH
     if system == "lmod":
         done = shell.run("module spider overlay; module spider overlay/1.9")
-        assert (
-            f"overlay/{NEXT}" in done.stderr
-            and "as many files as you need" in done.stderr
-        )
+        assert f"overlay/{NEXT}" in done.stderr and "as many files as you need" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["zsh", "fish", "tcsh"])
@@ -241,7 +228,9 @@ def test_engine_module(shell, prefix, engines):
 
 def test_engine_commands_in_several_lines(shell, prefix, engines):
     """A value goes on behind empty lines and comments, as configparser has it."""
-    choose(prefix, "commands = no-such-engine", "", "# the old one", "   apptainer", "module = none")
+    choose(
+        prefix, "commands = no-such-engine", "", "# the old one", "   apptainer", "module = none"
+    )
     done = shell.run("module load overlay/1.0; command -v run-overlay")
     assert (done.stderr, done.stdout) == ("", f"{prefix}/1.0/bin/run-overlay\n")
 
@@ -250,9 +239,7 @@ def test_engine_module_of_the_user(shell, prefix, engines):
     """An engine that the user loaded himself stays."""
     shell.directories += (engines,)
     choose(prefix, "module = engine")
-    states = shell.state(
-        "module load engine", "module load overlay/1.0", "module unload overlay"
-    )
+    states = shell.state("module load engine", "module load overlay/1.0", "module unload overlay")
     assert states[-1]["names"]["ENGINE_LOADED"] == "1"
 
 
@@ -324,9 +311,7 @@ def test_hook(shell, system, prefix):
     """The site's own file is run in the place of a change to ours, and undone at unload."""
     (prefix / "etc/site.lua").write_text('setenv("SITE", myModuleVersion())\n')
     (prefix / "etc/site.tcl").write_text("setenv SITE $version\n")
-    before, loaded, after = shell.state(
-        "module load overlay/1.9", "module unload overlay"
-    )
+    before, loaded, after = shell.state("module load overlay/1.9", "module unload overlay")
     assert loaded["names"]["SITE"] == "1.9"
     assert "SITE" not in after["names"]
 

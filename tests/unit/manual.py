@@ -29,7 +29,9 @@ def read(name):
 def names():
     """Return the names of all pages."""
     return sorted(
-        name for directory in os.listdir(PAGES) for name in os.listdir(os.path.join(PAGES, directory))
+        name
+        for directory in os.listdir(PAGES)
+        for name in os.listdir(os.path.join(PAGES, directory))
     )
 
 

@@ -11,7 +11,9 @@ from overlay.cli import COMMANDS
 from overlay.config import SETTINGS
 
 PROGRAMS = sorted(COMMANDS)
-STATUSES = {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
+STATUSES = {
+    value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)
+}
 
 BASH = os.path.join(manual.ROOT, "share", "bash-completion", "completions", "overlay")
 ZSH = os.path.join(manual.ROOT, "share", "zsh", "site-functions", "_overlay")
@@ -52,7 +54,9 @@ def parsed_options(program):
 
 def test_pages():
     """Every command has a page, and there are two more."""
-    assert manual.names() == sorted([*(f"{name}.1" for name in PROGRAMS), "overlay.7", "overlay.ini.5"])
+    assert manual.names() == sorted(
+        [*(f"{name}.1" for name in PROGRAMS), "overlay.7", "overlay.ini.5"]
+    )
 
 
 @pytest.mark.parametrize("name", manual.names())
@@ -70,7 +74,9 @@ def test_options(program):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_arguments_of_options(program):
     """An option that takes an argument is shown with one."""
-    listed = re.findall(r"^\.It (Fl .*)$", manual.part(manual.read(f"{program}.1"), "OPTIONS"), re.M)
+    listed = re.findall(
+        r"^\.It (Fl .*)$", manual.part(manual.read(f"{program}.1"), "OPTIONS"), re.M
+    )
     for action in actions(program):
         long = action.option_strings[-1][2:]
         [line] = [line for line in listed if re.search(rf"Fl Fl {long}( |$)", line)]
@@ -163,7 +169,9 @@ def examples():
         (name, line)
         for name, source in sources.items()
         for line in command_lines(
-            source if name in manual.names() else "\n".join(re.findall(r"^```.*?^```", source, re.M | re.S))
+            source
+            if name in manual.names()
+            else "\n".join(re.findall(r"^```.*?^```", source, re.M | re.S))
         )
     ]
 
@@ -196,7 +204,9 @@ def test_links(name):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_bash_options(program):
     """The completion of bash offers the options of each command, all and no other."""
-    [words] = re.findall(rf"^ *(?:\S+ \| )?{program}(?: \| \S+)?\)\s+options='([^']*)' ;;$", text(BASH), re.M)
+    [words] = re.findall(
+        rf"^ *(?:\S+ \| )?{program}(?: \| \S+)?\)\s+options='([^']*)' ;;$", text(BASH), re.M
+    )
     assert set(words.split()) == parsed_options(program)
 
 
@@ -204,7 +214,9 @@ def test_bash_options(program):
 def test_zsh_options(program):
     """The completion of zsh offers the options of each command, all and no other."""
     source = text(ZSH)
-    body = re.search(rf"^ *(?:\S+ \| )?{program}(?: \| \S+)?\)\n(.*?)^ *;;$", source, re.M | re.S)[1]
+    body = re.search(rf"^ *(?:\S+ \| )?{program}(?: \| \S+)?\)\n(.*?)^ *;;$", source, re.M | re.S)[
+        1
+    ]
     shared = {
         name: lines
         for name, lines in re.findall(r"^local -a (\w+)=\(\n(.*?)^\)$", source, re.M | re.S)
@@ -220,5 +232,7 @@ def test_zsh_options(program):
 
 def test_completed_commands():
     """Both completions name every command."""
-    assert set(re.findall(r"^complete -F _overlay (.*)$", text(BASH), re.M)[0].split()) == set(PROGRAMS)
+    assert set(re.findall(r"^complete -F _overlay (.*)$", text(BASH), re.M)[0].split()) == set(
+        PROGRAMS
+    )
     assert set(text(ZSH).splitlines()[0].split()[1:]) == set(PROGRAMS)
