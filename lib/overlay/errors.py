@@ -4,6 +4,8 @@ The numbers are those of sysexits.h(3head) where it has a fitting one; 2 is what
 argparse and most tools use for a usage error, and 130 is a shell's for Ctrl-C.
 """
 
+from __future__ import annotations
+
 NOT_READY = 1  # overlay-admin doctor found a problem
 USAGE = 2  # the command line does not make sense
 DAMAGED = 65  # not an overlay, or a damaged one
@@ -26,19 +28,19 @@ class OverlayError(Exception):
     hint    what to do now, best a command to type; None when there is nothing to say
     """
 
-    def __init__(self, what, *, status, hint=None):
+    def __init__(self, what: str, *, status: int, hint: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.status = status
         self.hint = hint
 
 
-def reason(error):
+def reason(error: OSError) -> str:
     """Return the words of an OSError without its number and file name."""
     return error.strerror or str(error)
 
 
-def quote(text):
+def quote(text: object) -> str:
     """Return a path or word as it may stand in a message: one line, and safe to paste.
 
     Plain words stay as they are, others get the quotes of a POSIX shell; control

@@ -1,5 +1,7 @@
 """Where a file lies: the file system, and whether other machines have it too."""
 
+from __future__ import annotations
+
 # File systems that no second machine has mounted: a lock there tells everything.
 _LOCAL = frozenset(
     "btrfs ext2 ext3 ext4 f2fs overlay ramfs reiserfs tmpfs ubifs vfat xfs zfs".split()
@@ -14,19 +16,19 @@ class Mount:
 
     __slots__ = ("options", "point", "source", "type")
 
-    def __init__(self, type, point, source, options=()):
+    def __init__(self, type: str, point: str, source: str, options: tuple[str, ...] = ()) -> None:
         self.options = options
         self.type = type
         self.point = point
         self.source = source
 
     @property
-    def is_local(self):
+    def is_local(self) -> bool:
         """Whether it is surely mounted on this machine alone."""
         return self.type in _LOCAL
 
 
-def find(descriptor):
+def find(descriptor: int) -> Mount | None:
     """Return the Mount that an open file or directory was reached through, or None.
 
     The kernel names it by number in /proc/self/fdinfo, proc(5): device numbers would not do,
@@ -38,18 +40,18 @@ def find(descriptor):
         number = fields["mnt_id"].strip()
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
-                words, _dash, rest = line.partition(" - ")
-                words = words.split(" ")
+                first, _dash, rest = line.partition(" - ")
+                words = first.split(" ")
                 if words[0] == number:
                     type, source, *options = rest.rstrip("\n").split(" ")
-                    options = tuple(",".join(options).split(","))
-                    return Mount(type, _plain(words[4]), _plain(source), options)
+                    options = ",".join(options).split(",")
+                    return Mount(type, _plain(words[4]), _plain(source), tuple(options))
     except (OSError, KeyError):
         pass
     return None
 
 
-def _plain(text):
+def _plain(text: str) -> str:
     r"""Return a name of mountinfo without its escapes: blanks and the like stand as \040."""
     if "\\" not in text:
         return text

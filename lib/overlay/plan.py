@@ -4,7 +4,13 @@ A plan is made by one pure function per command and says everything: `--dry-run`
 as lines for a shell, process.py runs it.
 """
 
+from __future__ import annotations
+
 import shlex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class Step:
@@ -23,15 +29,15 @@ class Step:
 
     def __init__(
         self,
-        arguments,
+        arguments: Iterable[str],
         *,
-        action=None,
-        unset=(),
-        variables=None,
-        path_first=None,
-        output=None,
-        why=None,
-    ):
+        action: Callable[[], object] | None = None,
+        unset: Iterable[str] = (),
+        variables: Mapping[str, str] | None = None,
+        path_first: str | None = None,
+        output: str | None = None,
+        why: str | None = None,
+    ) -> None:
         self.path_first = path_first
         self.arguments = list(arguments)
         self.action = action
@@ -40,7 +46,7 @@ class Step:
         self.output = output
         self.why = why
 
-    def environment(self, environ):
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the program, from the caller's."""
         kept = {name: value for name, value in environ.items() if name not in self.unset}
         kept.update(self.variables)
@@ -48,9 +54,9 @@ class Step:
             kept["PATH"] = f"{self.path_first}:{environ.get('PATH', '')}"
         return kept
 
-    def shell(self):
+    def shell(self) -> str:
         """Return the line that does the same in a POSIX shell."""
-        words = []
+        words: list[str] = []
         for name in self.unset:
             words += ["-u", name]
         words += [f"{name}={value}" for name, value in sorted(self.variables.items())]
@@ -73,14 +79,22 @@ class Plan:
     writable whether final writes an overlay
     """
 
-    def __init__(self, final=None, *, notices=(), before=(), after=(), writable=False):
+    def __init__(
+        self,
+        final: Step | None = None,
+        *,
+        notices: Iterable[tuple[str, str]] = (),
+        before: Iterable[Step] = (),
+        after: Iterable[Step] = (),
+        writable: bool = False,
+    ) -> None:
         self.writable = writable
         self.final = final
         self.notices = list(notices)
         self.before = list(before)
         self.after = list(after)
 
-    def shell(self):
+    def shell(self) -> str:
         """Return the plan as lines for a POSIX shell that do the same when pasted."""
         lines = []
         for step in (*self.before, *([self.final] if self.final else ()), *self.after):

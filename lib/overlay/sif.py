@@ -4,6 +4,8 @@ The layout is that of the SIF 1.0 specification: a header of 128 bytes, then des
 585 bytes, little-endian and unaligned.
 """
 
+from __future__ import annotations
+
 import os
 import struct
 
@@ -13,7 +15,7 @@ _SQUASHFS, _PRIMARY = 1, 2  # type of a file system; role of a partition
 _MOST = 1024  # descriptors; images have five or so
 
 
-def squashfs_offset(path):
+def squashfs_offset(path: str) -> int | None:
     """Return the byte at which the squashfs of a base image begins, or None.
 
     A plain squashfs file begins at 0. Raises OSError.
@@ -31,7 +33,7 @@ def squashfs_offset(path):
             if len(data) < _DESCRIPTOR:
                 return None
             kind, used = struct.unpack_from("<iB", data)
-            (offset,) = struct.unpack_from("<q", data, 17)
+            offset: int = struct.unpack_from("<q", data, 17)[0]
             if (
                 kind == _PARTITION
                 and used

@@ -1,12 +1,14 @@
 """Sizes and counts as people write them: 500, 500M, 20G, 1.5T; 700, 700K, 2M files."""
 
+from __future__ import annotations
+
 MIB = 1 << 20
 
 _SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 _COUNT_UNITS = {"K": 1000, "M": 1000000, "G": 1000000000}
 
 
-def parse_size(text):
+def parse_size(text: str) -> int:
     """Return the bytes that a size such as 500, 500M, 20GB or 1.5TiB stands for.
 
     A number alone is MiB; K, M, G, T are powers of 1024. The result is a whole number of
@@ -22,7 +24,7 @@ def parse_size(text):
     return -(-size // (denominator * MIB)) * MIB
 
 
-def parse_count(text):
+def parse_count(text: str) -> int:
     """Return the number of files that a count such as 700, 700K or 2M stands for.
 
     A number alone is thousands; K and M are powers of 1000. Rounded up to a whole file.
@@ -35,7 +37,7 @@ def parse_count(text):
     return -(-numerator * _COUNT_UNITS.get(unit, 1000) // denominator)
 
 
-def _split(text, what, examples):
+def _split(text: str, what: str, examples: str) -> tuple[tuple[int, int], str]:
     """Return ((numerator, denominator), unit) of a positive decimal number with a unit.
 
     Exact integers, because 0.1 of a terabyte is no binary fraction.
@@ -52,17 +54,17 @@ def _split(text, what, examples):
     return (number, 10 ** len(fraction)), unit
 
 
-def mebibytes(size):
+def mebibytes(size: int) -> int:
     """Return bytes as the plain number of MiB, rounded up: 524288000 is 500."""
     return -(-size // MIB)
 
 
-def thousands(count):
+def thousands(count: int) -> str:
     """Return a count of files in thousands, as short as it is exact: 700, 0.5, 12.345."""
     return f"{count // 1000}.{count % 1000:03d}".rstrip("0").rstrip(".")
 
 
-def format_size(size):
+def format_size(size: float) -> str:
     """Return bytes for a person: 312 MiB, 1.5 GiB, 20 GiB."""
     value, unit = size, "bytes"
     for unit_next in ("KiB", "MiB", "GiB", "TiB"):
@@ -75,11 +77,11 @@ def format_size(size):
     return f"{text} {unit}"
 
 
-def format_count(count):
+def format_count(count: int) -> str:
     """Return a count for a person: 700,003."""
     return f"{count:,}"
 
 
-def format_files(count):
+def format_files(count: int) -> str:
     """Return a count of files with its noun: 1 file, 700,003 files."""
     return f"{count:,} file{'' if count == 1 else 's'}"
