@@ -8,6 +8,8 @@ DESTDIR ?=
 TOOLS := $(OVERLAY_WORK)/venv/bin
 # Not by `command -v`: some versions of make look for such a program and not for a shell.
 RUFF := $(or $(wildcard $(TOOLS)/ruff),ruff)
+MYPY := $(or $(wildcard $(TOOLS)/mypy),mypy)
+CODESPELL := $(or $(wildcard $(TOOLS)/codespell),codespell)
 PYTEST := $(if $(wildcard $(TOOLS)/pytest),$(TOOLS)/pytest,python3 -m pytest)
 
 # A value from outside (PYTHONPATH, PYTHONHOME) must not change what is installed, and
@@ -23,7 +25,7 @@ help:
 	@echo 'make demo       set the machine up, then show the commands at work, as an ordinary user'
 	@echo 'make test       set the machine up, then run all tests'
 	@echo 'make check      the quick part: unit tests under this Python, and lint'
-	@echo 'make lint       ruff and shellcheck'
+	@echo 'make lint       style, types, spelling: ruff, mypy, codespell and shellcheck'
 	@echo 'make soak       the long rounds'
 	@echo 'make reference  write etc/overlay.ini from the table of settings'
 	@echo 'make install    PREFIX=/share/apps/overlay [PYTHON=/usr/bin/python3] [DESTDIR=]'
@@ -48,8 +50,11 @@ unit:
 
 lint:
 	$(RUFF) check --no-cache lib tests setup.py tools/install
+	$(RUFF) format --no-cache --check lib tests setup.py tools/install bin/*
 	# The launchers must be read by a Python that is too old, to say so.
 	$(RUFF) check --no-cache --ignore E402,UP,I bin/*
+	$(MYPY) --no-error-summary
+	$(CODESPELL) .ci bin docs etc lib modulefiles share tests tools *.md *.ini setup.* Makefile
 	shellcheck .ci/run $(filter-out tools/install tools/%.txt,$(wildcard tools/*)) \
 		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest lib/overlay/helpers/*/*
 
