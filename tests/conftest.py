@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from support import PATH, ROOT, execute
+from support import PATH, ROOT, execute, from_environment
 
 sys.path.insert(0, str(ROOT / "lib"))
 sys.dont_write_bytecode = True
@@ -98,3 +98,9 @@ def ok(run):
         return result.stdout
 
     return ok
+
+
+@pytest.fixture
+def colleague():
+    """Return the directory with another user's overlays."""
+    return from_environment("OVERLAY_COLLEAGUE")

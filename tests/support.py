@@ -14,6 +14,13 @@ BASE = os.path.join(os.environ.get("OVERLAY_WORK", "/opt/overlay-work"), "images
 Result = collections.namedtuple("Result", "status stdout stderr")
 
 
+def from_environment(name):
+    """Return the path that tests/prepare-colleague has printed for a variable."""
+    path = os.environ.get(name)
+    assert path, f"{name} is not set: see tests/prepare-colleague --help"
+    return Path(path)
+
+
 def execute(arguments, *, environ, cwd, stdin=None):
     """Run a program to its end and return its Result; what is no UTF-8 is kept escaped."""
     done = subprocess.run(

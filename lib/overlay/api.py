@@ -29,6 +29,8 @@ def load_config(environ, root=None):
 
     environ  the caller's environment, a dictionary
     root     the tree that holds etc/overlay.ini; None for the one that this file is in
+    Its left_out has a line for every file that was not obeyed, because it belongs to somebody
+    else or everybody may write it.
     """
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return configuration.load(environ, root or here)

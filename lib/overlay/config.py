@@ -9,13 +9,16 @@ page overlay.ini(5) all follow it. Strongest first, a value comes from
 
 and what the site names in [site] lock is taken from the site's files alone. An option of
 the command line comes before all of these; Config.hold() keeps it from what is locked.
+
+A file that belongs to somebody else, or that everybody may write, is left out: it could name
+programs that the caller would start.
 """
 
 import configparser
 import os
 import shlex
 
-from overlay import size
+from overlay import size, trust
 from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError, quote, reason
 
 
@@ -365,10 +368,14 @@ class Config:
 
     environ  the environment that {user}, {home} and $VARIABLE in values refer to
     locks    what is locked, keys and whole sections, each with the Origin of the lock
+    files    the site's files that were read, in order
+    left_out lines about files that were not obeyed
     """
 
     def __init__(self, environ):
         self.environ = environ
+        self.files = []
+        self.left_out = []
         # A user who could set these could lock, and speak, in the site's name.
         self.locks = {"site": Origin("default")}
         self._texts = {}
@@ -574,14 +581,20 @@ def expand(text, environ, *, unset="refuse"):
         return None
 
 
-def load(environ, root):
+def load(environ, root, notice=None, uid=None):
     """Return the Config of a caller.
 
     environ  the caller's environment
     root     the tree that the commands run from; holds etc/overlay.ini
+    notice   called with (line, "warning") for every file that is left out
+    uid      the caller's; None for that of this process
     Raises OverlayError (CONFIGURATION, or MISSING when OVERLAY_CONFIG names no file).
     """
     config = Config(environ)
+    uid = os.getuid() if uid is None else uid
+    owners = {0, trust.installation()}
+    if environ.get("OVERLAY_CONFIG"):
+        owners.add(uid)
     site = environ.get("OVERLAY_CONFIG") or site_file(root)
     if not os.path.isfile(site):
         raise OverlayError(
@@ -591,7 +604,7 @@ def load(environ, root):
             if environ.get("OVERLAY_CONFIG")
             else "ask the site's admin: the installation is not complete",
         )
-    read_file(config, site)
+    read_file(config, site, owners=owners)
     directory = os.path.join(os.path.dirname(site), "overlay.d")
     try:
         names = sorted(os.listdir(directory))
@@ -603,14 +616,17 @@ def load(environ, root):
         ) from None
     for name in names:
         if name.endswith(".ini") and not name.startswith("."):
-            read_file(config, os.path.join(directory, name))
+            read_file(config, os.path.join(directory, name), owners=owners)
     check_locks(config)
     lock, image = config.lock("images.default"), config.get("images.default")
     if lock and image:  # else a user could give that name to another image
         config.locks.setdefault(f"images.{image}", lock)
     user = user_file(environ)
     if user and os.path.isfile(user):
-        read_file(config, user, own=True)
+        read_file(config, user, own=True, owners={0, uid})
+    if notice:
+        for line in config.left_out:
+            notice(line, "warning")
     check_limits(config)
     for name in config.names():
         text = environ.get(variable(name))
@@ -699,15 +715,18 @@ def user_file(environ):
     return os.path.join(base, "overlay", "overlay.ini") if os.path.isabs(base) else None
 
 
-def read_file(config, path, own=False):
+def read_file(config, path, own=False, owners=None):
     """Put the values of one file into config, and check them.
 
-    own  whether it is the user's, who may not set what is locked: that is passed over
+    own     whether it is the user's, who may not set what is locked: that is passed over
+    owners  the uids whose file is obeyed, another is left out; None: whoever's
     Raises OverlayError (CONFIGURATION) with file, line and what is allowed.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = file.read()
+        content = _text(trust.read(path, owners))
+    except trust.Distrusted as why:
+        config.left_out.append(f"the settings in {quote(path)} are left out: {why}")
+        return
     except OSError as error:
         raise OverlayError(
             f"cannot read {quote(path)}: {reason(error)}", status=CONFIGURATION
@@ -715,6 +734,8 @@ def read_file(config, path, own=False):
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _wrong(path, line, "it is not UTF-8 text") from None
+    if not own:
+        config.files.append(path)
     places = _places(path, content.split("\n"))
     parser = _parsed(path, content)
     for (section, key), line in places.items():
@@ -743,6 +764,11 @@ def read_file(config, path, own=False):
                 config.locks.setdefault(word, origin)
             text = f"{config.text(name)} {text}".strip()
         config.put(name, text, origin)
+
+
+def _text(content):
+    """Return the bytes of a file as text with lines that end in "\\n". Raises UnicodeDecodeError."""
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _parsed(path, content):

@@ -263,6 +263,16 @@ def _settings(environ, root):
             or "correct that line; to see that it is right: overlay-admin config --check FILE"
         )
         return configuration.Config(environ), Check("settings", PROBLEM, error.what, why, advice)
+    if config.left_out:
+        why = "who can write a file of settings chooses the programs that its readers start"
+        advice = "give the file to root or to the owner of the installation, mode 0644"
+        return config, Check("settings", WARNING, "; ".join(config.left_out), why, advice)
+    shared = [file for file in config.files if os.stat(file).st_mode & stat.S_IWGRP]
+    if shared:
+        why = "whoever is in that group chooses the programs that all users start"
+        words = f"the group may write {', '.join(map(quote, shared))}"
+        advice = f"if that is not meant: chmod g-w {' '.join(map(quote, shared))}"
+        return config, Check("settings", WARNING, words, why, advice)
     return config, Check("settings", OK, quote(path), why)
 
 

@@ -61,10 +61,29 @@ if config == "" then
 end
 local directory = config:match("^(.*)/[^/]*$") or "."
 
+-- Files of somebody else, or that everybody may write, are left out as in lib/overlay/trust.py;
+-- lfs knows no sticky bits, so directories are not looked at.
+local owners = { [0] = true, [lfs.attributes(pathJoin(tree, "lib"), "uid") or 0] = true }
+if (os.getenv("OVERLAY_CONFIG") or "") ~= "" then
+   owners[lfs.attributes("/proc/self", "uid") or 0] = true
+end
+
+local function obeyed(path)
+   if kind(path) ~= "file" then return false end
+   if owners[lfs.attributes(path, "uid")] and lfs.attributes(path, "permissions"):sub(8, 8) ~= "w" then
+      return true
+   end
+   if mode() == "load" then
+      LmodMessage("overlay: warning: " .. path .. " is left out: it belongs to somebody else,"
+         .. " or everybody may write it")
+   end
+   return false
+end
+
 local engine = { module = "", commands = "apptainer singularity" }
 
 local function read(path)
-   local file = io.open(path)
+   local file = obeyed(path) and io.open(path)
    if not file then return end
    local section, key, depth
    for line in file:lines() do
@@ -152,7 +171,7 @@ end
 
 -- What the site adds: a file of its own, so that an upgrade keeps it.
 local hook = pathJoin(directory, "site.lua")
-if kind(hook) then
+if obeyed(hook) then
    -- Lua 5.1 has no _ENV and no need of it: there Lmod's functions are global.
    assert(loadfile(hook, "t", _ENV))()
 end

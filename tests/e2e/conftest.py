@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import BASE, PATH, ROOT, execute
+from support import BASE, PATH, ROOT, execute, from_environment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,18 +71,6 @@ def engine(environ, scratch):
         return execute(words, environ=environ, cwd=scratch, **options)
 
     return engine
-
-
-def from_environment(name):
-    path = os.environ.get(name)
-    assert path, f"{name} is not set: see tests/prepare-colleague --help"
-    return Path(path)
-
-
-@pytest.fixture
-def colleague():
-    """Return the directory with another user's overlays."""
-    return from_environment("OVERLAY_COLLEAGUE")
 
 
 @pytest.fixture

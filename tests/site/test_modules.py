@@ -316,6 +316,28 @@ def test_hook(shell, system, prefix):
     assert "SITE" not in after["names"]
 
 
+def test_files_of_another(shell, prefix, colleague):
+    """Settings and hooks of somebody else, or for everybody to write, are left out and named."""
+    choose(prefix, "module = none")
+    (prefix / "etc/overlay.d/z.ini").symlink_to(colleague / "settings/overlay.ini")
+    for name in ("site.lua", "site.tcl"):
+        (prefix / "etc" / name).symlink_to(colleague / "settings" / name)
+    done = shell.run("module load overlay/1.9; echo $? ${HIS-none}")
+    assert done.stdout == "0 none\n"
+    said = " ".join(done.stderr.split())
+    assert f"{prefix}/etc/overlay.d/z.ini is left out" in said
+    assert f"{prefix}/etc/site." in said
+    for name in ("site.lua", "site.tcl"):
+        path = prefix / "etc" / name
+        path.unlink()
+        path.write_text('setenv("HIS", "1")\n' if name == "site.lua" else "setenv HIS 1\n")
+        path.chmod(0o666)
+    assert shell.run("module load overlay/1.9; echo $? ${HIS-none}").stdout == "0 none\n"
+    for name in ("site.lua", "site.tcl"):
+        (prefix / "etc" / name).chmod(0o664)
+    assert shell.run("module load overlay/1.9; echo $? ${HIS-none}").stdout == "0 1\n"
+
+
 def test_incomplete(shell, prefix):
     """An installation that lacks a part says so and is not loaded."""
     away = prefix / "1.9/bin/away"

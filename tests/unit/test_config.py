@@ -298,6 +298,26 @@ def test_layers(environ, site, home, layers, value, origin):
     assert str(found.origin("create.size")) == origin.format(site=site, d=directory, user=user)
 
 
+@pytest.mark.parametrize("uid", [0, os.getuid(), 12345])
+def test_whose(environ, site, home, tmp_path, uid):
+    """Files of the caller, of root and, for the site, of the installation's owner are obeyed."""
+    user = home / ".config" / "overlay" / "overlay.ini"
+    write(user, "[create]\nsize = 4\n")
+    write(site, "[create]\nfiles = 1\n")
+    said = []
+    found = config.load(
+        environ, "/nowhere", notice=lambda line, level: said.append((line, level)), uid=uid
+    )
+    # Who runs these tests owns the installation as well.
+    assert found["create.files"] == 1000 and found.files == [str(site)]
+    mine = os.getuid() in (0, uid)  # root may be the one who runs them
+    assert found["create.size"] == (4 << 20 if mine else None)
+    assert len(said) == len(found.left_out) == (not mine)
+    if not mine:
+        [(line, level)] = said
+        assert level == "warning" and line.startswith(f"the settings in {user} are left out: it ")
+
+
 def test_user_file_place(environ, home, tmp_path):
     """XDG_CONFIG_HOME moves the user's file; without a home there is none."""
     assert config.user_file(environ) == f"{home}/.config/overlay/overlay.ini"

@@ -26,7 +26,7 @@ def _config(options, environ, root, output):
         check_file(options.check, environ)
         output.notice(f"{quote(options.check)}: no mistake found")
         return 0
-    config = configuration.load(environ, root)
+    config = configuration.load(environ, root, output.notice)
     rows, status = [], 0
     for name in config.names():
         try:
@@ -165,7 +165,7 @@ def _report(options, environ, root, output):
     from overlay import report
     from overlay.search import Search
 
-    config = configuration.load(environ, root)
+    config = configuration.load(environ, root, output.notice)
     statuses = []
 
     def failed(error):

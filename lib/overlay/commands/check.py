@@ -32,7 +32,7 @@ def main(options, environ, root, output):
     """Check every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
         raise OverlayError("no overlay is named", status=USAGE, hint="check-overlay OVERLAY")
-    config = configuration.load(environ, root)
+    config = configuration.load(environ, root, output.notice)
     worst = 0
     for path in options.overlays:
         try:

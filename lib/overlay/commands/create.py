@@ -9,7 +9,7 @@ from overlay.errors import USAGE, OverlayError, quote
 
 def main(options, environ, root, output):
     """Create what the options ask for, and say what it is."""
-    config = configuration.load(environ, root)
+    config = configuration.load(environ, root, output.notice)
     if options.list_templates:
         return _list_templates(config, output)
     _hold(options, config)

@@ -27,7 +27,7 @@ _ORDERS = {
 
 def main(options, environ, root, output):
     """List what is below the directories; return the first status that is not 0."""
-    config = configuration.load(environ, root)
+    config = configuration.load(environ, root, output.notice)
     low = config["safety.low"]
     if not options.directories:
         try:

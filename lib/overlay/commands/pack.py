@@ -10,7 +10,7 @@ from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, 
 
 def main(options, environ, root, output):
     """Pack what the options ask for."""
-    config = configuration.load(environ, root)
+    config = configuration.load(environ, root, output.notice)
     config.hold("pack.compression", "--compression", options.compression)
     if not options.overlays:
         raise OverlayError("no overlay is named", status=USAGE, hint="pack-overlay OVERLAY")

@@ -15,7 +15,7 @@ def main(options, environ, root, output):
             status=USAGE,
             hint=f"resize-overlay {quote(options.overlay)} -s +5G",
         )
-    config = configuration.load(environ, root)
+    config = configuration.load(environ, root, output.notice)
     process.need("e2fsck", "e2fsprogs", environ)
     whole = guard.open_whole(options.overlay)
     try:

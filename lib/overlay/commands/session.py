@@ -24,7 +24,7 @@ def main(options, environ, root, output):
         program=output.program,
         verbose=options.verbose,
     )
-    config = configuration.load(environ, root)
+    config = configuration.load(environ, root, output.notice)
     _hold(options, config)
     if options.stage or options.discard_writes or getattr(options, "per_task", False):
         from overlay.commands import job

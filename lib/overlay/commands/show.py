@@ -18,7 +18,7 @@ def main(options, environ, root, output):
     """Show every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
         raise OverlayError("no overlay is named", status=USAGE, hint="show-overlay OVERLAY")
-    low = configuration.load(environ, root)["safety.low"]
+    low = configuration.load(environ, root, output.notice)["safety.low"]
     worst, documents = 0, []
     for number, path in enumerate(options.overlays):
         try:
