@@ -49,6 +49,25 @@ class Image:
             return False  # said where it matters
 
     @property
+    def is_plain_directory(self):
+        """Whether it is a directory that no session has made an overlay of: without upper/."""
+        if self.kind != "directory":
+            return False
+        try:
+            os.stat("upper", dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return False
+
+    @property
+    def is_data(self):
+        """Whether it is a plain directory with something in it."""
+        if not self.is_plain_directory:
+            return False
+        with os.scandir(self.descriptor) as entries:
+            return any(entry.name != "lost+found" for entry in entries)
+
+    @property
     def upper_is_mine(self):
         """Whether what is inside belongs to the caller, who could then write it."""
         return self.upper in (None, os.getuid()) or os.getuid() == 0

@@ -105,6 +105,7 @@ class Facts:
         launchers=None,
         squashfuse=False,
         plain_directory=False,
+        data=False,
         markers=False,
         cwd_in_overlay=False,
     ):
@@ -122,6 +123,7 @@ class Facts:
         self.launchers = launchers  # how ours come before its helpers: takes_launchers()
         self.squashfuse = squashfuse  # whether there is one for base images: has_squashfuse()
         self.plain_directory = plain_directory  # whether the first is one that was no overlay yet
+        self.data = data  # whether it holds something all the same
         self.cwd_in_overlay = cwd_in_overlay  # whether an overlay has a directory of its name
         self.markers = markers  # whether a layer of a read-only session has deletion markers
 
@@ -313,8 +315,8 @@ def _gather(session, config, environ, found):
         room=_room(found[0]),
         launchers=launchers,
         squashfuse=bool(launchers) and engine.has_squashfuse(launchers, environ),
-        plain_directory=found[0].kind == "directory"
-        and not os.path.isdir(os.path.join(found[0].path, "upper")),
+        plain_directory=found[0].is_plain_directory,
+        data=found[0].is_data,
         cwd_in_overlay=any(image.holds(cwd) for image in found),
     )
 
@@ -484,7 +486,8 @@ def check_twice(found):
 def decide_writable(session, facts):
     """Return (whether the first overlay is to be written, why it is not or None).
 
-    Raises OverlayError (NOT_ALLOWED) when the user insists with :rw on what cannot be.
+    Raises OverlayError: NOT_ALLOWED when the user insists with :rw on what cannot be, DAMAGED
+    for a directory with data: the engine would put upper/ and work/ among them, and show upper/.
     """
     (path, mode), first = session.overlays[0], facts.images[0]
     if mode == "ro":
@@ -502,6 +505,14 @@ def decide_writable(session, facts):
     ):
         why = f"what is inside belongs to another user (uid {first.upper})"
         hint = f"when it is a copy of yours, make it all yours: check-overlay --own {quote(path)}"
+    elif facts.data:
+        raise OverlayError(
+            f"{quote(path)} is a directory with data in it, not an overlay; only an empty"
+            " directory can become one",
+            status=DAMAGED,
+            hint=f"to see the data inside: -b {quote(os.path.abspath(path) + ':/data')}; to make an"
+            f" overlay of them: create-overlay --from {quote(path)}:/data",
+        )
     else:
         return True, None
     if mode == "rw":

@@ -30,6 +30,7 @@ class Survey:
     markers                 whether there are deletion markers inside
     nearly_full             whether too little room, or too few files, are left
     compression             of a squashfs file
+    plain                   of a directory without upper/: "empty" or "data"
     """
 
     def __init__(self, image, *, low, who=True):
@@ -45,6 +46,7 @@ class Survey:
         self.room = self.used = self.available = None
         self.files = self.files_used = None
         self.owner, self.owner_inside = status.st_uid, image.upper
+        self.plain = None
         self.clean = self.compression = self.made = self.markers = None
         self.users, self.left_behind = [], False
         if image.kind == "directory":
@@ -89,6 +91,8 @@ class Survey:
     def _directory(self, image):
         self.use = _directory_holder(image.identity)
         self.written = int(image.status.st_mtime)
+        if image.is_plain_directory:
+            self.plain = "data" if image.is_data else "empty"
         try:
             upper = os.stat(os.path.join(image.path, "upper"))
             self.owner_inside = upper.st_uid

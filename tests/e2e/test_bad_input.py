@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shlex
 import shutil
 import subprocess
 
@@ -284,3 +285,64 @@ def test_directory_by_mistake(run, scratch):
     said = "run-overlay: results is a directory; what is written goes to results/upper\n"
     assert (first.status, first.stderr) == (0, said)
     assert (second.status, second.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("form", ["data", "data:rw", "./data/"])
+def test_directory_with_data(run, scratch, form):
+    """A directory with data in it is not taken for an overlay, and nothing is made among the data."""
+    data = scratch / "data"
+    data.mkdir()
+    (data / "table").write_text("1\n")
+    (data / "work").mkdir()
+    before = digests(data)
+    path = form.partition(":")[0]
+    result = run("run-overlay", "-o", form, "--", "cat", "/table")
+    assert result == (
+        65,
+        "",
+        f"run-overlay: error: {path} is a directory with data in it, not an overlay; only an empty"
+        " directory can become one\n"
+        f"run-overlay: hint: to see the data inside: -b '{scratch}/data:/data'; to make an overlay of"
+        f" them: create-overlay --from {path}:/data\n",
+    )
+    assert run("run-overlay", "--dry-run", "-o", form, "--", "true").status == 65
+    assert "not an overlay" in run("show-overlay", path).stdout
+    assert digests(data) == before
+
+
+def test_directory_with_data_as_a_layer(run, ok, overlay, scratch):
+    """Read-only, alone or below another, it is a layer as with the plain engine."""
+    overlay()
+    data = scratch / "data"
+    data.mkdir()
+    (data / "table").write_text("1\n")
+    before = digests(data)
+    assert ok("run-overlay", "-o", "data:ro", "--", "cat", "/table") == "1\n"
+    words = ["run-overlay", "-o", "a.ext3", "-o", "data", "--"]
+    assert ok(*words, "sh", "-c", "cat /table; echo 2 >/table; cat /table") == "1\n2\n"
+    data.chmod(0o555)
+    try:
+        result = run("run-overlay", "-o", "data", "--", "cat", "/table")
+    finally:
+        data.chmod(0o755)
+    said = "run-overlay: data is mounted read-only: you may not write it\n"
+    assert result == (0, "1\n", said)
+    assert digests(data) == before
+    for line in ("-b '{0}/data:/data'", "-o b.ext3"):  # what the hint says
+        words = shlex.split(line.format(scratch))
+        if "-b" not in words:
+            ok("create-overlay", "-q", "--from", "data:/data", "-o", "b")
+        else:
+            words += ["-o", "a.ext3:ro"]
+        assert ok("run-overlay", *words, "--", "cat", "/data/table") == "1\n"
+
+
+def test_directory_that_is_an_overlay(ok, engine, scratch):
+    """One that a session or the plain engine has made, whatever lies beside upper, is written."""
+    (scratch / "a").mkdir()
+    (scratch / "b").mkdir()
+    assert engine("exec", "--overlay", "a", BASE, "touch", "/made").status == 0
+    ok("run-overlay", "-q", "-o", "b", "--", "touch", "/made")
+    for name in "ab":
+        (scratch / name / "README").write_text("mine\n")
+        assert ok("run-overlay", "-o", name, "--", "ls", "/made") == "/made\n"

@@ -13,6 +13,13 @@ _BAR = 20  # characters
 _MOST = 20  # directories that --du lists for a person
 _CHUNK = 500  # lines that are printed at once
 
+# What is said of a directory, by Survey.plain.
+_DIRECTORIES = {
+    None: "directory",
+    "empty": "directory, without upper yet",
+    "data": "directory with data in it, not an overlay; with :ro it is seen as a layer",
+}
+
 
 def main(options, environ, root, output):
     """Show every overlay that is named; return the first status that is not 0."""
@@ -136,7 +143,7 @@ def summary(survey, *, bars=False):
 
 def _kind(survey):
     if survey.kind == "directory":
-        return "directory" if survey.owner_inside is not None else "directory, without upper yet"
+        return _DIRECTORIES[survey.plain]
     compression = f", {survey.compression}" if survey.compression else ""
     reserved = survey.allocated >= survey.size
     state = "" if reserved else f", {size.format_size(survey.allocated)} of it on disk"
