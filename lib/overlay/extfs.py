@@ -40,6 +40,10 @@ JOURNAL_INODE = 8
 RESERVED_INODES = 11  # the first ten, and lost+found
 DIRECTORY = 2  # file type in a directory entry
 
+# Flags of inodes whose content is not found as ext3 has it; e2fsprogs heeds them whatever the
+# superblock says: EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_ENCRYPT_FL, EXT4_CASEFOLD_FL.
+_NOT_EXT3 = 0x80000 | 0x10000000 | 0x800 | 0x40000000
+
 # An inode that an empty file system, upper/, work/ and the engine's work/work take, and
 # the markers of the first directories: what is asked of mke2fs beyond the user's files.
 SPARE_INODES = 16
@@ -262,6 +266,7 @@ class Inode:
 
     size    bytes
     blocks  the first block numbers; a short link's target, a device's number
+    flags   i_flags in ext4(5)
     room    bytes that it takes, indirect blocks included
     links   how many names it has
     modify_time, change_time  seconds since 1970; nanoseconds of the former besides
@@ -270,6 +275,7 @@ class Inode:
     __slots__ = (
         "blocks",
         "change_time",
+        "flags",
         "group",
         "links",
         "mode",
@@ -283,7 +289,7 @@ class Inode:
     def __init__(self, data):
         self.mode, owner, self.size, _access, self.change_time = struct.unpack_from("<HHIII", data)
         (self.modify_time,) = struct.unpack_from("<i", data, 16)
-        group, self.links, sectors = struct.unpack_from("<HHI", data, 24)
+        group, self.links, sectors, self.flags = struct.unpack_from("<HHII", data, 24)
         self.room = sectors * 512
         self.nanoseconds = 0
         self.blocks = struct.unpack_from("<15I", data, 40)
@@ -416,32 +422,44 @@ class Reader:
             yield self.block(number)
 
     def _block_numbers(self, inode):
-        """Yield the numbers of the blocks of a file in order, holes left out."""
+        """Yield the numbers of the blocks of a file in order, holes left out.
+
+        A directory has none behind its size: e2fsprogs would read entries there, and so see
+        other names than we do.
+        """
+        if inode.flags & _NOT_EXT3:
+            raise FormatError("a file in it is not stored as ext3 stores files")
         left = -(-inode.size // self.superblock.block_size)
         if left > self.superblock.blocks_count:
             raise FormatError("a file in it is larger than the image")
+        if inode.is_directory and any(inode.blocks[left:12]):
+            raise _longer()
         for number in inode.blocks[: min(12, left)]:
             if number:
                 yield number
         left -= 12
         for depth, number in enumerate(inode.blocks[12:], 1):
-            if left <= 0:
-                return
-            yield from self._pointers(number, depth, left)
+            if left > 0:
+                yield from self._pointers(number, depth, left, inode.is_directory)
+            elif number and inode.is_directory:
+                raise _longer()
             left -= (self.superblock.block_size // 4) ** depth
 
-    def _pointers(self, number, depth, limit):
+    def _pointers(self, number, depth, limit, is_directory):
         """Yield those of the first limit block numbers below an indirect block that are no hole."""
         if not number:
             return
         per_block = self.superblock.block_size // 4
         span = per_block ** (depth - 1)
         pointers = struct.unpack(f"<{per_block}I", self.block(number))
-        for pointer in pointers[: -(-limit // span)]:
+        last = -(-limit // span)
+        if is_directory and any(pointers[last:]):
+            raise _longer()
+        for pointer in pointers[:last]:
             if pointer and depth == 1:
                 yield pointer
             elif pointer:
-                yield from self._pointers(pointer, depth - 1, limit)
+                yield from self._pointers(pointer, depth - 1, limit, is_directory)
             limit -= span
 
     def link_target(self, inode):
@@ -476,6 +494,17 @@ class Reader:
             else:
                 return None
         return number, inode
+
+    def only(self, directory, name):
+        """Return the (number, Inode) of a name in the Inode of a directory, or None.
+
+        Raises FormatError also for a second one: which of the two is taken depends on who
+        reads the directory.
+        """
+        found = [number for entry, number, _kind in self.entries(directory) if entry == name]
+        if len(found) > 1:
+            raise FormatError("a directory in it has two files of one name")
+        return (found[0], self.inode(found[0])) if found else None
 
     def tables(self):
         """Yield (number of the first inode, offset, bytes) of each group's inode table.
@@ -512,6 +541,10 @@ class Reader:
             for index in [index for index, mode in enumerate(modes) if mode >> 12 in kinds]:
                 if bits[index >> 3] >> (index & 7) & 1:
                     yield first + index, Inode(data[index * size : index * size + 128])
+
+
+def _longer():
+    return FormatError("a directory in it has more blocks than its size says")
 
 
 def parse_entries(data):

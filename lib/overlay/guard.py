@@ -70,11 +70,13 @@ def _acquire_one(image, write, config, environ, notice):
     while True:
         try:
             _lock(image, write)
-            if image.superblock is None or image.superblock.is_clean:
-                return
-            _release(image)
-            if not _repair(image, config, environ, notice):
-                return  # not clean, but seen to be safe to read; locked again
+            if not (image.superblock is None or image.superblock.is_clean):
+                _release(image)
+                if _repair(image, config, environ, notice):
+                    continue
+                # not clean, but seen to be safe to read; locked again
+            check_layout(image)
+            return
         except _Replaced:
             image.reopen(write)
         except lock.Busy as busy:
@@ -125,6 +127,22 @@ def _check_replaced(image):
         raise _Replaced from None
     if (status.st_dev, status.st_ino) != image.identity:
         raise _Replaced
+
+
+def check_layout(image):
+    """Do what image.check_layout() does, with the words for an image that is damaged besides.
+
+    image  an Image that is locked, or what has its fields path, kind, descriptor, superblock
+    """
+    try:
+        images.check_layout(image)
+    except (extfs.FormatError, OSError) as error:
+        words = reason(error) if isinstance(error, OSError) else error
+        raise OverlayError(
+            f"{quote(image.path)} is damaged: {words}",
+            status=DAMAGED,
+            hint=f"check-overlay {quote(image.path)}",
+        ) from None
 
 
 def _release(image):
@@ -265,6 +283,8 @@ def check(path, descriptor, environ, *options):
             result = _attach(program, descriptor, result.output, environ) or result
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
     if result.status in (0, 1, 2, 3):
+        superblock, status = extfs.read_superblock(descriptor), os.fstat(descriptor)
+        check_layout(images.Image(path, "ext3", status, descriptor, True, superblock))
         return "no damage found" if result.status == 0 else _corrections(result.output)
     if result.status < 0 or result.status & 32:  # 32 is "canceled by user request"
         raise OverlayError(

@@ -9,6 +9,16 @@ from overlay.errors import DAMAGED, MISSING, OverlayError, quote, reason
 
 _HEAD = extfs.SUPERBLOCK_OFFSET + extfs.SUPERBLOCK_SIZE
 
+# What makes the engines take a file for something else than what begins with its first byte:
+# a launch line, behind which they look for the file system, and the mark of a SIF.
+_LAUNCH = b" run-singularity"
+_SIF = b"SIF_MAGIC"
+
+_MADE_SO = (
+    "do not open it with the plain engine either, it can delete your files; ask whoever made it"
+    " for another"
+)
+
 
 class Image:
     """An overlay as it was found, kept open.
@@ -154,7 +164,7 @@ def _identify(path, descriptor, writable):
                 "is an unpacked container image, not an overlay",
                 f"to use it as the base image: -c {quote(path)}",
             )
-        return Image(path, "directory", status, descriptor, writable)
+        return _laid_out(Image(path, "directory", status, descriptor, writable))
     if not stat.S_ISREG(status.st_mode):
         raise _not_an_overlay(path, "is neither a file nor a directory")
     try:
@@ -171,7 +181,7 @@ def _identify(path, descriptor, writable):
                 status=DAMAGED,
                 hint="fetch it again: a copy of it was not finished",
             )
-        return Image(path, "squashfs", status, descriptor, False)
+        return _laid_out(Image(path, "squashfs", status, descriptor, False))
     if head[extfs.SUPERBLOCK_OFFSET + 56 :][:2] == b"\x53\xef":
         return _ext3(path, status, descriptor, writable, head)
     backup = _backup(descriptor)
@@ -182,6 +192,86 @@ def _identify(path, descriptor, writable):
             hint=f"it has another; after a copy is put away: /sbin/e2fsck {backup} {quote(path)}",
         )
     raise _not_an_overlay(path, *_describe(path, head, status.st_size))
+
+
+def check_layout(image):
+    """See that upper, work and work/work of an overlay are directories of their own, or absent.
+
+    The engine and fuse-overlayfs open them by name, and empty work/work. Through a link they
+    would read, write and delete where it leads on the host; as two names of one directory,
+    what the overlay holds. To be asked of what is locked, and again when it was repaired.
+    Raises OverlayError (DAMAGED), extfs.FormatError, OSError.
+    """
+    if image.kind != "directory":
+        _check_start(image)
+    if image.kind == "squashfs":
+        return  # taken from its root, and none of its names is opened
+    parts = _layout_of_ext3(image) if image.kind == "ext3" else _layout_of_directory(image)
+    seen = []
+    for name, mode, number in parts:
+        what = f"{name} in {quote(image.path)} is"
+        if stat.S_ISLNK(mode):
+            what += " a symbolic link, and a session would read, change or delete what it leads to"
+        elif not stat.S_ISDIR(mode):
+            what += " not a directory, and no session can work so"
+        elif number in seen:
+            what += " another name of a directory that a session uses, and would delete"
+        else:
+            seen.append(number)
+            continue
+        raise OverlayError(what, status=DAMAGED, hint=_MADE_SO)
+
+
+def _check_start(image):
+    """Refuse what the engine would take for something else: it would not be what we look at."""
+    head = os.pread(image.descriptor, 2048, 0)  # as much as the engine reads
+    if head.find(_LAUNCH) > 0 or head[32:41] == _SIF:
+        raise OverlayError(
+            f"{quote(image.path)} is an image in another, and the engine would not open"
+            f" the {image.kind} that it seems to be",
+            status=DAMAGED,
+            hint=_MADE_SO,
+        )
+
+
+def _layout_of_ext3(image):
+    """Yield (name, mode, inode number) of what is there, of upper, work and work/work."""
+    reader = extfs.Reader(image.descriptor, image.superblock)
+    number, above = extfs.ROOT_INODE, reader.inode(extfs.ROOT_INODE)
+    yield "its top", above.mode, number
+    for name in ("upper", "work", "work/work"):
+        found = reader.only(above, name.rpartition("/")[2].encode())
+        if found:
+            yield name, found[1].mode, found[0]
+        if name == "work":
+            if not found:
+                return
+            above = found[1]
+
+
+def _layout_of_directory(image):
+    """Yield the same of a directory. None of its links is followed, nor any behind our back."""
+    if image.is_plain_directory:
+        return  # it is taken from its top, to be read
+    yield from _status_of("upper", "upper", image.descriptor)
+    yield from _status_of("work", "work", image.descriptor)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        work = os.open("work", flags, dir_fd=image.descriptor)
+    except (FileNotFoundError, PermissionError):
+        return
+    try:
+        yield from _status_of("work/work", "work", work)
+    finally:
+        os.close(work)
+
+
+def _status_of(name, last, directory):
+    try:
+        status = os.stat(last, dir_fd=directory, follow_symlinks=False)
+    except (FileNotFoundError, PermissionError):
+        return  # the engine, which is the caller, cannot reach it either
+    yield name, status.st_mode, (status.st_dev, status.st_ino)
 
 
 def _backup(descriptor):
@@ -225,6 +315,15 @@ def _ext3(path, status, descriptor, writable, head):
         ) from None
     if found and found[1].is_directory:
         image.upper = found[1].owner
+    return _laid_out(image)
+
+
+def _laid_out(image):
+    """Return an Image whose layout is no danger; whether it is sound, guard.acquire() asks."""
+    try:
+        check_layout(image)
+    except (extfs.FormatError, OSError):
+        pass  # a damaged one has to be opened for its repair
     return image
 
 

@@ -4,7 +4,7 @@ import os
 import pwd
 import struct
 
-from overlay import holders, lock, markers, record
+from overlay import guard, holders, lock, markers, record
 from overlay.errors import DAMAGED, OverlayError, quote
 
 # Of the header of a squashfs file, "Squashfs binary format" 4.0: compressors by number.
@@ -55,6 +55,8 @@ class Survey:
             self.size, self.allocated = status.st_size, status.st_blocks * 512
             self.markers = markers.known(image)
             self._ext3(image) if image.superblock else self._squashfs(image)
+        if who and self.use != "writer":  # else it may be read while it changes
+            guard.check_layout(image)
         noted = record.read(image.descriptor)
         self.session = {name: noted[name] for name in _SESSION if name in noted}
         self.nearly_full = self.kind == "ext3" and (

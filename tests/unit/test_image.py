@@ -233,12 +233,13 @@ def test_without_upper(make_image):
 
 
 def test_upper_is_a_file(make_image, tmp_path):
-    """An upper that is no directory counts as none."""
+    """An upper that is no directory is refused."""
     (tmp_path / "image.ext3.content").mkdir()
     (tmp_path / "image.ext3.content" / "upper").write_text("x")
-    found = image.look(str(make_image(directories=())))
-    assert found.upper is None
-    found.close()
+    with pytest.raises(OverlayError) as error:
+        image.look(str(make_image(directories=())))
+    assert error.value.status == DAMAGED
+    assert "upper in " in error.value.what
 
 
 def test_no_file_name():

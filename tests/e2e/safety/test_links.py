@@ -1,0 +1,278 @@
+"""Overlays that somebody has made to reach what is not in them: nothing of the host is touched."""
+
+import os
+import shutil
+
+import pytest
+from e2e.safety.trees import CLEAN, debugfs, state
+from overlay import extfs
+from support import BASE, digests, tool
+
+MIB = 1 << 20
+PLACES = ("upper", "work", "work/work")
+
+
+@pytest.fixture
+def private(tmp_path):
+    """Return a directory of the user's with what is not for others, and laid out to be taken."""
+    path = tmp_path / "private"
+    for name in ("key", "upper/key", "work/key", "work/work/key"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("precious\n")
+    (path / "key").chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def craft(tmp_path, scratch, private):
+    """Return a function that makes an overlay in which some places are not as they should be.
+
+    name   of the image, or of a directory when it does not end in .ext3
+    odd    place -> where a link leads; None for a file
+    lines  for debugfs
+    """
+
+    def craft(name, odd, *lines):
+        path = scratch / name
+        tree = tmp_path / f"tree of {name}" if name.endswith(".ext3") else path
+        shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir()
+        for place in PLACES:
+            if (tree / place).parent.is_symlink() or (tree / place).parent.is_file():
+                continue
+            if place not in odd:
+                (tree / place).mkdir()
+            elif odd[place] is None:
+                (tree / place).write_text("no directory\n")
+            else:
+                (tree / place).symlink_to(odd[place])
+        if tree == path:
+            return path
+        path.unlink(missing_ok=True)
+        with path.open("wb") as file:
+            file.truncate(16 * MIB)
+        words = extfs.mke2fs_options(16 * MIB, 500)
+        done = tool("mke2fs", *words, "-d", tree, path)
+        assert done.returncode == 0, done
+        if lines:
+            debugfs(path, *lines)
+        return path
+
+    return craft
+
+
+def told(result, words):
+    """See that a command refuses an overlay as damaged and says why, in an error and a hint."""
+    assert (result.status, result.stdout) == (65, ""), result
+    error, hint = result.stderr.splitlines()
+    assert ": error: " in error
+    assert words in error
+    assert ": hint: " in hint
+
+
+@pytest.mark.parametrize("name", ["a.ext3", "a"])
+@pytest.mark.parametrize("place", PLACES)
+def test_link(run, scratch, craft, private, name, place):
+    """No session, and no other command, follows a link in the place of a directory."""
+    craft(name, {place: private})
+    before, mine = digests(private), digests(scratch)
+    words = f"{place} in {name} is a symbolic link"
+    for mode in ("", ":rw", ":ro"):
+        told(run("run-overlay", "-o", name + mode, "--", "true"), words)
+    for option in ("--stage", "--per-task"):
+        told(run("run-overlay", option, "-o", f"{name}:ro", "--", "true"), words)
+    told(run("check-overlay", name), words)
+    told(run("check-overlay", "--own", name), words)
+    told(run("check-overlay", "--repair", name), words)
+    told(run("show-overlay", name), words)
+    told(run("show-overlay", name, "--files", "/"), words)
+    told(run("resize-overlay", name, "-n", "2"), words)
+    told(run("resize-overlay", name, "-s", "+16"), words)
+    told(run("pack-overlay", name, "-o", "packed"), words)
+    listed = run("list-overlays", scratch)
+    assert "damaged" in listed.stdout + listed.stderr or name not in listed.stdout
+    assert digests(private) == before
+    assert digests(scratch) == mine
+
+
+def test_below(run, craft, overlay, private):
+    """The same for an overlay that lies below another."""
+    craft("a.ext3", {"work/work": private})
+    craft("b", {"upper": private})
+    overlay("top.ext3")
+    for name in ("a.ext3", "b"):
+        result = run("run-overlay", "-o", "top.ext3", "-o", name, "--", "true")
+        told(result, "is a symbolic link")
+    assert digests(private)[str(private / "key")][1] is not None
+
+
+@pytest.mark.parametrize("name", ["a.ext3", "a"])
+@pytest.mark.parametrize("place", PLACES)
+def test_no_directory(run, craft, name, place):
+    """Nor is a file taken for a directory."""
+    craft(name, {place: None})
+    words = f"{place} in {name} is not a directory"
+    told(run("run-overlay", "-o", f"{name}:ro", "--", "true"), words)
+    told(run("check-overlay", name), words)
+
+
+@pytest.mark.parametrize("name", ["a.ext3", "a"])
+def test_absent(ok, run, scratch, craft, name):
+    """What is absent is made by the engine, and no danger."""
+    path = craft(name, {})
+    if name == "a":
+        shutil.rmtree(path / "work")
+    else:
+        debugfs(
+            path,
+            "rmdir /work/work",
+            f"sif /work uid {os.getuid()}",
+            f"sif /upper uid {os.getuid()}",
+        )
+    ok("run-overlay", "-o", name, "--", "sh", "-c", "echo hello >/hello")
+    assert ok("run-overlay", "-o", f"{name}:ro", "--", "cat", "/hello") == "hello\n"
+    assert run("check-overlay", name).status == 0
+
+
+def test_data_with_a_link(ok, scratch, private):
+    """A directory of data that is only read may have links of these names."""
+    (scratch / "data").mkdir()
+    (scratch / "data" / "hello").write_text("hello\n")
+    (scratch / "data" / "work").symlink_to(private)
+    assert ok("run-overlay", "-o", "data:ro", "--", "cat", "/hello") == "hello\n"
+
+
+def test_own(run, craft, private, colleague):
+    """A copy of a colleague's does not become usable by --own."""
+    uid = os.stat(colleague).st_uid
+    lines = [f"sif /{place} uid {uid}" for place in PLACES]
+    path = craft("a.ext3", {"work/work": private}, *lines)
+    before = path.read_bytes()
+    told(run("check-overlay", "--own", "a.ext3"), "work/work in a.ext3 is a symbolic link")
+    assert path.read_bytes() == before
+    told(run("run-overlay", "--fakeroot", "-o", "a.ext3", "--", "true"), "symbolic link")
+    assert digests(private)[str(private / "key")][1] is not None
+
+
+@pytest.mark.parametrize("place", ["/upper", "<2>"])
+def test_two_names(run, craft, place):
+    """One directory under two names would be emptied by the next session."""
+    craft(
+        "a.ext3",
+        {},
+        "rmdir /work/work",
+        "write /etc/hostname /upper/mine",
+        f"ln {place} /work/work",
+    )
+    told(run("run-overlay", "-o", "a.ext3", "--", "true"), "work/work in a.ext3 is another name")
+    told(run("check-overlay", "a.ext3"), "work/work in a.ext3 is another name")
+
+
+def test_hidden_behind_the_end(run, craft, private):
+    """A link in a block behind the end of a directory is seen by fuse2fs, and refused."""
+    before = digests(private)
+    path = craft("a.ext3", {"work/work": private}, "sif /work size 0")
+    for command in ("run-overlay", "mount-overlay"):
+        more = ["--", "true"] if command == "run-overlay" else []
+        told(run(command, "-o", "a.ext3", *more), "has more blocks than its size says")
+    told(run("show-overlay", "a.ext3"), "has more blocks than its size says")
+    # Repaired, it is a link for all to see.
+    told(run("check-overlay", "a.ext3"), "work/work in a.ext3 is a symbolic link")
+    assert state(path) == CLEAN
+    assert digests(private) == before
+
+
+def test_seen_by_a_repair(run, craft, private):
+    """What only a repair before a session brings to light is looked at, too."""
+    before = digests(private)
+    craft("a.ext3", {"work/work": private}, "sif /work size 0", "ssv state 0")
+    result = run("run-overlay", "-o", "a.ext3", "--", "true")
+    assert (result.status, result.stdout) == (65, "")
+    assert "checking it" in result.stderr
+    assert "work/work in a.ext3 is a symbolic link" in result.stderr
+    assert digests(private) == before
+
+
+def test_second_entry(run, craft, private):
+    """Of two entries of one name nobody knows which is taken."""
+    path = craft("a.ext3", {}, f"symlink /work/kwor {private}")
+    data = path.read_bytes()
+    assert data.count(b"\4\7kwor") == 1
+    path.write_bytes(data.replace(b"\4\7kwor", b"\4\2work"))
+    told(run("run-overlay", "-o", "a.ext3", "--", "true"), "two files of one name")
+    assert digests(private)[str(private / "key")][1] is not None
+
+
+def test_other_storage(run, craft):
+    """What e2fsprogs would read in another way than ext3 has it is refused."""
+    for flags in ("0x80000", "0x10000000"):
+        craft("a.ext3", {}, f"sif /work flags {flags}")
+        told(run("run-overlay", "-o", "a.ext3:ro", "--", "true"), "as ext3 stores files")
+
+
+@pytest.fixture
+def image_of_two(craft, engine, private, scratch):
+    """Return an ext3 image that the engine takes for a SIF, with another ext3 image in it."""
+    inner = craft("inner.ext3", {"work/work": private})
+    outer = craft("a.ext3", {}).read_bytes()
+    words = ["--datatype", "4", "--parttype", "4", "--partfs", "2", "--partarch", "2"]
+    for line in (["new", "x.sif"], ["add", *words, "x.sif", inner]):
+        done = engine("sif", *line)
+        assert done.status == 0, done
+    sif = (scratch / "x.sif").read_bytes()
+    # The global header ends with the places and lengths of descriptors and of data; the first
+    # descriptor has the place of its data at byte 17.
+    numbers = memoryview(bytearray(sif[96:128])).cast("q")
+    descriptors = bytearray(sif[numbers[0] : numbers[0] + numbers[1]])
+    data = sif[numbers[2] :]
+    start = int.from_bytes(descriptors[17:25], "little") - numbers[2] + len(outer) + 65536
+    descriptors[17:25] = start.to_bytes(8, "little")
+    numbers[0], numbers[2] = len(outer), len(outer) + 65536
+    head = sif[:96] + bytes(numbers)
+    path = scratch / "a.ext3"
+    path.write_bytes(head + outer[128:] + bytes(descriptors).ljust(65536, b"\0") + data)
+    for name in ("x.sif", "inner.ext3"):
+        (scratch / name).unlink()
+    return path
+
+
+def test_image_in_an_image(run, engine, image_of_two):
+    """What the engine takes for another kind than it seems to be is refused."""
+    listed = engine("sif", "list", image_of_two.name)
+    assert "Overlay" in listed.stdout, listed  # so it is a SIF for the engine
+    for command in (["run-overlay", "-o", "a.ext3:ro", "--", "true"], ["check-overlay", "a.ext3"]):
+        told(run(*command), "a.ext3 is an image in another")
+
+
+def test_launch_line(run, engine, overlay):
+    """Behind a line that starts an image the engine looks for the file system elsewhere."""
+    path = overlay()
+    assert engine("exec", "--overlay", "a.ext3", BASE, "true").status == 0
+    with path.open("r+b") as file:
+        file.write(b"#!/usr/bin/env run-singularity\n")
+    assert engine("exec", "--overlay", "a.ext3", BASE, "true").status != 0
+    told(run("run-overlay", "-o", "a.ext3", "--", "true"), "a.ext3 is an image in another")
+
+
+@pytest.mark.parametrize("mode", ["rw", "ro"])
+def test_exchanged_before_the_mount(run, site, craft, overlay, scratch, private, mode):
+    """An image that is exchanged between our look and the engine's mount does no harm either."""
+    before = digests(private)
+    overlay("b.ext3")
+    craft(
+        "evil.ext3",
+        {"work/work": private, "upper": private} if mode == "ro" else {"work/work": private},
+    )
+    debugfs(scratch / "b.ext3", "write /etc/hostname /upper/.wh.x")  # through fuse-overlayfs
+    commands = site.parent / "apptainer"
+    commands.write_text(
+        '#!/bin/sh\ncase "$*" in *--overlay*) mv evil.ext3 b.ext3 ;; esac\nexec /usr/bin/env'
+        ' apptainer "$@"\n'
+    )
+    commands.chmod(0o755)
+    site.write_text(site.read_text() + f"[engine]\ncommands = {commands}\n")
+    result = run("run-overlay", "-o", f"b.ext3:{mode}", "--", "cat", "/key")
+    assert result.status == 255
+    assert "is a symbolic link" in result.stderr
+    assert not (scratch / "evil.ext3").exists()
+    assert digests(private) == before
