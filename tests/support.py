@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -19,6 +20,12 @@ def from_environment(name):
     path = os.environ.get(name)
     assert path, f"{name} is not set: see tests/prepare-colleague --help"
     return Path(path)
+
+
+def version():
+    """Return the version of the tree under test."""
+    start = (ROOT / "lib" / "overlay" / "__init__.py").read_text()
+    return re.search('__version__ = "(.+)"', start)[1]
 
 
 def execute(arguments, *, environ, cwd, stdin=None):

@@ -741,14 +741,16 @@ def _modulefile(environ, root):
     It finds the tree from its own place, so an installation must not be taken apart.
     """
     why = "module load overlay puts the commands on PATH"
-    places = [os.path.dirname(root), root]  # an installed version, and a clone
-    found = [place for place in places if _names(os.path.join(place, "modulefiles", "overlay"))]
+    # An installation's modulefile has the name of the version.
+    known = [(os.path.dirname(root), __version__), (root, "clone")]
+    found = [(place, name) for place, name in known if _has_modulefile(place, name)]
     if not found:
         yield Check("modulefile", WARNING, "there is none for this tree", why, "make install")
         return
-    directory = os.path.join(found[0], "modulefiles")
-    below = os.path.join(found[0], __version__)
-    tree = below if os.path.isdir(os.path.join(below, "bin")) else found[0]
+    place, name = found[0]
+    directory = os.path.join(place, "modulefiles")
+    below = os.path.join(place, name)
+    tree = below if os.path.isdir(os.path.join(below, "bin")) else place
     if not os.path.exists(tree) or not os.path.samefile(tree, root):
         yield Check("modulefile", PROBLEM, f"it leads to {quote(tree)}", why, "make install again")
         return
@@ -762,7 +764,7 @@ def _modulefile(environ, root):
     clean = {name: value for name, value in environ.items() if not name.startswith(loaded)}
     known = [directory, *filter(None, environ.get("MODULEPATH", "").split(":"))]
     clean["MODULEPATH"] = ":".join(dict.fromkeys(known))
-    result = process.ask([program, "bash", "load", f"overlay/{__version__}"], clean, _PATIENCE)
+    result = process.ask([program, "bash", "load", f"overlay/{name}"], clean, _PATIENCE)
     if os.path.join(tree, "bin") in result.output:
         yield Check("modulefile", OK, f"module use {quote(directory)}; it loads", why)
         return
@@ -774,11 +776,7 @@ def _modulefile(environ, root):
     )
 
 
-def _names(directory):
-    """Return the modulefiles of this version in a directory."""
-    try:
-        return [
-            name for name in os.listdir(directory) if name in (__version__, f"{__version__}.lua")
-        ]
-    except OSError:
-        return []
+def _has_modulefile(place, name):
+    """Return whether there is a modulefile of a name, for either module system, below a place."""
+    path = os.path.join(place, "modulefiles", "overlay", name)
+    return os.path.exists(path) or os.path.exists(f"{path}.lua")

@@ -15,7 +15,7 @@ import time
 
 import pexpect
 import pytest
-from support import BASE, PATH, ROOT, execute
+from support import BASE, PATH, ROOT, execute, version
 
 ADMIN = str(ROOT / "bin" / "overlay-admin")
 UNLOCKED = [sys.executable, str(ROOT / "tests" / "site" / "unlocked.py")]
@@ -346,7 +346,7 @@ def test_installed(environ, scratch, tmp_path):
     subprocess.run(
         tool, check=True, capture_output=True, env={"PATH": PATH, "PYTHONDONTWRITEBYTECODE": "1"}
     )
-    admin = str(prefix / "1.0" / "bin" / "overlay-admin")
+    admin = str(prefix / version() / "bin" / "overlay-admin")
 
     def doctor():
         result = execute([admin, "doctor", "--json", "."], environ=environ, cwd=scratch)
@@ -356,7 +356,7 @@ def test_installed(environ, scratch, tmp_path):
     assert checks["precompiled files"]["found"] == "they are there"
     assert checks["modulefile"]["state"] == "ok"
     assert str(prefix / "modulefiles") in checks["modulefile"]["found"]
-    source = prefix / "1.0" / "lib" / "overlay" / "size.py"
+    source = prefix / version() / "lib" / "overlay" / "size.py"
     source.write_text(source.read_text() + "# changed\n")
     checks = doctor()
     assert checks["precompiled files"]["state"] == "problem"

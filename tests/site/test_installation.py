@@ -3,15 +3,13 @@
 import configparser
 import filecmp
 import os
-import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from support import ROOT, version
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-VERSION = re.search('__version__ = "(.+)"', (ROOT / "lib/overlay/__init__.py").read_text())[1]
+VERSION = version()
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LC_ALL": "C.UTF-8"}
 
 
@@ -46,12 +44,16 @@ def prefix(tmp_path):
     return tmp_path / "prefix"
 
 
-def test_version_everywhere():
-    """The modulefiles carry the version, and every command is known to pip."""
-    assert sorted(os.listdir(ROOT / "modulefiles/overlay")) == [
-        VERSION,
-        f"{VERSION}.lua",
-    ]
+def test_version_in_one_place(prefix):
+    """The modulefiles get the version at installation, and every command is known to pip."""
+    modules = ["clone", "clone.lua"]
+    assert sorted(os.listdir(ROOT / "modulefiles/overlay")) == modules
+    installed = sorted(os.listdir(prefix / "modulefiles/overlay"))
+    assert installed == [VERSION, f"{VERSION}.lua"]
+    for name, copy in zip(modules, installed):
+        source = ROOT / "modulefiles/overlay" / name
+        assert source.read_text() == (prefix / "modulefiles/overlay" / copy).read_text()
+        assert VERSION not in source.read_text().replace("#%Module1.0", "")
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     listed = parser["options"]["scripts"].split()
@@ -76,6 +78,7 @@ def test_reproducible(prefix, tmp_path):
     assert names == files(other)
     assert filecmp.cmpfiles(prefix, other, names, shallow=False)[0] == names
     assert all(os.stat(prefix / name).st_mode == os.stat(other / name).st_mode for name in names)
+    assert f"{VERSION}/LICENSE" in names
     [compiled] = prefix.glob(f"{VERSION}/lib/overlay/__pycache__/cli.*.pyc")
     # By these flags Python does not even look at the source.
     assert compiled.read_bytes()[4:8] == b"\1\0\0\0"

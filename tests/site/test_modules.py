@@ -3,13 +3,12 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from module_systems import PATH, Shell
+from support import ROOT, version
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-VERSION = "1.0"
+VERSION = "1.0"  # any; it is not that of the tree
 NEXT = "1.10"  # to be taken for newer than 1.9, and 1.9 for newer than 1.0
 SYSTEMS = ("lmod", "modules")
 
@@ -31,21 +30,18 @@ def installed(tmp_path_factory):
     """Return a prefix with three versions, installed from copies of this tree."""
     place = tmp_path_factory.mktemp("installed")
     prefix = place / "prefix"
-    for version in (VERSION, "1.9", NEXT):
-        copy = place / version
+    for number in (VERSION, "1.9", NEXT):
+        copy = place / number
         for name in ("bin", "lib", "etc", "modulefiles", "tools"):
             shutil.copytree(ROOT / name, copy / name)
-        shutil.copy(ROOT / "Makefile", copy)
+        for name in ("Makefile", "LICENSE"):
+            shutil.copy(ROOT / name, copy)
         start = copy / "lib/overlay/__init__.py"
-        start.write_text(start.read_text().replace(f'"{VERSION}"', f'"{version}"'))
-        if version != VERSION:
-            for ending in ("", ".lua"):
-                old = copy / "modulefiles/overlay" / (VERSION + ending)
-                old.rename(old.with_name(version + ending))
+        start.write_text(f'__version__ = "{number}"\n')
         for name, text in (
             ("bash-completion/completions/overlay", COMPLETION),
             ("zsh/site-functions/_overlay", ZSH_COMPLETION),
-            ("man/man1/run-overlay.1", f".TH run-overlay 1\nversion {version}\n"),
+            ("man/man1/run-overlay.1", f".TH run-overlay 1\nversion {number}\n"),
         ):
             file = copy / "share" / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -370,5 +366,5 @@ def test_clone(system, tmp_path, how):
     done = shell.run("module load overlay; which run-overlay; create-overlay --version")
     assert done.stdout.splitlines() == [
         f"{clone}/bin/run-overlay",
-        f"create-overlay {VERSION}",
+        f"create-overlay {version()}",
     ], done

@@ -1,5 +1,5 @@
--- The overlay commands, for Lmod. The file 1.0 beside this one is the same for
--- Environment Modules: change both.
+-- The overlay commands, for Lmod. The file of this name without .lua beside it is the same
+-- for Environment Modules: change both. `make install` gives both the name of the version.
 
 local version = myModuleVersion()
 
