@@ -7,27 +7,33 @@ DESTDIR ?=
 
 TOOLS := $(OVERLAY_WORK)/venv/bin
 # Not by `command -v`: some versions of make look for such a program and not for a shell.
+PYTHON3 := $(or $(wildcard $(TOOLS)/python3),python3)
 RUFF := $(or $(wildcard $(TOOLS)/ruff),ruff)
 MYPY := $(or $(wildcard $(TOOLS)/mypy),mypy)
 CODESPELL := $(or $(wildcard $(TOOLS)/codespell),codespell)
-PYTEST := $(if $(wildcard $(TOOLS)/pytest),$(TOOLS)/pytest,python3 -m pytest)
+PYTEST := $(PYTHON3) -m pytest
 
 # A value from outside (PYTHONPATH, PYTHONHOME) must not change what is installed, and
 # the order of sets in compiled files follows the seed of the hashes.
 CLEAN_PYTHON = env -i PATH="$$PATH" LC_ALL=C.UTF-8 PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1 \
 	$(PYTHON) -S
 
+# What is Python of the tools.
+SCRIPTS := tools/install tools/release
+
 export OVERLAY_WORK
 
-.PHONY: help demo test check lint unit soak reference install uninstall clean
+.PHONY: help demo test check lint format unit soak reference release install uninstall clean
 
 help:
 	@echo 'make demo       set the machine up, then show the commands at work, as an ordinary user'
 	@echo 'make test       set the machine up, then run all tests'
 	@echo 'make check      the quick part: unit tests under this Python, and lint'
 	@echo 'make lint       style, types, spelling: ruff, mypy, codespell and shellcheck'
+	@echo 'make format     write every Python file as lint wants it'
 	@echo 'make soak       the long rounds'
 	@echo 'make reference  write etc/overlay.ini from the table of settings'
+	@echo 'make release    archives in dist and a tag, after a look at version and changelog'
 	@echo 'make install    PREFIX=/share/apps/overlay [PYTHON=/usr/bin/python3] [DESTDIR=]'
 	@echo 'make uninstall  remove this version from PREFIX; the settings of the site stay'
 	@echo 'make clean      remove what building and testing left'
@@ -49,19 +55,25 @@ unit:
 	$(PYTEST) -q -p no:cacheprovider tests/unit/test_[m-z]*.py; second=$$?; wait $$first && exit $$second
 
 lint:
-	$(RUFF) check --no-cache lib tests setup.py tools/install
-	$(RUFF) format --no-cache --check lib tests setup.py tools/install bin/*
+	$(RUFF) check --no-cache lib tests setup.py $(SCRIPTS)
+	$(RUFF) format --no-cache --check lib tests setup.py $(SCRIPTS) bin/*
 	# The launchers must be read by a Python that is too old, to say so.
 	$(RUFF) check --no-cache --ignore E402,UP,I bin/*
 	$(MYPY) --no-error-summary
 	$(CODESPELL) .ci bin docs etc lib modulefiles share tests tools *.md *.ini setup.* Makefile
-	shellcheck .ci/run $(filter-out tools/install tools/%.txt,$(wildcard tools/*)) \
+	shellcheck .ci/run $(filter-out $(SCRIPTS) tools/%.txt,$(wildcard tools/*)) \
 		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest lib/overlay/helpers/*/*
+
+format:
+	$(RUFF) format --no-cache lib tests setup.py $(SCRIPTS) bin/*
 
 reference:
 	LC_ALL=C.UTF-8 PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 python3 -c \
 		'from overlay.reference import site_ini; print(site_ini(), end="")' >etc/overlay.ini.new
 	mv etc/overlay.ini.new etc/overlay.ini
+
+release: check
+	@$(PYTHON3) tools/release
 
 install:
 	@$(CLEAN_PYTHON) tools/install "$(PREFIX)" "$(DESTDIR)"
