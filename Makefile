@@ -19,11 +19,11 @@ CLEAN_PYTHON = env -i PATH="$$PATH" LC_ALL=C.UTF-8 PYTHONHASHSEED=0 PYTHONDONTWR
 	$(PYTHON) -S
 
 # What is Python of the tools.
-SCRIPTS := tools/install tools/release
+SCRIPTS := tools/completions tools/install tools/release
 
 export OVERLAY_WORK
 
-.PHONY: help demo test check lint format unit soak reference release install uninstall clean
+.PHONY: help demo test check lint format unit soak reference completions release install uninstall clean
 
 help:
 	@echo 'make demo       set the machine up, then show the commands at work, as an ordinary user'
@@ -33,6 +33,7 @@ help:
 	@echo 'make format     write every Python file as lint wants it'
 	@echo 'make soak       the long rounds'
 	@echo 'make reference  write etc/overlay.ini from the table of settings'
+	@echo 'make completions    the completions of bash and zsh from the parsers'
 	@echo 'make release    archives in dist and a tag, after a look at version and changelog'
 	@echo 'make install    PREFIX=/share/apps/overlay [PYTHON=/usr/bin/python3] [DESTDIR=]'
 	@echo 'make uninstall  remove this version from PREFIX; the settings of the site stay'
@@ -61,8 +62,11 @@ lint:
 	$(RUFF) check --no-cache --ignore E402,UP,I bin/*
 	$(MYPY) --no-error-summary
 	$(CODESPELL) .ci bin docs etc lib modulefiles share tests tools *.md *.ini setup.* Makefile
-	shellcheck .ci/run $(filter-out $(SCRIPTS) tools/%.txt,$(wildcard tools/*)) \
+	shellcheck .ci/run $(filter-out $(SCRIPTS) tools/%.txt tools/%.zsh,$(wildcard tools/*)) \
 		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest lib/overlay/helpers/*/*
+
+completions:
+	@PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 tools/completions share
 
 format:
 	$(RUFF) format --no-cache lib tests setup.py $(SCRIPTS) bin/*

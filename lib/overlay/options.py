@@ -406,7 +406,8 @@ def _list(parser):
         metavar="KEY",
         choices=("size", "used", "files", "age", "name"),
         default="name",
-        help="size, used, files: the largest first; age: the oldest first; name (the default)",
+        help="in which order: size, used, files: the largest first; age: the oldest first;"
+        " name (the default)",
     )
     _listing(parser)
 

@@ -1,5 +1,6 @@
 """The completions in a real bash and a real zsh: what a Tab makes of a line."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from overlay.options import parser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BASH = ROOT / "share/bash-completion/completions/overlay"
@@ -164,6 +166,34 @@ def candidates(environ, place, *words, script=BASH):
     return sorted(done.stdout.splitlines())
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_all_options(environ, place, command):
+    """A - offers all options of a command, and those of its subcommands, and no other."""
+    parsers = [parser(command)]
+    for action in parsers[0]._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parsers += action.choices.values()
+    options = {name for each in parsers for name in each._option_string_actions}
+    assert candidates(environ, place, command, "-") == sorted(options)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["overlay-admin", ""], ["config", "doctor", "report"]),
+        (["overlay-admin", "doctor", ""], ["sub"]),
+        (["pack-overlay", "--compression", ""], ["gzip", "lz4", "xz", "zstd"]),
+        (["create-overlay", "--size", ""], [""]),
+        (["mount-overlay", "--wait", "--n"], ["--nv"]),
+        (["show-overlay", "--files", "en"], ["env.ext3"]),
+    ],
+    ids=" ".join,
+)
+def test_offered(environ, place, words, offered):
+    """What a command wants at a place is offered there."""
+    assert candidates(environ, place, *words) == offered
+
+
 def test_all_candidates(environ, place):
     """An empty word offers everything that fits, and nothing that does not."""
     overlays = ["data.img", "env.ext3", "my file.ext3", "ref.sqsh", "sub"]
@@ -213,5 +243,7 @@ def test_names_of_functions():
         "_overlay",
         "_overlay_names",
         "_overlay_files",
+        "_overlay_kind",
+        "_overlay_options",
     }
     assert os.access(ZSH / "_overlay", os.R_OK)

@@ -15,9 +15,6 @@ STATUSES = {
     value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)
 }
 
-BASH = os.path.join(manual.ROOT, "share", "bash-completion", "completions", "overlay")
-ZSH = os.path.join(manual.ROOT, "share", "zsh", "site-functions", "_overlay")
-
 
 def text(*parts):
     """Return the text of a file of the tree."""
@@ -196,43 +193,3 @@ def test_links(name):
     directory = os.path.dirname(os.path.join(manual.ROOT, name))
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text(name)):
         assert os.path.exists(os.path.join(directory, target)), target
-
-
-# --------------------------------------------------------------- completions --
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_bash_options(program):
-    """The completion of bash offers the options of each command, all and no other."""
-    [words] = re.findall(
-        rf"^ *(?:\S+ \| )?{program}(?: \| \S+)?\)\s+options='([^']*)' ;;$", text(BASH), re.M
-    )
-    assert set(words.split()) == parsed_options(program)
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_zsh_options(program):
-    """The completion of zsh offers the options of each command, all and no other."""
-    source = text(ZSH)
-    body = re.search(rf"^ *(?:\S+ \| )?{program}(?: \| \S+)?\)\n(.*?)^ *;;$", source, re.M | re.S)[
-        1
-    ]
-    shared = {
-        name: lines
-        for name, lines in re.findall(r"^local -a (\w+)=\(\n(.*?)^\)$", source, re.M | re.S)
-    }
-    for name in re.findall(r"\$(\w+)", body):
-        body += shared.get(name, "")
-    found = set()
-    for braces, single in re.findall(r"\{([-\w,+=]+)\}'|(?<=')(?:\([^)]*\))?\*?(--?[\w-]+)", body):
-        for word in (braces or single).split(","):
-            found.add(word.rstrip("+="))
-    assert found == parsed_options(program)
-
-
-def test_completed_commands():
-    """Both completions name every command."""
-    assert set(re.findall(r"^complete -F _overlay (.*)$", text(BASH), re.M)[0].split()) == set(
-        PROGRAMS
-    )
-    assert set(text(ZSH).splitlines()[0].split()[1:]) == set(PROGRAMS)

@@ -1,6 +1,8 @@
 """Texts that follow from the tables of the program."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from overlay import config, reference
@@ -11,6 +13,18 @@ def test_site_ini():
     """etc/overlay.ini is what the table of settings gives."""
     with open(os.path.join(ROOT, "etc", "overlay.ini"), encoding="utf-8") as file:
         assert file.read() == reference.site_ini()
+
+
+@pytest.mark.parametrize(
+    "name", ["bash-completion/completions/overlay", "zsh/site-functions/_overlay"]
+)
+def test_completions(tmp_path, name):
+    """The completions in share/ are what the parsers of the commands give."""
+    tool = os.path.join(ROOT, "tools", "completions")
+    environ = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "lib"), "LC_ALL": "C.UTF-8"}
+    subprocess.run([sys.executable, tool, tmp_path], check=True, env=environ)
+    with open(os.path.join(ROOT, "share", name), encoding="utf-8") as file:
+        assert file.read() == (tmp_path / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("setting", config.SETTINGS, ids=lambda setting: setting.name)

@@ -1,0 +1,51 @@
+#compdef @programs@
+
+# Completion of the overlay commands for zsh; `module load overlay` puts it on fpath.
+# Made by `make completions` from tools/completion.zsh and the parsers of the commands.
+
+local curcontext=$curcontext state line tree config file text section expl
+local -a names
+local -A opt_args
+
+case $service in
+    # @commands@
+esac
+
+case $state in
+    overlays)
+        # Not _files, which offers all files when none fits.
+        _alternative "overlays:overlay:_path_files -g '*.(ext3|img|sqsh|squashfs|sqfs|sfs)(-.)'" \
+            'directories:directory:_path_files -/'
+        ;;
+    images | templates)
+        # The names of a section of overlay.ini(5), from the files that the commands read.
+        tree=${${funcsourcetrace[1]%:*}:A:h:h:h:h}
+        config=${OVERLAY_CONFIG:-}
+        if [[ -z $config ]]; then
+            config=$tree/etc/overlay.ini
+            [[ -e $tree/.installed && -e $tree:h/etc/overlay.ini ]] && config=$tree:h/etc/overlay.ini
+        fi
+        for file in $config $config:h/overlay.d/*.ini(N) \
+            ${XDG_CONFIG_HOME:-$HOME/.config}/overlay/overlay.ini; do
+            [[ -f $file && -r $file ]] || continue
+            section=
+            while IFS= read -r text || [[ -n $text ]]; do
+                case $text in
+                    '['*) section=${${text#'['}%%]*} ;;
+                    [[:space:]#\;]*) ;;
+                    *=*)
+                        text=${text%%=*}
+                        text=${text%"${text##*[![:space:]]}"}
+                        [[ $section == $state && $text != default ]] && names+=($text)
+                        ;;
+                esac
+            done <$file
+        done
+        if [[ $state == images ]]; then
+            _alternative "images:base image:($names)" "files:file:_path_files -g '*.sif(-.)'" \
+                'directories:directory:_path_files -/'
+        else
+            _wanted templates expl 'template' compadd -a names
+        fi
+        ;;
+esac
