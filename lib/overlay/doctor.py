@@ -12,7 +12,7 @@ import re
 import stat
 import sys
 
-from overlay import __version__, creation, namespace, process, quota, session, size, trial
+from overlay import __version__, creation, namespace, places, process, quota, session, size, trial
 from overlay import config as configuration
 from overlay import engine as engines
 from overlay.errors import OverlayError, quote, reason
@@ -501,6 +501,27 @@ def _binds(config):
                 "it is not there: sessions here go without it",
                 why,
                 "mount it, or take it out of [binds] paths",
+            )
+    yield from _links(config)
+
+
+def _links(config):
+    """Yield where a directory that users rely on leads out of what is bound."""
+    points = [point for bind in config["binds.paths"] for point in places.parse_binds(bind)]
+    view = places.View(points)
+    home = config.environ.get("HOME", "")
+    for path in dict.fromkeys(
+        (home, *config["scratch.locations"], *(point[0] for point in points))
+    ):
+        way = places.follow(path) if path.startswith("/") else None
+        if way and view.leads_out(way):
+            yield Check(
+                f"links of {quote(path)}",
+                WARNING,
+                f"it leads out of [binds] paths, to {quote(way.real)}",
+                "sessions bind this one by itself; other links to that file system lead nowhere"
+                " inside",
+                f"add to [binds] paths: {quote(os.path.dirname(way.real))}",
             )
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import time
 
-from overlay import creation, namespace, private, process, replace, session, size, sources
+from overlay import creation, namespace, places, private, process, replace, session, size, sources
 from overlay import engine as engines
 from overlay.errors import (
     CANNOT_CREATE,
@@ -178,7 +178,7 @@ def _bindable(parsed, place):
             or _nested(os.path.realpath(source.path), os.path.realpath(other.path))
             for other in rest
         )
-        inside = session.is_below(place, [os.path.realpath(source.path)])
+        inside = places.is_below(place, [os.path.realpath(source.path)])
         if source.kind == "directory" and source.dest != "/" and apart and not inside:
             found.append(source)
     return found

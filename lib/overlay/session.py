@@ -10,7 +10,7 @@ import stat
 
 from overlay import engine as engines
 from overlay import image as images
-from overlay import process, size
+from overlay import places, process, size
 from overlay.errors import (
     CONFIGURATION,
     DAMAGED,
@@ -26,9 +26,11 @@ from overlay.plan import Plan, Step
 # Where the host's files show inside whatever the site binds.
 _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 
-# Directories that every image has: the engine would lay the host's current directory over
-# them.
-_INSIDE_ONLY = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr", "/var")
+# Variables that name directories which the commands rely on.
+_NAMED = ("HOME", "TMPDIR", "SLURM_TMPDIR")
+
+# Options of both engines that keep the host's directories out: apptainer-exec(1).
+_CONTAINED = frozenset(("-c", "--contain", "-C", "--containall"))
 
 _GPUS = {"nv": "/dev/nvidiactl", "rocm": "/dev/kfd"}
 
@@ -108,6 +110,11 @@ class Facts:
         data=False,
         markers=False,
         cwd_in_overlay=False,
+        cwd_is_mine=False,
+        ways=None,
+        bound=(),
+        locations=(),
+        passwd_home=None,
     ):
         self.images = images  # an Image for each overlay, in order
         self.engine = engine  # an Engine
@@ -125,6 +132,11 @@ class Facts:
         self.plain_directory = plain_directory  # whether the first is one that was no overlay yet
         self.data = data  # whether it holds something all the same
         self.cwd_in_overlay = cwd_in_overlay  # whether an overlay has a directory of its name
+        self.cwd_is_mine = cwd_is_mine  # whether the caller may write there
+        self.ways = ways or {}  # the Ways of PWD and of _NAMED, by the name of the variable
+        self.bound = bound  # those of what is bound under its own name
+        self.locations = locations  # those of the user's directories for overlays
+        self.passwd_home = passwd_home  # the home directory that the engine mounts, where it counts
         self.markers = markers  # whether a layer of a read-only session has deletion markers
 
 
@@ -134,12 +146,14 @@ class CommandFile:
     path     as the user named it
     regular  whether it can be bound: not a pipe or a descriptor of the caller's
     text     its bytes without carriage returns and byte order mark, when it had such
+    way      how the host gets to it
     """
 
-    def __init__(self, path, regular=True, text=None):
+    def __init__(self, path, regular=True, text=None, way=None):
         self.path = path
         self.regular = regular
         self.text = text
+        self.way = way
 
 
 def parse_overlay(text):
@@ -299,6 +313,8 @@ def _gather(session, config, environ, found):
         source, _colon, rest = bind.partition(":")
         if os.path.exists(source):
             binds.append(bind)
+    if commands:
+        commands.way = places.follow(os.path.join(cwd, commands.path))
     detect = config["launch.gpu"] == "auto"
     launchers = engine.takes_launchers(environ)
     return Facts(
@@ -318,7 +334,60 @@ def _gather(session, config, environ, found):
         plain_directory=found[0].is_plain_directory,
         data=found[0].is_data,
         cwd_in_overlay=any(image.holds(cwd) for image in found),
+        cwd_is_mine=os.access(cwd, os.W_OK | os.X_OK),
+        ways=_ways(environ, cwd),
+        bound=_linked(_sources(session, binds)),
+        locations=_linked(config.get("scratch.locations") or ()),
+        passwd_home=_passwd_home(environ, binds),
     )
+
+
+def _ways(environ, cwd):
+    """Return the Ways of the directories that variables name, by the name of the variable."""
+    named = {name: environ.get(name, "") for name in _NAMED}
+    logical = environ.get("PWD", "")
+    try:
+        # A shell's name for the current directory; it may be an old one.
+        if logical != cwd and os.path.samefile(logical, cwd):
+            named["PWD"] = logical
+    except (OSError, ValueError):
+        pass
+    found = {
+        name: places.follow(path)
+        for name, path in named.items()
+        if path.startswith("/") and os.path.isdir(path)
+    }
+    return {name: way for name, way in found.items() if way}
+
+
+def _sources(session, binds):
+    """Yield what is bound under its own name."""
+    for bind in (*binds, *session.binds):
+        for source, target in places.parse_binds(bind):
+            if source == target and source.startswith("/"):
+                yield source
+
+
+def _linked(paths):
+    """Return the Ways of those paths that lead through links."""
+    ways = map(places.follow, paths)
+    return [way for way in ways if way and way.links]
+
+
+def _passwd_home(environ, binds):
+    """Return the home directory that the engine will mount: that of the password database.
+
+    None where HOME is seen anyway: the database may be on a server.
+    """
+    bound = [target for bind in binds for source, target in places.parse_binds(bind)]
+    if places.is_below(environ.get("HOME", ""), bound):
+        return None
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return None
 
 
 def _room(image):
@@ -360,7 +429,7 @@ def plan(session, config, facts):
                 hint="make one with: create-overlay -s SIZE -n FILES",
             )
         layers.append((found.path, writable and number == 0))
-    inside_only = _is_inside_only(session, facts)
+    view, inside_only, needed = _view(session, facts)
     flags = [f"--{gpu}" for gpu in _GPUS if gpu in session.gpus or gpu in facts.gpus]
     if session.fakeroot:
         flags.append("--fakeroot")
@@ -373,6 +442,9 @@ def plan(session, config, facts):
                 " the container",
             )
         )
+    elif facts.cwd_in_overlay and facts.cwd in (bind[0] for bind in needed):
+        words = f"{quote(facts.cwd)} is the host's inside; an overlay has a directory of this name"
+        notices.append(("notice", f"{words}, which is not seen from here"))
     if not writable and facts.markers:
         # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
         # stack: an empty layer on top, which our launcher then makes read-only.
@@ -386,16 +458,20 @@ def plan(session, config, facts):
         words = f"{quote(path)} is a directory; what is written goes to {quote(path + '/upper')}"
         notices.append(("notice", words))
     flags += session.options
-    binds = [*facts.binds, *session.binds, *_temporary_binds(facts)]
+    binds = [*needed, *facts.binds, *session.binds]
     before, after = [], []
-    command = _command(session, facts, binds, before, after, notices, inside_only)
+    away = inside_only or _is_contained(session, facts)
+    command = _command(session, facts, view, binds, before, after, notices, away)
     launch = engines.Launch(
         facts.base, layers, binds=binds, flags=flags, command=command, quiet=not session.verbose
     )
     unset = _cleared(config, facts.environ, notices)
     variables = {}
+    if facts.environ.get("PWD", facts.cwd) != facts.cwd:
+        # Where it finds a name of the shell's inside, the engine does not mount what is there.
+        variables["PWD"] = facts.cwd
     if command is None:
-        variables = _prompt(facts.engine, session.title or facts.images[0].path)
+        variables |= _prompt(facts.engine, session.title or facts.images[0].path)
         notices.append(("notice", describe(layers, facts)))
         if config["site.message"]:
             notices.append(("message", config["site.message"]))
@@ -448,15 +524,87 @@ def _launchers(session, facts, writable):
     return ":".join(os.path.join(engines.LAUNCHERS, name) for name in names)
 
 
-def _is_inside_only(session, facts):
-    """Return whether the current directory means the container's, which the host's would hide."""
-    binds = (bind.split(":") for bind in (*facts.binds, *session.binds))
-    # What is bound elsewhere is not seen where it is.
-    seen = [*_ALWAYS_VISIBLE, *(words[0] for words in binds if words[1:2] in ([], words[:1]))]
-    home = facts.environ.get("HOME", "/")
-    if is_below(facts.cwd, [*seen, home]):
+def _view(session, facts):
+    """Return what of the host is seen inside, and what has to be bound for that.
+
+    (a places.View, whether the current directory is the container's, (source, target,
+    read-only) of binds)
+    """
+    if _is_contained(session, facts):
+        return places.View(_bound(session, facts)), False, []
+    points = [(path, path) for path in _ALWAYS_VISIBLE]
+    if facts.passwd_home and not session.fakeroot:
+        points.append((facts.passwd_home, facts.passwd_home))
+    view = places.View(points + _bound(session, facts))
+    ways = [facts.ways[name] for name in _NAMED if name in facts.ways]
+    if _has_own_home(session, facts):
+        ways = [way for way in ways if way is not facts.ways.get("HOME")]
+    needed = [bind for way in ways for bind in view.needed(way, system=True)]
+    inside_only = _is_inside_only(facts, view)
+    if not inside_only and not _is_without(session, facts, "cwd"):
+        needed += _cwd_binds(facts, view)
+    for way in (*facts.bound, *filter(view.leads_out, facts.locations)):
+        needed += view.needed(way)
+    return view, inside_only, needed
+
+
+def _bound(session, facts):
+    """Return (source, target) of the binds of the site and of the user."""
+    texts = (*facts.binds, *session.binds)
+    return [point for text in texts for point in places.parse_binds(text)]
+
+
+def _cwd_binds(facts, view):
+    """Return the binds for the current directory, under its own name and the shell's.
+
+    The engine would mount it as well, but not where its name begins with /dev or /proc, and
+    after all else, over what is bound in it.
+    """
+    if facts.cwd == "/":
+        return []
+    here = (facts.cwd, facts.cwd, False)
+    # Some engines cannot bind such a name, and mount the current directory all the same.
+    binds = [] if view.shows(facts.cwd) or engines.needs_mount(here) else [here]
+    view.add(facts.cwd)
+    return binds + (view.needed(facts.ways["PWD"]) if "PWD" in facts.ways else [])
+
+
+def _is_contained(session, facts):
+    """Return whether the user keeps the host's directories out, by whatever way he says it."""
+    prefix = facts.engine.prefix
+    told = (f"{prefix}_CONTAIN", f"{prefix}_CONTAINALL")
+    return not _CONTAINED.isdisjoint(session.options) or not facts.environ.keys().isdisjoint(told)
+
+
+def _is_without(session, facts, what):
+    """Return whether the user tells the engine not to mount the home or the cwd: --no-mount."""
+    lists = [facts.environ.get(f"{facts.engine.prefix}_NO_MOUNT", "")]
+    for word, following in zip(session.options, [*session.options[1:], ""]):
+        option, equals, value = word.partition("=")
+        if option == "--no-mount":
+            lists.append(value if equals else following)
+    return any(what in text.split(",") for text in lists)
+
+
+def _has_own_home(session, facts):
+    """Return whether the user says to the engine what the home directory is, or that none is."""
+    named = any(word.partition("=")[0] in ("-H", "--home", "--no-home") for word in session.options)
+    told = (f"{facts.engine.prefix}_{word}" for word in ("HOME", "NO_HOME"))
+    return (
+        named or _is_without(session, facts, "home") or any(name in facts.environ for name in told)
+    )
+
+
+def _is_inside_only(facts, view):
+    """Return whether the current directory means the container's, which the host's would hide.
+
+    One of an overlay gives way where the caller may write the host's: what is written from
+    there would otherwise end up in the overlay.
+    """
+    if view.shows(facts.cwd):
         return False
-    return facts.cwd_in_overlay or is_below(facts.cwd, _INSIDE_ONLY) or facts.cwd == "/opt"
+    hidden = facts.cwd_in_overlay and not facts.cwd_is_mine
+    return hidden or places.is_below(facts.cwd, places.SYSTEM) or facts.cwd == "/opt"
 
 
 def needed_features(session, final):
@@ -556,30 +704,11 @@ def _warn_of_room(image, config, facts, notices):
         )
 
 
-def _temporary_binds(facts):
-    """Return the binds for the host's temporary directories that would not be seen inside."""
-    visible = [*_ALWAYS_VISIBLE, facts.environ.get("HOME") or "/", facts.cwd]
-    visible += [bind.partition(":")[0] for bind in facts.binds]
-    binds = []
-    for name in ("TMPDIR", "SLURM_TMPDIR"):
-        path = facts.environ.get(name, "")
-        if path.startswith("/") and os.path.isdir(path) and not is_below(path, visible):
-            binds.append((path, path, False))
-            visible.append(path)
-    return binds
+def _command(session, facts, view, binds, before, after, notices, away):
+    """Return what runs inside, None for a shell; add the binds and steps that it needs.
 
-
-def is_below(path, directories):
-    """Return whether a path is one of the directories or lies in one."""
-    return any(
-        path == directory or path.startswith(directory.rstrip("/") + "/")
-        for directory in directories
-        if directory != "/"
-    )
-
-
-def _command(session, facts, binds, before, after, notices, inside_only):
-    """Return what runs inside, None for a shell; add the binds and steps that it needs."""
+    away  whether what runs inside begins in another directory
+    """
     if session.command is not None:
         return ["/bin/sh", "-c", _EXEC, session.program, *session.command]
     if session.commands is None:
@@ -591,7 +720,8 @@ def _command(session, facts, binds, before, after, notices, inside_only):
         # A pipe such as <(…) has no name to bind; its descriptor is inherited.
         return ["bash", "--", commands.path]
     path = os.path.join(facts.cwd, commands.path)
-    source = path
+    way = commands.way or places.Way(path)
+    source = way.real
     if commands.text is not None:
         notices.append(
             (
@@ -609,7 +739,7 @@ def _command(session, facts, binds, before, after, notices, inside_only):
         )
         before.append(
             Step(
-                ["sed", r"1s/^\xef\xbb\xbf//; s/\r$//", path],
+                ["sed", r"1s/^\xef\xbb\xbf//; s/\r$//", way.real],
                 output=source,
                 action=lambda: private.put(facts.scratch, source, text),
                 why="the commands without the carriage returns of Windows",
@@ -618,8 +748,10 @@ def _command(session, facts, binds, before, after, notices, inside_only):
         after.append(
             Step(["rm", "-f", source], action=lambda: private.leave(facts.scratch, source))
         )
-    binds.append((source, path, True))
-    return ["bash", "--", path if inside_only else commands.path]
+    binds.append((source, view.place_of(way), True))
+    if way.links and ".." in path.split("/"):
+        return ["bash", "--", view.place_of(way)]  # not all on the way may be there inside
+    return ["bash", "--", path if away else commands.path]
 
 
 def _cleared(config, environ, notices):

@@ -458,3 +458,22 @@ def test_report_forms(ok, run, prepared):
     assert len(lines) == 24 and lines[-1] == "37,000 files kept off the file system"
     assert len(result.stderr.splitlines()) == 50
     assert "/61001/01.ext3: " in result.stderr and "it is cut off" in result.stderr
+
+
+def test_links_out_of_the_binds(doctor, environ, tmp_path):
+    """A home, a place for overlays and a bind that are links to elsewhere are named."""
+    (tmp_path / "home").rmdir()
+    disk = "/mnt/disk"
+    environ["HOME"] = f"{tmp_path}/home"
+    environ["OVERLAY_BINDS_PATHS"] = f"'{tmp_path}' /mnt/link"
+    before = (
+        f"mount -t tmpfs disk /mnt; mkdir -p {disk}/ana; ln -s disk /mnt/link"
+        f"; ln -s {disk}/ana '{tmp_path}/home'"
+    )
+    _status, checks = doctor(before=before)
+    found = {name: check for name, check in checks.items() if name.startswith("links of ")}
+    assert {name: check["found"] for name, check in found.items()} == {
+        f"links of {tmp_path}/home": f"it leads out of [binds] paths, to {disk}/ana",
+        "links of /mnt/link": f"it leads out of [binds] paths, to {disk}",
+    }
+    assert found[f"links of {tmp_path}/home"]["advice"] == f"add to [binds] paths: {disk}"

@@ -8,6 +8,7 @@ from overlay import engine, session
 from overlay.engine import Engine
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError
 from overlay.image import Image
+from overlay.places import Way
 
 UID = 1000
 PREFIX = ["/e/apptainer"]
@@ -41,7 +42,7 @@ def facts(*images, **options):
     known = {
         "engine": Engine("/e/apptainer", "apptainer"),
         "base": "/i/base.sif",
-        "cwd": "/data/here",
+        "cwd": "/tmp/here",
         "environ": {"HOME": "/home/me"},
         "uid": UID,
     }
@@ -306,7 +307,7 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
                 "exec",
                 *BASE,
                 "--bind",
-                "/data/here/f.txt:/data/here/f.txt:ro",
+                "/tmp/here/f.txt:/tmp/here/f.txt:ro",
                 "/i/base.sif",
                 "bash",
                 "--",
@@ -321,7 +322,7 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
                 "exec",
                 *BASE,
                 "--bind",
-                "/data/here/-f:/data/here/-f:ro",
+                "/tmp/here/-f:/tmp/here/-f:ro",
                 "/i/base.sif",
                 "bash",
                 "--",
@@ -420,30 +421,121 @@ def test_directory_that_is_bound(settings, bind, inside):
 
 
 @pytest.mark.parametrize(
-    ("variables", "expected"),
+    ("known", "expected"),
     [
-        ({}, []),
-        ({"TMPDIR": "/tmp/x"}, []),
-        ({"TMPDIR": "/no/such/directory"}, []),
-        ({"TMPDIR": "relative"}, []),
-        ({"TMPDIR": "{dir}"}, ["{dir}"]),
-        ({"SLURM_TMPDIR": "{dir}"}, ["{dir}"]),
-        ({"TMPDIR": "{dir}", "SLURM_TMPDIR": "{dir}"}, ["{dir}"]),
-        ({"TMPDIR": "{dir}/sub", "SLURM_TMPDIR": "{dir}"}, ["{dir}/sub", "{dir}"]),
-        ({"HOME": "{dir}", "TMPDIR": "{dir}/sub"}, []),
+        ({"ways": {"TMPDIR": Way("/local/1")}}, ["/local/1"]),
+        ({"ways": {"TMPDIR": Way("/tmp/1")}}, []),
+        ({"ways": {"TMPDIR": Way("/local/1"), "SLURM_TMPDIR": Way("/local/1")}}, ["/local/1"]),
+        ({"ways": {"HOME": Way("/u/me"), "TMPDIR": Way("/u/me/t")}}, ["/u/me"]),
+        ({"ways": {"HOME": Way("/u/me")}, "passwd_home": "/u/me"}, []),
+        ({"ways": {"HOME": Way("/u/me")}, "passwd_home": "/u/other"}, ["/u/me"]),
+        ({"ways": {"HOME": Way("/usr")}}, []),
+        ({"cwd": "/data/here"}, ["/data/here"]),
+        ({"cwd": "/data/he:re"}, []),
+        ({"cwd": "/developers/me"}, ["/developers/me"]),
+        ({"cwd": "/"}, []),
+        ({"cwd": "/d/x", "ways": {"HOME": Way("/d")}}, ["/d"]),
+        # A link in what is bound: what it leads to is bound.
+        (
+            {
+                "binds": ["/home"],
+                "ways": {"HOME": Way("/home/me", [("/home/me", "/home/me")], "/g/me")},
+            },
+            ["/g/me", "/home"],
+        ),
+        # A link that is not seen inside: both names are bound.
+        (
+            {"ways": {"TMPDIR": Way("/l/t", [("/l", "/l/t")], "/g/t")}},
+            ["/g/t", "/g/t:/l/t"],
+        ),
+        # What is bound is a link itself.
+        (
+            {"binds": ["/l"], "bound": [Way("/l", [("/l", "/l")], "/g")]},
+            ["/g", "/l"],
+        ),
+        # The shell's name of the current directory.
+        (
+            {
+                "binds": ["/home"],
+                "cwd": "/g/p",
+                "environ": {"HOME": "/home/me", "PWD": "/home/me/p"},
+                "ways": {"PWD": Way("/home/me/p", [("/home/me/p", "/home/me/p")], "/g/p")},
+            },
+            ["/g/p", "/home"],
+        ),
     ],
 )
-def test_temporary_directories(settings, monkeypatch, variables, expected):
-    """The host's temporary directories are bound when they would not be seen inside."""
-    # A directory of every machine that is not below /tmp, with one in it.
-    place, below = "/usr", "/usr/bin"
+def test_directories(settings, known, expected):
+    """What the commands rely on is bound where it would not be seen, under both names."""
+    plan = decided(settings, modes("a.ext3", command=["true"]), facts(image(), **known))
+    assert after("--bind", plan) == expected
 
-    def put(text):
-        return text.replace("{dir}/sub", below).replace("{dir}", place)
 
-    environ = {name: put(text) for name, text in {"HOME": "/home/me", **variables}.items()}
-    plan = decided(settings, modes("a.ext3", command=["true"]), facts(image(), environ=environ))
-    assert after("--bind", plan) == [put(text) for text in expected]
+@pytest.mark.parametrize(
+    ("options", "variables", "expected"),
+    [
+        ([], {}, ["/u/me", "/l/t", "/data/here"]),
+        (["--containall"], {}, []),
+        ([], {"APPTAINER_CONTAIN": "1"}, []),
+        (["--no-home"], {}, ["/l/t", "/data/here"]),
+        (["--home=/x"], {}, ["/l/t", "/data/here"]),
+        (["--no-mount", "home,cwd"], {}, ["/l/t"]),
+        (["--no-mount=cwd"], {}, ["/u/me", "/l/t"]),
+        ([], {"APPTAINER_NO_MOUNT": "tmp,cwd"}, ["/u/me", "/l/t"]),
+    ],
+)
+def test_options_that_keep_directories_out(settings, options, variables, expected):
+    """What the user keeps out with the engine's own options is not bound by us."""
+    request = modes("a.ext3", command=["true"], options=options)
+    known = {"ways": {"HOME": Way("/u/me"), "TMPDIR": Way("/l/t")}, "cwd": "/data/here"}
+    found = facts(image(), environ={"HOME": "/u/me", **variables}, **known)
+    assert after("--bind", decided(settings, request, found)) == expected
+
+
+def test_name_of_the_shell_is_not_passed_on(settings):
+    """The engine gets the current directory's own name, not the shell's."""
+    found = facts(image(), cwd="/g/p", environ={"HOME": "/home/me", "PWD": "/home/me/p"})
+    plan = decided(settings, modes("a.ext3", command=["true"]), found)
+    assert plan.final.variables == {"PWD": "/g/p"}
+    found = facts(image(), cwd="/g/p", environ={"HOME": "/home/me", "PWD": "/g/p"})
+    assert not decided(settings, modes("a.ext3", command=["true"]), found).final.variables
+
+
+@pytest.mark.parametrize(
+    ("mine", "bound", "sentence"),
+    [
+        (
+            True,
+            ["/data/here"],
+            "/data/here is the host's inside; an overlay has a directory of"
+            " this name, which is not seen from here",
+        ),
+        (False, [], "the host's /data/here is not seen inside: it is a directory of the container"),
+    ],
+)
+def test_directory_that_an_overlay_has_too(settings, mine, bound, sentence):
+    """The host's is seen where the caller can write it; else the overlay's."""
+    found = facts(image(), cwd="/data/here", cwd_in_overlay=True, cwd_is_mine=mine)
+    plan = decided(settings, modes("a.ext3", command=["true"]), found)
+    assert after("--bind", plan) == bound
+    assert plan.notices == [("notice", sentence)]
+
+
+@pytest.mark.parametrize(
+    ("way", "binds", "target"),
+    [
+        (Way("/home/me/j"), ["/home"], "/home/me/j"),
+        (Way("/home/me/p/j", [("/home/me/p", "/home/me/p/j")], "/g/p/j"), ["/home"], "/g/p/j"),
+        (Way("/l/j", [("/l", "/l/j")], "/g/j"), ["/home"], "/l/j"),
+        (Way("/l/j", [("/l", "/l/j")], "/g/j"), ["/l"], "/l/j"),
+    ],
+)
+def test_place_of_the_command_file(settings, way, binds, target):
+    """The file is mounted where its name leads to inside."""
+    commands = session.CommandFile(way.name, way=way)
+    found = facts(image(), commands=commands, binds=binds)
+    plan = decided(settings, modes("a.ext3", commands=way.name), found)
+    assert f"{way.real}:{target}:ro" in after("--bind", plan)
 
 
 def test_cleared(settings):
@@ -523,7 +615,7 @@ def test_windows_line_ends(settings):
     assert plan.before[1].output == copy
     assert [step.arguments for step in plan.after] == [["rm", "-f", copy]]
     words = plan.final.arguments
-    assert words[words.index("--bind") + 1] == f"{copy}:/data/here/my file:ro"
+    assert words[words.index("--bind") + 1] == f"{copy}:/tmp/here/my file:ro"
     assert words[-3:] == ["bash", "--", "my file"]
 
 

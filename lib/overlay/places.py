@@ -1,0 +1,155 @@
+"""Where directories of the host are seen inside, and what has to be bound so that they are.
+
+A name may lead through symbolic links (/home/ana -> /gpfs/home/ana, ~/scratch ->
+/gpfs/scratch/ana). Inside, each of them must be there too, and what it leads to; otherwise
+the name is nothing there, or a directory of the container, and results that are written to
+it end up in the overlay. follow() looks, View decides.
+"""
+
+import errno
+import os
+
+# What every image has of its own: nothing of the host is laid over these.
+SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr", "/var")
+
+_NEVER = ("/", "/opt", "/run", *SYSTEM)
+
+_LINKS = 40  # as many as the kernel follows: path_resolution(7)
+
+
+class Way:
+    """How the host gets from a name to what is there.
+
+    name   the name, absolute
+    links  (link, path) of each symbolic link on the way: its place, which is reached without
+           a link, and how the whole name reads at that point
+    real   the name of what is there, without links
+    """
+
+    __slots__ = ("links", "name", "real")
+
+    def __init__(self, name, links=(), real=None):
+        self.name = name
+        self.links = list(links)
+        self.real = real or name
+
+
+def follow(name):
+    """Return the Way of an absolute name; None when nothing is there that we may see."""
+    rest = _parts(name)
+    place, links = "", []
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            place = place.rpartition("/")[0]
+            continue
+        path = f"{place}/{part}"
+        try:
+            target = os.readlink(path)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                return None
+            place = path  # it is not a link
+            continue
+        if len(links) == _LINKS:
+            return None
+        links.append((path, "/".join([path, *reversed(rest)])))
+        if target.startswith("/"):
+            place = ""
+        rest += _parts(target)
+    return Way(name, links, place or "/")
+
+
+def _parts(path):
+    """Return the parts of a path, the last first."""
+    return [part for part in reversed(path.split("/")) if part not in ("", ".")]
+
+
+def is_below(path, directories):
+    """Return whether a path is one of the directories or lies in one."""
+    return any(
+        path == directory or path.startswith(directory.rstrip("/") + "/")
+        for directory in directories
+        if directory != "/"
+    )
+
+
+def parse_binds(text):
+    """Yield (source, target) of all that a bind specification names.
+
+    Nothing of one that is the engine's to read, because something in it is escaped.
+    """
+    if "\\" in text or '"' in text:
+        return
+    for bind in text.split(","):
+        source, _colon, rest = bind.partition(":")
+        source = source.rstrip("/") or "/"
+        yield source, rest.partition(":")[0].rstrip("/") or source
+
+
+class View:
+    """What of the host is seen inside.
+
+    points  (source, target) of what is mounted, in that order: the last one counts
+    """
+
+    def __init__(self, points):
+        self._points = list(points)
+
+    def add(self, path):
+        """Take note that a directory of the host is seen under its own name.
+
+        It is mounted before the others.
+        """
+        self._points.insert(0, (path, path))
+
+    def _covering(self, path):
+        """Return the (source, target) in which a path lies inside, or None."""
+        found = None
+        for point in self._points:
+            if is_below(path, [point[1]]):
+                found = point
+        return found
+
+    def shows(self, path):
+        """Return whether a path that leads through no link is the host's inside."""
+        source, target = self._covering(path) or (None, "")
+        return source == target
+
+    def needed(self, way, system=False):
+        """Return the binds after which a Way leads inside to where it leads on the host.
+
+        They are noted as seen. What the user has laid over a part of the way stays.
+        system  whether something below the directories of the system may be bound
+        """
+        binds, mounted = [], False
+        for link, path in way.links:
+            point = self._covering(link)
+            if point is None:
+                if not mounted and self._covering(path) is None and ".." not in path.split("/"):
+                    binds.append((way.real, path, False))
+                break
+            if point[0] != point[1]:
+                return []
+            mounted = mounted or point[1] == link  # a mount, which is no link inside
+        if self._covering(way.real) is None:
+            binds.insert(0, (way.real, way.real, False))
+        kept = []
+        for bind in binds:
+            if bind[1] in _NEVER or bind[0] in _NEVER or not system and is_below(bind[1], SYSTEM):
+                continue
+            kept.append(bind)
+            self._points.insert(0, (bind[1], bind[1]))
+        return kept
+
+    def leads_out(self, way):
+        """Return whether a Way begins in what is seen of the host, and leads out of it."""
+        return bool(way.links) and self.shows(way.links[0][0]) and not self.shows(way.real)
+
+    def place_of(self, way):
+        """Return where inside a file must be mounted for its Way to lead to it."""
+        for link, path in way.links:
+            source, target = self._covering(link) or (None, link)
+            if source != target or target == link:
+                return path
+        return way.real
