@@ -67,7 +67,8 @@ class Content:
     amount  the sources.Amount of all of it
     binds   (directory, place below upper/): trees that are read where they are
     steps   Steps that have put, or would put, the rest below upper/ in the staging directory
-    images  (ext3 image, directory): what is mounted for the binds
+    images  (descriptor, directory, place): open ext3 images, where they are mounted, and where
+            their upper/ is shown
     in_namespace  whether mke2fs runs in a namespace, where it reads all that is the user's
     owners  called with the new image's descriptor and Superblock to set the owners of what is
             inside; None: all becomes the caller's

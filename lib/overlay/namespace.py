@@ -12,15 +12,27 @@ OPTIONS = ("--user", "--map-current-user", "--mount", "--keep-caps")
 _FLEETING = ("--pid", "--fork", "--kill-child")
 
 # Mounts images read-only with fuse2fs and trees over one another, binds trees, then runs a
-# command. The triples are fuse2fs IMAGE DIRECTORY, fuse-overlayfs TREE:TREE DIRECTORY or
-# bind TREE DIRECTORY; -- ends them.
+# command. The triples are fuse2fs IMAGE DIRECTORY, upper DIRECTORY PLACE for what the image
+# mounted there holds, fuse-overlayfs TREE:TREE DIRECTORY or bind TREE DIRECTORY; -- ends them.
+#
+# What is in an image is not to be trusted: its upper is shown as the directory where we are,
+# which is seen to be in the image, whatever takes its name meanwhile. The kernel follows no
+# link in it, nor in what is bound from it (mount(2), Linux 5.10); on an older one it is for
+# the command not to follow any, as mke2fs, mksquashfs and find do.
 _SCRIPT = """
 while [ "$1" != -- ]; do
     case $1 in
+    upper)
+        (cd -P -- "$2" && top=$PWD && cd -P ./upper && [ "$PWD" = "$top/upper" ] &&
+            mount -c --bind . "$3") || {
+            echo "its upper is not a directory of its own" >&2
+            exit 125
+        } ;;
     bind) mount --bind "$2" "$3" || exit 125 ;;
     */fuse-overlayfs) "$1" -o "ro,noacl,allow_other,lowerdir=$2" "$3" || exit 125 ;;
     *) "$1" -o ro,fakeroot,kernel_cache "$2" "$3" || exit 125 ;;
     esac
+    case $1 in */*) mount -o remount,bind,nosymfollow "$3" 2>/dev/null ;; esac
     shift 3
 done
 shift
@@ -38,7 +50,9 @@ def wrap(arguments, environ, *, binds=(), images=(), layers=None):
     """Return the command line that runs another one with trees and images mounted.
 
     binds   (tree, directory): what is bound where, after the images
-    images  (ext3 image, directory): what is mounted where, read-only
+    images  (descriptor, directory, place): open ext3 images, where each is mounted, read-only,
+            and the directory that then shows its upper/; the words have the number of the
+            descriptor, which process.run() hands on, so that what is mounted is what is locked
     layers  (trees, directory): trees that are shown as one there, the top one first
     Raises OverlayError (UNAVAILABLE) when a tool is missing.
     """
@@ -46,7 +60,8 @@ def wrap(arguments, environ, *, binds=(), images=(), layers=None):
     triples = []
     if images:
         fuse2fs = process.need("fuse2fs", "fuse2fs", environ)
-        triples += [word for image, place in images for word in (fuse2fs, image, place)]
+        for descriptor, directory, place in images:
+            triples += [fuse2fs, descriptor, directory, "upper", directory, place]
     if layers:
         trees, place = layers
         overlayfs = process.need("fuse-overlayfs", "fuse-overlayfs", environ)

@@ -125,12 +125,13 @@ def _reader(image):
 
 def _mounts(found, staging):
     """Return (what namespace.wrap mounts, the directory with all of it)."""
-    images = []
+    images, uppers = [], []
     for number, image in enumerate(found):
-        place = os.path.join(staging, f"layer{number}")
-        os.mkdir(place)
-        images.append((os.path.abspath(image.path), place))
-    uppers = [os.path.join(place, "upper") for _path, place in images]
+        whole, upper = (os.path.join(staging, f"{name}{number}") for name in ("image", "layer"))
+        os.mkdir(whole)
+        os.mkdir(upper)
+        images.append((image.descriptor, whole, upper))
+        uppers.append(upper)
     if len(uppers) == 1:
         return {"images": images}, uppers[0]
     merged = os.path.join(staging, "merged")

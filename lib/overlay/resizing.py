@@ -150,8 +150,7 @@ def rebuild(whole, wanted, files, config, environ, notice):
     mounted = facts.staging + ".old"
     content = creation.Content(
         sources.Amount(held, data),
-        images=[(path, mounted)],
-        binds=[(os.path.join(mounted, "upper"), ".")],
+        images=[(whole.descriptor, mounted, os.path.join(facts.staging, "upper"))],
         in_namespace=True,
         owners=lambda descriptor, superblock: take_over(whole, descriptor, superblock),
     )

@@ -50,10 +50,13 @@ def test_available(tools):
     [
         ({}, []),
         ({"binds": [("/a b", "/c")]}, ["bind", "/a b", "/c"]),
-        ({"images": [("/i", "/m")]}, ["{}/fuse2fs", "/i", "/m"]),
+        ({"images": [(5, "/m", "/u")]}, ["{}/fuse2fs", 5, "/m", "upper", "/m", "/u"]),
         (
-            {"images": [("/i", "/m")], "layers": (["/m/1", "/m/2"], "/n"), "binds": [("/n", "/o")]},
-            ["{}/fuse2fs", "/i", "/m", "{}/fuse-overlayfs", "/m/1:/m/2", "/n", "bind", "/n", "/o"],
+            {"images": [(5, "/m", "/u")], "layers": (["/u", "/v"], "/n"), "binds": [("/n", "/o")]},
+            [
+                *("{}/fuse2fs", 5, "/m", "upper", "/m", "/u"),
+                *("{}/fuse-overlayfs", "/u:/v", "/n", "bind", "/n", "/o"),
+            ],
         ),
     ],
 )
@@ -62,7 +65,8 @@ def test_wrap(tools, tmp_path, options, words):
     environ = tools(unshare="", fuse2fs="", fuse_overlayfs="")
     wrapped = namespace.wrap(["true", "--", "x y"], environ, **options)
     start = wrapped.index("sh") + 1
-    expected = [word.format(tmp_path / "tools") for word in words]
+    place = tmp_path / "tools"
+    expected = [word if isinstance(word, int) else word.format(place) for word in words]
     assert wrapped[start:] == [*expected, "--", "true", "--", "x y"]
     assert wrapped[0] == str(tmp_path / "tools" / "unshare")
     assert "--kill-child" in wrapped
@@ -92,6 +96,6 @@ def test_not_an_image(tmp_path):
     """Garbage instead of an image: the command does not run."""
     (tmp_path / "garbage").write_bytes(bytes(100000))
     (tmp_path / "place").mkdir()
-    images = [(str(tmp_path / "garbage"), str(tmp_path / "place"))]
+    images = [(str(tmp_path / "garbage"), str(tmp_path / "place"), str(tmp_path / "place"))]
     status, output = run(namespace.wrap(["/bin/echo", "ran"], ENVIRON, images=images))
     assert (status, "ran" in output.split("\n")) == (125, False)

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 from e2e.safety.trees import CLEAN, debugfs, state
-from overlay import extfs
-from support import BASE, digests, tool
+from overlay import extfs, namespace, process
+from support import BASE, PATH, digests, tool
 
 MIB = 1 << 20
 PLACES = ("upper", "work", "work/work")
@@ -276,3 +276,107 @@ def test_exchanged_before_the_mount(run, site, craft, overlay, scratch, private,
     assert "is a symbolic link" in result.stderr
     assert not (scratch / "evil.ext3").exists()
     assert digests(private) == before
+
+
+# ------------------------------------------------------- what commands read of an image --
+
+
+@pytest.fixture
+def at_the_mount(environ, tmp_path):
+    """Return a function that has a line of shell done just before an image is mounted by us."""
+
+    def at_the_mount(line):
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        real = shutil.which("unshare", path=PATH)
+        script = f'#!/bin/sh\ncase "$*" in */fuse2fs*) {line} ;; esac\nexec {real} "$@"\n'
+        (tools / "unshare").write_text(script)
+        (tools / "unshare").chmod(0o755)
+        environ["PATH"] = f"{tools}:{PATH}"
+
+    return at_the_mount
+
+
+@pytest.fixture
+def filled(overlay, tmp_path):
+    """Return a function that makes an overlay with a file /hello and a link to another place."""
+    (tmp_path / "hello").write_text("hello\n")
+
+    def filled(name, link):
+        lines = [f"write {tmp_path}/hello /upper/hello", f"symlink /upper/link {link}"]
+        owners = [f"sif /upper/{one} uid {os.getuid()}" for one in ("hello", "link")]
+        path = overlay(name)
+        debugfs(path, *lines, *owners)
+        return path
+
+    return filled
+
+
+def _listed(path):
+    """Return the names in a squashfs file."""
+    return set(tool("unsquashfs", "-l", "-d", "", path).stdout.split())
+
+
+@pytest.mark.parametrize("names", [["a.ext3"], ["a.ext3", "b.ext3"]])
+def test_pack_exchanged(ok, scratch, craft, filled, private, at_the_mount, names):
+    """What is packed is the image that was looked at, not what has its name when it is mounted."""
+    for name in names:
+        filled(name, private / "key")
+    craft("evil.ext3", {"upper": private})
+    at_the_mount(f"cp evil.ext3 new; mv new {names[-1]}")
+    ok("pack-overlay", "-q", *names, "-o", "packed.sqsh")
+    found = _listed(scratch / "packed.sqsh")
+    assert {"/hello", "/link"} <= found
+    assert "/key" not in found
+    assert (
+        ok("run-overlay", "-o", "packed.sqsh:ro", "--", "readlink", "/link") == f"{private}/key\n"
+    )
+
+
+LIVE = "echo 'unlink /upper\nsymlink /upper {0}\n' | /usr/sbin/debugfs -w -f - a.ext3 >&2"
+
+
+@pytest.mark.parametrize("more", [[], ["b.ext3"]])
+def test_pack_changed(run, scratch, filled, private, at_the_mount, more):
+    """Nor is a link followed that its owner puts into the image meanwhile."""
+    for name in ["a.ext3", *more]:
+        filled(name, private)
+    at_the_mount(LIVE.format(private))
+    result = run("pack-overlay", "-q", "a.ext3", *more, "-o", "packed.sqsh")
+    assert (result.status, result.stdout) == (73, "")
+    assert "its upper is not a directory of its own" in result.stderr
+    assert sorted(path.name for path in scratch.iterdir()) == ["a.ext3", *more]
+
+
+def test_resize_changed(run, scratch, filled, private, at_the_mount):
+    """A new image from the old one takes nothing of where a link in its place leads."""
+    path = filled("a.ext3", private)
+    at_the_mount(LIVE.format(private))
+    result = run("resize-overlay", "a.ext3", "-n", "2")
+    assert (result.status, result.stdout) == (73, "")
+    assert "its upper is not a directory of its own" in result.stderr
+    assert [one.name for one in scratch.iterdir()] == ["a.ext3"]
+    assert b"precious" not in path.read_bytes()
+
+
+def test_links_stay(ok, filled, private):
+    """Links in an overlay stay what they are, in what is made of it."""
+    filled("a.ext3", private / "key")
+    ok("resize-overlay", "-q", "a.ext3", "-n", "2")
+    assert ok("run-overlay", "-o", "a.ext3:ro", "--", "readlink", "/link") == f"{private}/key\n"
+
+
+def test_not_followed_by_the_kernel(environ, filled, private, tmp_path):
+    """Whatever a tool would do, the kernel follows no link of a mounted image."""
+    path = filled("a.ext3", private / "key")
+    places = [tmp_path / name for name in ("image", "upper")]
+    for place in places:
+        place.mkdir()
+    descriptor = os.open(path, os.O_RDONLY)
+    images = [(descriptor, *map(str, places))]
+    for name, status in (("hello", 0), ("link", 1)):
+        words = namespace.wrap(["/bin/cat", f"{places[1]}/{name}"], environ, images=images)
+        result = process.run(words, environ)
+        assert (result.status, result.output) == (status, "" if status else "hello\n")
+    assert "Too many levels of symbolic links" in result.errors
+    os.close(descriptor)
