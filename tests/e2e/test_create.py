@@ -249,6 +249,10 @@ def test_no_place(run, scratch, colleague):
         f"create-overlay: error: you may not create files in {colleague}\n"
         + "create-overlay: hint: change to a directory of your own first, or name one with -o\n",
     )
-    result = run(*words, colleague / "0644", "--force")
-    assert result.status == 73
+    assert run(*words, colleague / "0644", "--force") == (
+        73,
+        "",
+        f"create-overlay: error: you may not create files in {colleague}\n"
+        + "create-overlay: hint: change to a directory of your own first, or name one with -o\n",
+    )
     assert listing(colleague) == before

@@ -219,8 +219,19 @@ def test_force_refuses_what_is_in_use(run, hold, make, mode):
     assert session.end() == (0, "")
 
 
-@pytest.mark.parametrize("kind", ["text", "directory", "sif", "ext4"])
-def test_force_refuses_what_is_no_overlay(run, scratch, kind):
+ONLY = "; --force replaces overlays only"
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "said"),
+    [
+        ("text", 65, f"is not an overlay{ONLY}"),
+        ("directory", 73, "cannot be replaced: it is a directory"),
+        ("sif", 65, f"is a container image (SIF), not an overlay{ONLY}"),
+        ("ext4", 65, f"is an ext4 image, and the engines take ext3 only{ONLY}"),
+    ],
+)
+def test_force_refuses_what_is_no_overlay(run, scratch, kind, status, said):
     """create-overlay --force replaces overlays only."""
     path = scratch / "a.ext3"
     if kind == "directory":
@@ -234,7 +245,9 @@ def test_force_refuses_what_is_no_overlay(run, scratch, kind):
         path.write_bytes(b"\0" * 32 + b"SIF_MAGIC" if kind == "sif" else b"a thesis\n")
     before = digests(scratch)
     result = run("create-overlay", "-s", "16", "-n", "1", "--force", "-o", "a.ext3")
-    assert (result.status, result.stdout) == (73, "") or (result.status, result.stdout) == (65, "")
+    line = f"create-overlay: error: '{path}' {said}\n"
+    assert (result.status, result.stdout) == (status, "")
+    assert result.stderr.startswith(line), result
     assert digests(scratch) == before
 
 
