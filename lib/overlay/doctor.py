@@ -113,6 +113,9 @@ BAD = (
     ("fuse-overlayfs", (1, 16), (1, 17), WARNING,
      "large files that are rewritten in part were seen to be corrupted"
      " (containers/fuse-overlayfs 475)", "install another version"),
+    ("mksquashfs", (0,), (4, 4), WARNING,
+     "it can take a name in an overlay for a command, and pack-overlay refuses it",
+     "install squashfs-tools 4.4 or newer"),
 )  # fmt: skip
 
 _LOCKS_WHY = "without locks two sessions can write one overlay at once, and that destroys it"

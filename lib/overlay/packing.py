@@ -8,11 +8,13 @@ takes its name.
 import os
 
 from overlay import extfs, lock, markers, namespace, private, process, record, replace, size
-from overlay.errors import CANNOT_CREATE, DATA_LOST, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
 
 # zstd at level 3 packs nearly as tight as at 15, and several times faster.
 _LEVELS = {"zstd": ("-Xcompression-level", "3"), "lz4": (), "gzip": (), "xz": ()}
 COMPRESSIONS = tuple(_LEVELS)
+
+OLDEST = (4, 4)  # version of squashfs-tools: see _tool()
 
 _OPEN = ("-action", "chmod(a+rX)@!type(l)")
 
@@ -57,7 +59,7 @@ def pack(packing, scratch, environ, output):
     Raises OverlayError (CANNOT_CREATE, DATA_LOST, UNAVAILABLE); nothing is changed then.
     """
     path = os.path.realpath(packing.path)
-    tool = process.need("mksquashfs", "squashfs-tools", environ)
+    tool = _tool(environ)
     namespace.need(environ)
     replace.remove_stale(os.path.dirname(path), scratch)
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
@@ -97,6 +99,30 @@ def pack(packing, scratch, environ, output):
             ) from None
         finally:
             private.leave(scratch, staging)
+
+
+def _tool(environ):
+    """Return the path of mksquashfs. Raises OverlayError (UNAVAILABLE) for one that is too old.
+
+    Before OLDEST names in definitions of files had no quotes: what stood behind a space in the
+    name of a deleted file could be a definition of its own, with a command that is run.
+    """
+    import re
+
+    tool = process.need("mksquashfs", "squashfs-tools", environ)
+    said = process.run([tool, "-version"], environ)
+    found = re.search(r"mksquashfs version (\d+)\.(\d+)", said.output + said.errors)
+    if not found or tuple(map(int, found.groups())) < OLDEST:
+        words = (
+            "does not say which version it is" if not found else f"is {'.'.join(found.groups())}"
+        )
+        raise OverlayError(
+            f"{quote(tool)} {words}, and before {'.'.join(map(str, OLDEST))} it can take a name in"
+            " an overlay for a command",
+            status=UNAVAILABLE,
+            hint="pack on another machine, or ask the site's admin for newer squashfs-tools",
+        )
+    return tool
 
 
 def _into_place(packing, descriptor, partial, path):
@@ -177,14 +203,14 @@ def _pseudo(found):
                 continue
             place = b"/".join(part for part in (directory, marker.name) if part)
             text = os.fsdecode(place)
-            if not text.isprintable():
+            # Of these two nobody's quotes need to be right.
+            if not text.isprintable() or '"' in text or "\\" in text:
                 raise OverlayError(
                     f"the deletion of {quote(os.fsdecode(whole))} cannot be put into a pack of"
                     " several overlays",
                     status=CANNOT_CREATE,
                     hint="pack each of them apart, and name them in the same order",
                 )
-            text = text.replace("\\", "\\\\").replace('"', '\\"')
             words += ["-p", f'"{text}" f 644 {os.getuid()} {os.getgid()} true']
         gone |= deleted
     return words

@@ -21,7 +21,7 @@ from e2e.safety.test_view import (
     plain,  # noqa: F401
 )
 from e2e.safety.trees import CLEAN, descendants, kill_tree, named, state
-from support import BASE, PATH, ROOT, digests, shell
+from support import BASE, PATH, ROOT, digests, shell, tool
 
 MIB = 1 << 20
 SEED = 6
@@ -379,13 +379,64 @@ def test_verified(run, scratch, environ, rich, script):
     tools.mkdir()
     real = shutil.which("mksquashfs", path=PATH)
     script = script.format(real=real, copy=tools / "copy")
-    (tools / "mksquashfs").write_text(f"#!/bin/bash\ntree=$1 out=$2\n{script}\n")
+    version = f'[ "$1" != -version ] || exec {real} "$@"'
+    (tools / "mksquashfs").write_text(f"#!/bin/bash\n{version}\ntree=$1 out=$2\n{script}\n")
     (tools / "mksquashfs").chmod(0o755)
     environ["PATH"] = f"{tools}:{PATH}"
     result = run("pack-overlay", "a.ext3", "--remove")
     assert result.status in (73, 74), result
     assert os.listdir(scratch) == ["a.ext3"]
     assert state(rich) == CLEAN
+
+
+@pytest.mark.parametrize("version", ["4.3", "4", ""])
+def test_old_tools(run, scratch, environ, rich, version):
+    """A mksquashfs that can take names for commands is not started on an overlay."""
+    tools = scratch.parent / "tools"
+    tools.mkdir()
+    script = (
+        f'case $1 in -version) echo "mksquashfs version {version} (2014/05/12)" ;; *) >ran ;; esac'
+    )
+    (tools / "mksquashfs").write_text(f"#!/bin/sh\n{script}\n")
+    (tools / "mksquashfs").chmod(0o755)
+    environ["PATH"] = f"{tools}:{PATH}"
+    result = run("pack-overlay", "a.ext3")
+    assert (result.status, result.stdout) == (69, "")
+    assert "before 4.4 it can take a name in an overlay for a command" in result.stderr
+    assert os.listdir(scratch) == ["a.ext3"]
+    assert rich.exists()
+
+
+ODD_NAMES = [
+    "a b",
+    "x f 777 0 0 touch ran",
+    "$(touch ran)",
+    "`touch ran`",
+    "a;touch ran",
+    "#x",
+    "it's",
+]
+CLOSED_NAMES = ['x" f 777 0 0 touch ran "', "back\\slash", 'a"b']
+
+
+@pytest.mark.parametrize("names", [ODD_NAMES, *([name] for name in CLOSED_NAMES)])
+def test_odd_names_of_deletions(ok, run, scratch, make, names):  # noqa: F811
+    """The name of a deleted file is a name and nothing else in a pack of several overlays."""
+    (scratch / "d").mkdir()
+    for name in names:
+        (scratch / "d" / f".wh.{name}").write_text("")
+    ok("create-overlay", "-q", "--from", f"{scratch}/d:/d", "-o", "top.ext3")
+    make("low.ext3")
+    result = run("pack-overlay", "top.ext3", "low.ext3", "-o", "all")
+    assert not list(scratch.rglob("ran"))
+    if names != ODD_NAMES:
+        assert (result.status, "cannot be put into a pack" in result.stderr) == (73, True)
+        return
+    assert result.status == 0, result
+    listed = tool("unsquashfs", "-l", "-d", "", scratch / "all.sqsh").stdout.splitlines()
+    assert sorted(line for line in listed if "/.wh." in line) == sorted(
+        f"/d/.wh.{name}" for name in names
+    )
 
 
 def test_no_verify(ok, run, scratch, environ, rich):
