@@ -81,6 +81,10 @@ class Engine:
         places = [f"{prefix}/{name}/{self.name}/bin" for name in names]
         return [place for place in places if os.path.isdir(place)]
 
+    def is_setuid(self):
+        """Return whether it is installed setuid root, and then mounts as root."""
+        return any(is_setuid(f"{place}/starter-suid") for place in self.libexec())
+
     def takes_launchers(self, environ):
         """Return how our launchers come to stand before its helpers.
 
@@ -88,7 +92,7 @@ class Engine:
         namespace (see enter()), when it has such; None when it does not take ours.
         """
         own = self.libexec()
-        if any(is_setuid(f"{place}/starter-suid") for place in own):
+        if self.is_setuid():
             return None  # it looks in places of its own only
         for place in own:
             if os.path.exists(f"{place}/fuse-overlayfs"):
@@ -139,6 +143,15 @@ def enter(arguments, directory, launchers):
     It runs in a user and mount namespace, in which ours cover its.
     """
     return [os.path.join(LAUNCHERS, "namespace", "enter"), directory, launchers, *arguments]
+
+
+def in_group(arguments, unshare, uid, gid):
+    """Return a command line that runs in a namespace where the caller's group is called gid.
+
+    unshare   path of that program
+    uid, gid  numbers; that of the user stays
+    """
+    return [unshare, "--user", f"--map-user={uid}", f"--map-group={gid}", *arguments]
 
 
 def parse_version(path, output):

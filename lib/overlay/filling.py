@@ -279,14 +279,15 @@ def _new_file(path):
 def unpacked(base, facts, config, output):
     """Return a directory with the content of a base image, unpacked once a node and user.
 
-    Known by the image's name, size and time; made in a directory of this process, then
-    renamed, so that two builds at once do no harm. What killed ones have left is removed.
+    Known by the image's name, size and time, and the caller's group, to whom it belongs; made
+    in a directory of this process, then renamed, so that two builds at once do no harm. What
+    killed ones have left is removed.
     """
     if os.path.isdir(base):
         return base
     status = os.stat(base)
     parent = os.path.join(private.make(facts.scratch), "base")
-    name = f"{os.path.basename(base)}.{status.st_size}.{status.st_mtime_ns}"
+    name = f"{os.path.basename(base)}.{status.st_size}.{status.st_mtime_ns}.{os.getegid()}"
     place = os.path.join(parent, name)
     try:
         os.makedirs(parent, exist_ok=True)

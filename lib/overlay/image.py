@@ -30,9 +30,19 @@ class Image:
     writable    whether the caller may write the file, or into the directory
     superblock  the Superblock of an ext3 image, else None
     upper       the owner's uid of upper/ in an ext3 image; None when there is no upper/
+    group       the gid of upper/ in an ext3 image or a directory; None when there is no upper/
     """
 
-    __slots__ = ("descriptor", "kind", "path", "status", "superblock", "upper", "writable")
+    __slots__ = (
+        "descriptor",
+        "group",
+        "kind",
+        "path",
+        "status",
+        "superblock",
+        "upper",
+        "writable",
+    )
 
     def __init__(self, path, kind, status, descriptor, writable, superblock=None):
         self.path = path
@@ -42,6 +52,7 @@ class Image:
         self.writable = writable
         self.superblock = superblock
         self.upper = None
+        self.group = None
 
     @property
     def identity(self):
@@ -61,13 +72,7 @@ class Image:
     @property
     def is_plain_directory(self):
         """Whether it is a directory that no session has made an overlay of: without upper/."""
-        if self.kind != "directory":
-            return False
-        try:
-            os.stat("upper", dir_fd=self.descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            return True
-        return False
+        return self.kind == "directory" and self.group is None
 
     @property
     def is_data(self):
@@ -164,7 +169,14 @@ def _identify(path, descriptor, writable):
                 "is an unpacked container image, not an overlay",
                 f"to use it as the base image: -c {quote(path)}",
             )
-        return _laid_out(Image(path, "directory", status, descriptor, writable))
+        image = Image(path, "directory", status, descriptor, writable)
+        try:
+            image.group = os.stat("upper", dir_fd=descriptor, follow_symlinks=False).st_gid
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        return _laid_out(image)
     if not stat.S_ISREG(status.st_mode):
         raise _not_an_overlay(path, "is neither a file nor a directory")
     try:
@@ -314,7 +326,7 @@ def _ext3(path, status, descriptor, writable, head):
             hint=f"look at it without changing it: /sbin/e2fsck -fn {quote(path)}",
         ) from None
     if found and found[1].is_directory:
-        image.upper = found[1].owner
+        image.upper, image.group = found[1].owner, found[1].group
     return _laid_out(image)
 
 

@@ -30,6 +30,7 @@ def make(scratch):
         while status is None:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
+                _own(path)
             # Another process of the user may have just removed it, empty as it was.
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(path)
@@ -60,8 +61,20 @@ def make_work(scratch, host, pid):
     """
     path = work_name(scratch, host, pid)
     remove(path)  # of a killed process of our number
-    _within(scratch, path, lambda: os.mkdir(path, 0o700))
+
+    def new():
+        os.mkdir(path, 0o700)
+        _own(path)
+
+    _within(scratch, path, new)
     return path
+
+
+def _own(path):
+    """Give a new directory the caller's group, where the one above hands on another."""
+    with contextlib.suppress(OSError):  # such as of a file system without groups
+        os.chown(path, -1, os.getegid())
+        os.chmod(path, 0o700)  # chown leaves the bit that hands it on
 
 
 def put(scratch, path, data):

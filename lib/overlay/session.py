@@ -12,10 +12,12 @@ from overlay import engine as engines
 from overlay import image as images
 from overlay import places, process, size
 from overlay.errors import (
+    CANNOT_CREATE,
     CONFIGURATION,
     DAMAGED,
     MISSING,
     NOT_ALLOWED,
+    UNAVAILABLE,
     USAGE,
     OverlayError,
     quote,
@@ -99,6 +101,7 @@ class Facts:
         cwd,
         environ,
         uid,
+        gid,
         binds=(),
         gpus=(),
         commands=None,
@@ -108,6 +111,8 @@ class Facts:
         squashfuse=False,
         plain_directory=False,
         data=False,
+        foreign_group=None,
+        unshare=None,
         markers=False,
         cwd_in_overlay=False,
         cwd_is_mine=False,
@@ -122,6 +127,7 @@ class Facts:
         self.cwd = cwd
         self.environ = environ
         self.uid = uid
+        self.gid = gid
         self.binds = binds  # those of the site's binds whose source exists
         self.gpus = gpus  # "nv", "rocm": those that this machine has
         self.commands = commands  # a CommandFile, or None
@@ -131,6 +137,8 @@ class Facts:
         self.squashfuse = squashfuse  # whether there is one for base images: has_squashfuse()
         self.plain_directory = plain_directory  # whether the first is one that was no overlay yet
         self.data = data  # whether it holds something all the same
+        self.foreign_group = foreign_group  # of the first, where it cannot be written: a gid
+        self.unshare = unshare  # path of unshare(1), where that group is to be had by it
         self.cwd_in_overlay = cwd_in_overlay  # whether an overlay has a directory of its name
         self.cwd_is_mine = cwd_is_mine  # whether the caller may write there
         self.ways = ways or {}  # the Ways of PWD and of _NAMED, by the name of the variable
@@ -315,6 +323,7 @@ def _gather(session, config, environ, found):
             binds.append(bind)
     if commands:
         commands.way = places.follow(os.path.join(cwd, commands.path))
+    foreign_group = _foreign_group(found[0], engine, base)
     detect = config["launch.gpu"] == "auto"
     launchers = engine.takes_launchers(environ)
     return Facts(
@@ -324,6 +333,7 @@ def _gather(session, config, environ, found):
         cwd=cwd,
         environ=environ,
         uid=os.getuid(),
+        gid=os.getegid(),
         binds=binds,
         gpus=[name for name, device in _GPUS.items() if detect and os.path.exists(device)],
         commands=commands,
@@ -333,6 +343,8 @@ def _gather(session, config, environ, found):
         squashfuse=bool(launchers) and engine.has_squashfuse(launchers, environ),
         plain_directory=found[0].is_plain_directory,
         data=found[0].is_data,
+        foreign_group=foreign_group,
+        unshare=foreign_group and process.which("unshare", environ),
         cwd_in_overlay=any(image.holds(cwd) for image in found),
         cwd_is_mine=os.access(cwd, os.W_OK | os.X_OK),
         ways=_ways(environ, cwd),
@@ -390,6 +402,62 @@ def _passwd_home(environ, binds):
         return None
 
 
+def _foreign_group(image, engine, base):
+    """Return the gid of an overlay's files that an engine without root could not write, or None.
+
+    Its namespace knows one group, the caller's own; what belongs to any other, in an overlay
+    that a FUSE server shows, is nobody's, and the kernel lets nobody write that
+    (user_namespaces(7)). So it is after newgrp(1), and in directories that hand on their group.
+    The kernel's overlayfs, which needs an unpacked base image, knows better.
+    """
+    if image.group in (None, os.getegid()) or os.getuid() == 0 or engine.is_setuid():
+        return None
+    if image.kind == "directory" and os.path.isdir(base):
+        return None
+    return image.group
+
+
+def check_fakeroot(session, facts):
+    """Refuse --fakeroot where it cannot be had, after newgrp(1). Raises OverlayError (UNAVAILABLE).
+
+    newgidmap(1), by which an engine without root gets a range of ids from subgid(5), takes no
+    callers whose group is not that of their login.
+    """
+    if facts.uid == 0 or not _is_fakeroot(session, facts):
+        return
+    import pwd  # asks a server on many sites
+
+    try:
+        user, group = pwd.getpwuid(facts.uid), os.getgid()
+    except KeyError:
+        return
+    if group == user.pw_gid or facts.engine.is_setuid():
+        return
+    try:
+        with open("/etc/subgid", encoding="utf-8", errors="replace") as file:
+            ranges = [line.partition(":")[0] for line in file]
+    except OSError:
+        return
+    if user.pw_name in ranges or str(facts.uid) in ranges:
+        own = group_name(user.pw_gid)
+        raise OverlayError(
+            f"--fakeroot cannot be had while your group is {group_name(group)}: newgidmap wants"
+            f" that of your login, {own}",
+            status=UNAVAILABLE,
+            hint=f"leave the shell of newgrp: exit; or: sg {own} -c '{session.program} …'",
+        )
+
+
+def group_name(gid):
+    """Return the name of a group, or its number when it has none here."""
+    import grp  # asks a server on many sites, and only for a message
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
 def _room(image):
     """Return the bytes that an ordinary user has left on the file system of an image."""
     try:
@@ -415,7 +483,7 @@ def plan(session, config, facts):
     Raises OverlayError: USAGE for the same overlay twice, NOT_ALLOWED for :rw on one that
     cannot be written, DAMAGED for an image that was not made as an overlay.
     """
-    notices = []
+    notices, before, after = [], [], []
     check_twice(facts.images)
     writable, why = decide_writable(session, facts)
     if why:
@@ -457,9 +525,9 @@ def plan(session, config, facts):
         path = facts.images[0].path
         words = f"{quote(path)} is a directory; what is written goes to {quote(path + '/upper')}"
         notices.append(("notice", words))
+        before.append(_make_upper(path, facts.gid))
     flags += session.options
     binds = [*needed, *facts.binds, *session.binds]
-    before, after = [], []
     away = inside_only or _is_contained(session, facts)
     command = _command(session, facts, view, binds, before, after, notices, away)
     launch = engines.Launch(
@@ -483,8 +551,39 @@ def plan(session, config, facts):
         path_first = launchers
     elif facts.launchers and needs_launchers(writable, facts):
         arguments = engines.enter(arguments, facts.launchers, launchers)
+    if writable and facts.foreign_group is not None and not _is_fakeroot(session, facts):
+        own, theirs = map(group_name, (facts.gid, facts.foreign_group))
+        words = (
+            f"inside, your group {quote(own)} is called {quote(theirs)}, as that of the files there"
+        )
+        notices.append(("detail", words))
+        arguments = engines.in_group(arguments, facts.unshare, facts.uid, facts.foreign_group)
     final = Step(arguments, unset=unset, variables=variables, path_first=path_first)
     return Plan(final, notices=notices, before=before, after=after, writable=writable)
+
+
+def _make_upper(path, group):
+    """Return the Step that makes upper/ and work/ in an empty directory.
+
+    The engine would make them with the directory's own group, where that is handed on, and
+    could write nothing there: see _foreign_group().
+    """
+    names = [os.path.join(path, name) for name in ("work", "upper")]
+
+    def make():
+        try:
+            for name in names:
+                os.mkdir(name, 0o755)
+                os.chown(name, -1, group)
+                os.chmod(name, 0o755)  # not the bit that hands on the group
+        except FileExistsError:
+            pass  # another session was first
+        except OSError as error:
+            raise OverlayError(
+                f"cannot make {quote(names[-1])}: {reason(error)}", status=CANNOT_CREATE
+            ) from None
+
+    return Step(["install", "-d", "-m", "00755", "-g", str(group), *names], action=make)
 
 
 def needs_launchers(writable, facts):
@@ -653,6 +752,17 @@ def decide_writable(session, facts):
     ):
         why = f"what is inside belongs to another user (uid {first.upper})"
         hint = f"when it is a copy of yours, make it all yours: check-overlay --own {quote(path)}"
+    elif (
+        facts.foreign_group is not None
+        and not (first.kind == "ext3" and facts.unshare)
+        and not _is_fakeroot(session, facts)
+    ):
+        name, own = quote(group_name(facts.foreign_group)), quote(group_name(facts.gid))
+        inside = " ".join(quote(os.path.join(path, name)) for name in ("upper", "work"))
+        why = f"what is inside belongs to the group {name}, and your group is {own}"
+        hint = f"to write it: sg {name} -c '{session.program} …'"
+        if first.kind == "directory":
+            hint += f"; or make it all your group's: chgrp -R {own} {inside}"
     elif facts.data:
         raise OverlayError(
             f"{quote(path)} is a directory with data in it, not an overlay; only an empty"
@@ -667,7 +777,7 @@ def decide_writable(session, facts):
         raise OverlayError(
             f"{quote(path)} cannot be mounted writable: {why}", status=NOT_ALLOWED, hint=hint
         )
-    if hint and "--own" in hint:
+    if hint and ("--own" in hint or hint.startswith("to write it")):
         why += f"; {hint}"
     return False, why
 

@@ -152,7 +152,7 @@ def test_unpacked_long_ago(engine, facts, base, output, scratch):
 def test_unpacked_by_another(engine, facts, base, output, scratch):
     """Another build was quicker: its directory is taken, ours removed."""
     parent, status = scratch / f"overlay-{os.getuid()}" / "base", base.stat()
-    theirs = parent / f"base.sif.{status.st_size}.{status.st_mtime_ns}"
+    theirs = parent / f"base.sif.{status.st_size}.{status.st_mtime_ns}.{os.getegid()}"
     config = engine(f'mkdir "$3" "{theirs}"; touch "{theirs}/theirs"')
     place = filling.unpacked(str(base), facts, config, output)
     assert os.listdir(place) == ["theirs"]

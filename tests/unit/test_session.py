@@ -11,6 +11,7 @@ from overlay.image import Image
 from overlay.places import Way
 
 UID = 1000
+GID = 100
 PREFIX = ["/e/apptainer"]
 
 
@@ -45,6 +46,7 @@ def facts(*images, **options):
         "cwd": "/tmp/here",
         "environ": {"HOME": "/home/me"},
         "uid": UID,
+        "gid": GID,
     }
     return session.Facts(images=list(images), **{**known, **options})
 

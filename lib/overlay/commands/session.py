@@ -97,6 +97,7 @@ def look_inside(request, facts, remember=True):
     facts.markers = not writable and any(
         markers.present(image, facts.environ, remember=remember) for image in facts.images
     )
+    session.check_fakeroot(request, facts)
     session.settle_launchers(request, facts, writable)
 
 
