@@ -24,10 +24,12 @@ def descendants(pid):
 def holders(path):
     """Return the numbers of the other processes that have a file open."""
     wanted, found = os.stat(path), set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.path.samestat(link.stat(), wanted):
-                found.add(int(link.parts[2]))
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), wanted):
+                        found.add(int(pid))
     return found - {os.getpid()}
 
 
