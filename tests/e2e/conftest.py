@@ -3,9 +3,12 @@
 OVERLAY_COLLEAGUE and OVERLAY_SMALL name what tests/prepare-colleague has made.
 """
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -73,23 +76,34 @@ def engine(environ, scratch):
     return engine
 
 
+@contextlib.contextmanager
+def alone(name):
+    """Wait until no other run of the tests has what there is once only."""
+    path = os.path.join(tempfile.gettempdir(), f"overlay-tests-{os.getuid()}.{name}")
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture
 def small():
     """Return an empty directory on a file system of 64 MB."""
     path = from_environment("OVERLAY_SMALL") / "my files"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    yield path
-    shutil.rmtree(path)
+    with alone("small"):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        yield path
+        shutil.rmtree(path)
 
 
 @pytest.fixture
 def bashrc():
     """Return a function that sets the user's ~/.bashrc until the end of the test."""
     path = Path("~/.bashrc").expanduser()
-    before = path.read_bytes() if path.exists() else None
-    yield path.write_text
-    if before is None:
-        path.unlink(missing_ok=True)
-    else:
-        path.write_bytes(before)
+    with alone("bashrc"):
+        before = path.read_bytes() if path.exists() else None
+        yield path.write_text
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 from support import BASE, ROOT, shell
@@ -622,6 +621,7 @@ def test_dry_run_does_the_same(run, environ, scratch, overlay, arguments):
     overlay("my a.ext3")
     overlay("b.ext3")
     environ.update(PYTHONPATH="/x", APPTAINER_OVERLAY="b.ext3", KEPT="1")
+    environ["OVERLAY_SCRATCH_LOCAL"] = str(scratch.parent)
     text = 'echo "$0" "$KEPT" "${PYTHONPATH-cleared}"; read x; echo "$x"; exit 4\n'
     (scratch / "my commands").write_text(text)
     (scratch / "windows").write_text(text.replace("\n", "\r\n"))
@@ -638,7 +638,8 @@ def test_dry_run_does_the_same(run, environ, scratch, overlay, arguments):
     assert pasted.stdout == direct.stdout != ""
     if "windows" not in arguments:  # the line that removes the copy comes last
         assert pasted.status == direct.status
-    own = Path("/tmp") / f"overlay-{os.getuid()}"
+    own = scratch.parent / f"overlay-{os.getuid()}"
+    assert own.exists() == ("windows" in arguments)
     assert not list(own.glob("commands.*"))
 
 
