@@ -81,6 +81,19 @@ def environ(home, site):
 
 
 @pytest.fixture
+def settings(environ):
+    """Return a function from OVERLAY_* settings to the loaded Config."""
+
+    from overlay import config
+
+    def settings(**variables):
+        names = {f"OVERLAY_{name.upper()}": text for name, text in variables.items()}
+        return config.load({**environ, **names}, str(ROOT))
+
+    return settings
+
+
+@pytest.fixture
 def words():
     """Return a function from the name of a program to the words that start it."""
     return lambda name: [str(ROOT / "bin" / name)]

@@ -12,6 +12,23 @@ ROOT = Path(__file__).resolve().parent.parent
 PATH = "/usr/local/bin:/usr/bin:/bin"  # of an ordinary user
 BASE = os.path.join(os.environ.get("OVERLAY_WORK", "/opt/overlay-work"), "images", "base.sif")
 
+# Every byte that a name may have, and names that a careless program would misread.
+NAMES = [
+    bytes(range(1, 47)),
+    bytes(range(48, 128)),
+    bytes(range(128, 256)),
+    b"-rf",
+    b" ",
+    b"a\nb",
+    b"---",
+    b"---\nx",
+    b"\\012",
+    b"a:b,c",
+    b"'\"$HOME`",
+    b"special file",
+    b"x" * 255,
+]
+
 Result = collections.namedtuple("Result", "status stdout stderr")
 
 

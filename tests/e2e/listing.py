@@ -6,24 +6,9 @@ import random
 import subprocess
 import sys
 
-TIME = 1_234_567_890
+from support import NAMES
 
-# Every byte that a name may have, and names that a careless program would misread.
-NAMES = [
-    bytes(range(1, 47)),
-    bytes(range(48, 128)),
-    bytes(range(128, 256)),
-    b"-rf",
-    b" ",
-    b"a\nb",
-    b"---",
-    b"---\nx",
-    b"\\012",
-    b"a:b,c",
-    b"'\"$HOME`",
-    b"special file",
-    b"x" * 255,
-]
+TIME = 1_234_567_890
 
 # Prints one JSON list a path: name, type and mode, size, time, names of the file, target,
 # attributes, content. What may not be read has no content.

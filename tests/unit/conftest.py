@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from overlay import config, extfs
+from overlay import extfs
 from support import ROOT, tool
 
 # Stands where an engine would: it keeps its arguments, one after each NUL.
@@ -46,17 +46,6 @@ def site_text(recorder, base):
         f"[engine]\ncommands = {recorder}\n[images]\ndefault = base\nbase = {base}\n"
         "[binds]\npaths =\n[launch]\ngpu = none\n"
     )
-
-
-@pytest.fixture
-def settings(environ):
-    """Return a function from lines of OVERLAY_* settings to the loaded Config."""
-
-    def settings(**variables):
-        names = {f"OVERLAY_{name.upper()}": text for name, text in variables.items()}
-        return config.load({**environ, **names}, str(ROOT))
-
-    return settings
 
 
 @pytest.fixture

@@ -12,26 +12,11 @@ import tarfile
 import pytest
 from overlay import creation, extfs, private, sources
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError
-from support import tool
+from support import NAMES, tool
 
 MIB = 1 << 20
 ENVIRON = {"PATH": "/usr/bin:/bin"}
 TIME = 1_000_000_000
-
-# Every byte that a name may have, and names that a careless program would misread.
-NAMES = [
-    bytes(range(1, 47)),
-    bytes(range(48, 128)),
-    bytes(range(128, 256)),
-    b"-rf",
-    b" ",
-    b"a\nb",
-    b"\\012",
-    b"---",
-    b"a:b,c",
-    b"'\"$HOME`",
-    b"x" * 255,
-]
 
 
 def refused(function, *arguments, **options):

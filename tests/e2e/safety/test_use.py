@@ -7,9 +7,9 @@ import time
 
 import pytest
 from e2e.safety.trees import CLEAN, Session, debugfs, descendants, e2fsck, holders, kill_tree, state
-from overlay import config, guard, image, mounts, record
+from overlay import guard, image, mounts, record
 from overlay.errors import DAMAGED, IN_USE, OverlayError
-from support import BASE, ROOT, execute, wait_until
+from support import BASE, execute, wait_until
 
 CLOCK = r"(\d\d\d\d-\d\d-\d\d )?\d\d:\d\d"
 STAY = "echo inside; read answer"
@@ -282,17 +282,6 @@ def unclean(make, settings, environ):
         return path, said
 
     return unclean
-
-
-@pytest.fixture
-def settings(environ):
-    """Return a function from OVERLAY_* settings to the loaded Config."""
-
-    def settings(**variables):
-        names = {f"OVERLAY_{name.upper()}": text for name, text in variables.items()}
-        return config.load({**environ, **names}, str(ROOT))
-
-    return settings
 
 
 HERE = os.uname().nodename
