@@ -236,7 +236,9 @@ def _build(options, facts, config, content, output):
                 f"running the commands of {quote(options.file)};"
                 f" what they print goes to {quote(log)}, too"
             )
-            status = process.stay(plan.final, environ, copy=file)
+            status = process.stay(
+                plan.final, environ, file, [one.descriptor for one in found.images]
+            )
     except OSError as error:
         raise OverlayError(
             f"cannot write {quote(log)}: {reason(error)}", status=CANNOT_CREATE

@@ -57,8 +57,10 @@ def acquire(found, writable, *, config, environ, wait=None, notice=None, session
             for image in found:
                 _release(image)
             if deadline is None or time.monotonic() >= deadline:
-                raise in_use(busy.image, busy, environ if session else None) from None
-            if notice and not said:
+                # What is left of a killed session is soon ended, and no reason to fail.
+                if not holders.being_ended(busy.image.identity):
+                    raise in_use(busy.image, busy, environ if session else None) from None
+            elif notice and not said:
                 notice(f"waiting for {quote(busy.image.path)}: it is in use")
                 said = True
             time.sleep(_POLL)
@@ -171,6 +173,15 @@ def in_use(image, busy, environ=None):
             status=IN_USE,
             hint=f"check-overlay --recover {path}",
         )
+    left = holders.left_by_killed(found)
+    if left:
+        pids = " ".join(str(process.pid) for process in left)
+        names = ", ".join(f"{quote(process.command)} ({process.pid})" for process in left[:5])
+        return OverlayError(
+            f"{what}: a killed session left commands behind that still run: {names}",
+            status=IN_USE,
+            hint=f"to end them: kill -KILL {pids}; then: check-overlay --recover {path}",
+        )
     what += ": a session is writing to it" if busy.writer else ": sessions are reading it"
     who = next((process for process in found if not process.is_server), None) or (
         found[0] if found else None
@@ -191,6 +202,17 @@ def in_use(image, busy, environ=None):
     elif not busy.writer:
         hint = f"to read it as well: -o {path}:ro; to wait until it is free: --wait"
     return OverlayError(what, status=IN_USE, hint=hint)
+
+
+def wait_for_end(image):
+    """Wait while what is left of a killed session is ended, or its engine just ends."""
+    deadline = time.monotonic() + _END_WAIT
+    while time.monotonic() < deadline:
+        if not holders.being_ended(image.identity):
+            processes, left_behind = holders.users(image.identity)
+            if left_behind or not processes or not all(one.is_server for one in processes):
+                return
+        time.sleep(0.02)
 
 
 def end_servers(image, servers):
@@ -393,6 +415,9 @@ def open_whole(path):
             lock.take(image.descriptor, write=True)
             lock.take_engine(image.descriptor)
         except lock.Busy as busy:
+            if holders.being_ended(image.identity):
+                wait_for_end(image)
+                raise _Replaced from None
             raise in_use(image, busy) from None
         _check_replaced(image)
         image.superblock = extfs.read_superblock(image.descriptor)

@@ -5,20 +5,31 @@ import os
 # What the engine starts to serve an image; they are nobody's work by themselves.
 SERVERS = ("fuse2fs", "fuse-overlayfs", "squashfuse", "squashfuse_ll", "starter", "starter-suid")
 
+# How the process names itself that ends a session when ours was killed: see keeper.
+KEEPER = "overlay-keeper"
+
 _EXT_MOUNTS = (b" - fuse.ext", b" - fuse.fuse2fs")
 
 
 class Process:
-    """A process: its number, its parent's, its program, command line and start in seconds."""
+    """A process: its number, its parent's, its program, command line and start.
 
-    __slots__ = ("arguments", "name", "parent", "pid", "started")
+    started  since 1970, in seconds
+    ticks    the same since the machine's start, as the kernel counts: it tells two processes
+             of one number apart
+    ended    whether only its parent has still to hear of its end
+    """
 
-    def __init__(self, pid, parent, name, arguments, started):
+    __slots__ = ("arguments", "ended", "name", "parent", "pid", "started", "ticks")
+
+    def __init__(self, pid, parent, name, arguments, started, ticks=0, ended=False):
         self.pid = pid
         self.parent = parent
         self.name = name
         self.arguments = arguments
         self.started = started
+        self.ticks = ticks
+        self.ended = ended
 
     @property
     def command(self):
@@ -39,23 +50,69 @@ class Process:
 def look(pid):
     """Return the Process with a number, or None when it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            head, _close, rest = file.read().rpartition(b")")
+        name, fields = _stat(pid)
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().split(b"\0")[:-1]
         started = int(os.stat(f"/proc/{pid}").st_mtime)
+        # While a program of several threads is replaced (execve(2)), its first one looks ended.
+        ended = fields[0] in b"ZX" and len(os.listdir(f"/proc/{pid}/task")) < 2
+        ended = ended and _stat(pid)[1][0] in b"ZX"
     except OSError:
         return None
-    name = head.partition(b"(")[2].decode(errors="replace")
     arguments = [word.decode(errors="replace") for word in words]
-    return Process(int(pid), int(rest.split()[1]), name, arguments, started)
+    return Process(int(pid), int(fields[1]), name, arguments, started, int(fields[19]), ended)
+
+
+def _stat(pid):
+    """Return a process's name, and the fields of its /proc/PID/stat from its state on."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        head, _close, rest = file.read().rpartition(b")")
+    return head.partition(b"(")[2].decode(errors="replace"), rest.split()
 
 
 def children(pid):
-    """Return the Processes whose parent has a number."""
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-        found = [look(word) for word in file.read().split()]
-    return [process for process in found if process]
+    """Return the Processes whose parent has a number; each is listed for the thread it is of."""
+    words = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                words += file.read().split()
+        except OSError:
+            pass  # this thread has just ended
+    return [process for word in words for process in [look(word)] if process]
+
+
+def below(pid):
+    """Return the Processes below one, their own after them."""
+    try:
+        found = children(pid)
+    except OSError:
+        return []  # it has just ended
+    return found + [one for process in found for one in below(process.pid)]
+
+
+def commands_of(engine):
+    """Return the Processes that run inside the session of an engine, given its number.
+
+    They are below it, or share its user namespace (user_namespaces(7)): a process that was
+    put into the background by two forks is not below it any more.
+    """
+    space = user_namespace(engine)
+    found = {process.pid: process for process in below(engine)}
+    if space != user_namespace("self"):
+        found.update((process.pid, process) for process in within({space} - {None}))
+    return [one for one in found.values() if one.pid != engine and not one.is_server]
+
+
+def within(spaces):
+    """Return the Processes, servers too, in some user namespaces."""
+    return [
+        process
+        for name in os.listdir("/proc")
+        if spaces and name.isdecimal() and user_namespace(name) in spaces
+        for process in [look(name)]
+        if process and not process.ended
+    ]
 
 
 def holding(identity):
@@ -92,19 +149,60 @@ def users(identity):
     servers (user_namespaces(7)), although they have not the image itself open. Servers are
     left behind when nobody is inside and the engine that started them is gone.
     """
-    found = holding(identity)
+    found = [process for process in holding(identity) if process.name != KEEPER]
     servers = [process for process in found if process.is_server]
-    spaces = {_user_namespace(process.pid) for process in servers}
-    spaces -= {_user_namespace("self"), None}
+    spaces = {user_namespace(process.pid) for process in servers}
+    spaces -= {user_namespace("self"), None}
     inside = _others_in(spaces, {process.pid for process in found}) if spaces else []
     left_behind = bool(servers) and len(servers) == len(found) and not inside
-    for process in servers:
-        parent = look(process.parent)
-        # The engine's own process is named starter, after the program that it became.
-        if parent is not None and parent.name.startswith("starter"):
-            left_behind = False
+    if any(map(has_engine, servers)):
+        left_behind = False
     # Who has the image open comes first, not who has the lowest number: those begin anew.
     return sorted(found + inside, key=lambda process: process.is_server), left_behind
+
+
+def being_ended(identity):
+    """Return whether a session that has an image open was killed, and its keeper ends it."""
+    found = holding(identity)
+    known = {process.pid for process in found}
+    return any(one.name == KEEPER and one.parent not in known for one in found)
+
+
+def left_by_killed(found):
+    """Return those of some Processes that run inside a session of ours which was killed."""
+    left = []
+    for process in found:
+        pid = "" if process.is_server else _session(process.pid).partition(".")[0]
+        if pid and not os.path.exists(f"/proc/{pid}"):
+            left.append(process)
+    return left
+
+
+def _session(pid):
+    """Return the token of the session that a process runs in: our number, a dot and more.
+
+    It is "" in a session that is not ours, or when it cannot be seen.
+    """
+    mark = b"OVERLAY_SESSION="
+    for word in _environment(pid):
+        if word.startswith(mark):
+            return os.fsdecode(word[len(mark) :])
+    return ""
+
+
+def _environment(pid):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def has_engine(server):
+    """Return whether the engine that started a server still runs."""
+    parent = look(server.parent)
+    # The engine's own process is named starter, after the program that it became.
+    return parent is not None and parent.name.startswith("starter")
 
 
 def of_session(token):
@@ -113,19 +211,13 @@ def of_session(token):
     token  the value of OVERLAY_SESSION that only the session's processes have
     """
     mark = b"OVERLAY_SESSION=" + os.fsencode(token)
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdecimal():
-            continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                inside = mark in file.read().split(b"\0")
-        except OSError:
-            continue
-        process = look(name) if inside else None
-        if process and process.arguments:
-            found.append(process)
-    return found
+    return [
+        process
+        for name in os.listdir("/proc")
+        if name.isdecimal() and mark in _environment(name)
+        for process in [look(name)]
+        if process and not process.ended
+    ]
 
 
 def serves(server):
@@ -143,12 +235,12 @@ def serves(server):
 
 def companions(servers):
     """Return the other servers of the same container, which have the image itself not open."""
-    spaces = {_user_namespace(server.pid) for server in servers} - {_user_namespace("self"), None}
+    spaces = {user_namespace(server.pid) for server in servers} - {user_namespace("self"), None}
     known = {server.pid for server in servers}
     return [
         process
         for name in os.listdir("/proc")
-        if name.isdecimal() and int(name) not in known and _user_namespace(name) in spaces
+        if name.isdecimal() and int(name) not in known and user_namespace(name) in spaces
         for process in [look(name)]
         if process and process.is_server
     ]
@@ -157,10 +249,11 @@ def companions(servers):
 def alive(process):
     """Return whether a Process still runs: not ended, not a zombie, not another of its number."""
     now = look(process.pid)
-    return now is not None and now.started == process.started and bool(now.arguments)
+    return now is not None and now.ticks == process.ticks and not now.ended
 
 
-def _user_namespace(pid):
+def user_namespace(pid):
+    """Return the name of a process's user namespace, None when it is not ours to see."""
     try:
         return os.readlink(f"/proc/{pid}/ns/user")
     except OSError:
@@ -169,10 +262,4 @@ def _user_namespace(pid):
 
 def _others_in(spaces, known):
     """Return the Processes in some user namespaces that serve no image."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) not in known and _user_namespace(name) in spaces:
-            process = look(name)
-            if process and process.arguments and not process.is_server:
-                found.append(process)
-    return found
+    return [one for one in within(spaces) if one.pid not in known and not one.is_server]

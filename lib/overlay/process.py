@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from overlay import holders
+from overlay import keeper
 from overlay.errors import UNAVAILABLE, OverlayError, quote, reason
 
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -220,10 +220,11 @@ def _not_started(program, error):
     return OverlayError(f"cannot start {quote(program)}: {reason(error)}", status=UNAVAILABLE)
 
 
-def stay(step, environ, copy=None):
+def stay(step, environ, copy=None, keep=()):
     """Run a Step as a child in our process group; return its status, negative for a signal.
 
     copy  an open binary file that gets what the child prints, beside our standard error
+    keep  descriptors of the overlays; whoever ends the session when we are killed has them
     What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
     what is sent to this process alone, by kill(1) or a batch system, is handed on.
     """
@@ -232,21 +233,20 @@ def stay(step, environ, copy=None):
     heard = {number for number, handler in before.items() if handler is not signal.SIG_IGN}
     defaults = [*heard, signal.SIGPIPE, signal.SIGXFSZ]
     in_foreground = _in_foreground()
-    reading = writing = child = None
+    reading = writing = child = guard = None
     # Blocked until the child's number is known, so that no early signal is lost.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
     try:
         for number in _TERMINAL:
             signal.signal(number, signal.SIG_IGN)
-        actions = []
+        guard = keeper.Keeper(keep, in_foreground)
         if copy is not None:
             reading, writing = os.pipe()
-            actions = [(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
-        child = _spawn(
-            step.arguments, step.environment(environ), actions, setsigmask=(), setsigdef=defaults
-        )
+        child = _start(step, environ, defaults, writing, guard)
         for number in heard.intersection(_RELAYED):
-            signal.signal(number, lambda received, _frame: _relay(child, received, in_foreground))
+            signal.signal(
+                number, lambda received, _frame: keeper.relay(child, received, in_foreground)
+            )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
         if copy is not None:
             os.close(writing)
@@ -263,10 +263,54 @@ def stay(step, environ, copy=None):
         for descriptor in (reading, writing):
             if descriptor is not None:
                 os.close(descriptor)
+        if guard is not None:
+            guard.dismiss()
     # There is nobody left to hand signals on to. After a session its overlay is still to be
     # looked at; what else follows may be ended.
     set_handlers(before if copy is not None else dict.fromkeys(heard, signal.SIG_IGN))
     return os.waitstatus_to_exitcode(status)
+
+
+def _start(step, environ, defaults, output, guard):
+    """Start the engine for stay() and return its number. Signals are blocked.
+
+    defaults  signals that it does not ignore
+    output    the descriptor for what it prints, None for ours
+    guard     the Keeper, which is told of it before it runs: posix_spawn(3) would leave a
+              moment in which we could be killed and nobody knew of it
+    Raises OverlayError (UNAVAILABLE) when it cannot be started.
+    """
+    environment = step.environment(environ)
+    reading, writing = os.pipe()
+    try:
+        child = os.fork()
+        if child == 0:
+            try:
+                guard.watch(os.getpid())
+                for number in defaults:
+                    signal.signal(number, signal.SIG_DFL)
+                for number in (1, 2) if output is not None else ():
+                    os.dup2(output, number)
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
+                os.execve(step.arguments[0], step.arguments, environment)
+            except OSError as error:
+                os.write(writing, str(error.errno).encode())
+            finally:
+                os._exit(127)
+        os.close(writing)
+        writing = None
+        failed = os.read(reading, 16)  # nothing, when exec has closed it
+        if failed:
+            os.waitpid(child, 0)
+            error = OSError(int(failed), os.strerror(int(failed)))
+            raise _not_started(step.arguments[0], error)
+        return child
+    except OSError as error:
+        raise _not_started(step.arguments[0], error) from None
+    finally:
+        for descriptor in (reading, writing):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def handlers():
@@ -312,22 +356,6 @@ def _copy_all(reading, copy, child):
 _TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 _RELAYED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-
-
-def _relay(child, number, in_foreground):
-    """Hand a signal on to the engine, and where that keeps it for itself, to what runs inside.
-
-    Started in the foreground of a terminal, Apptainer leaves signals to the terminal and
-    passes none on; the commands would never hear of a `kill`.
-    """
-    try:
-        os.kill(child, number)
-        if in_foreground:
-            for process in holders.children(child):
-                if not process.is_server:
-                    os.kill(process.pid, number)
-    except OSError:
-        pass  # it has just ended
 
 
 def _in_foreground():

@@ -173,5 +173,5 @@ def test_who_uses_it(monkeypatch):
     inside = holders.Process(308, 299, "sh", ["sh"], 6)
     monkeypatch.setattr(holders, "holding", lambda identity: [server, session])
     monkeypatch.setattr(holders, "_others_in", lambda spaces, known: [inside])
-    monkeypatch.setattr(holders, "_user_namespace", lambda pid: 1 if pid == server.pid else 2)
+    monkeypatch.setattr(holders, "user_namespace", lambda pid: 1 if pid == server.pid else 2)
     assert holders.users((1, 2)) == ([session, inside, server], False)

@@ -104,6 +104,7 @@ def recover(found, output):
     The server of the image goes first: on TERM it writes everything and marks the image
     clean. Raises OverlayError (IN_USE) when somebody is still inside, or they do not end.
     """
+    guard.wait_for_end(found)
     processes, left_behind = holders.users(found.identity)
     if not processes:
         return

@@ -105,11 +105,12 @@ def _launch(plan, facts, program, output, replace, kept):
     """Do all of a Plan whose overlays are locked, and return the status of its end."""
     first, environ = facts.images[0], facts.environ
     supervised = plan.writable and first.kind == "ext3" and kept
+    descriptors = [image.descriptor for image in facts.images]
     try:
         for step in plan.before:
             step.action()
         if replace and not supervised and not plan.after:
-            process.become(plan.final, environ, [image.descriptor for image in facts.images])
+            process.become(plan.final, environ, descriptors)
         if supervised:
             stack = markers.stack_name(facts.base, [one.path for one in facts.images[1:]])
             record.begin(
@@ -122,7 +123,7 @@ def _launch(plan, facts, program, output, replace, kept):
         token = f"{os.getpid()}.{os.times().elapsed}"
         if supervised:
             plan.final.variables[facts.engine.variable("OVERLAY_SESSION")] = token
-        status = process.stay(plan.final, environ)
+        status = process.stay(plan.final, environ, keep=descriptors)
         if supervised:
             status = finish.finish(
                 facts, status, token=token, environ=environ, output=output, program=program

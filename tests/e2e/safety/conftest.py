@@ -2,6 +2,7 @@
 
 import os
 
+import pexpect
 import pytest
 from e2e.safety.trees import Session, holders, kill, kill_tree
 
@@ -77,3 +78,27 @@ def hold(start):
         return session
 
     return hold
+
+
+@pytest.fixture
+def terminal(words, environ, scratch):
+    """Return a function that starts a program in a terminal of its own."""
+    started = []
+
+    def terminal(name, *arguments):
+        first, *rest = words(name) if "/" not in name else [name]
+        child = pexpect.spawn(
+            first,
+            [*rest, *arguments],
+            cwd=str(scratch),
+            env={**environ, "TERM": "dumb"},
+            encoding="utf-8",
+            timeout=30,
+            dimensions=(40, 200),
+        )
+        started.append(child)
+        return child
+
+    yield terminal
+    for child in started:
+        child.close(force=True)

@@ -14,30 +14,6 @@ TRAP = "trap 'echo told; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
 PLAIN = "echo ready; exec sleep 60"
 
 
-@pytest.fixture
-def terminal(words, environ, scratch):
-    """Return a function that starts a program in a terminal of its own."""
-    started = []
-
-    def terminal(name, *arguments):
-        first, *rest = words(name) if "/" not in name else [name]
-        child = pexpect.spawn(
-            first,
-            [*rest, *arguments],
-            cwd=str(scratch),
-            env={**environ, "TERM": "dumb"},
-            encoding="utf-8",
-            timeout=30,
-            dimensions=(40, 200),
-        )
-        started.append(child)
-        return child
-
-    yield terminal
-    for child in started:
-        child.close(force=True)
-
-
 def ended(child):
     """Wait for the end of a terminal's program; return its status as a shell says it."""
     child.expect(pexpect.EOF)
