@@ -224,6 +224,7 @@ def _build(options, facts, config, content, output):
         return
     request.container = unpacked(base, facts, config, output)
     found = session.gather(request, config, environ)
+    session.read_input(found, output.notice)
     session.settle_launchers(request, found, True)
     plan = session.plan(request, config, found)
     log = os.path.abspath(_log_name(options))

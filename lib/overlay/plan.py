@@ -23,9 +23,20 @@ class Step:
     path_first directories put before the others of PATH, with colons between, or None
     output     the file that standard output goes to, None for ours
     why        one line for the reader of --dry-run, or None
+    commands   the descriptor on which the program finds all that was our standard input, which
+               is then empty; None: it has our standard input
     """
 
-    __slots__ = ("action", "arguments", "output", "path_first", "unset", "variables", "why")
+    __slots__ = (
+        "action",
+        "arguments",
+        "commands",
+        "output",
+        "path_first",
+        "unset",
+        "variables",
+        "why",
+    )
 
     def __init__(
         self,
@@ -37,6 +48,7 @@ class Step:
         path_first: str | None = None,
         output: str | None = None,
         why: str | None = None,
+        commands: int | None = None,
     ) -> None:
         self.path_first = path_first
         self.arguments = list(arguments)
@@ -45,6 +57,7 @@ class Step:
         self.variables = dict(variables or {})
         self.output = output
         self.why = why
+        self.commands = commands
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the program, from the caller's."""
@@ -65,6 +78,8 @@ class Step:
             line = f'PATH={shlex.quote(self.path_first)}:"$PATH" {line}'
         if words or self.path_first:
             line = " ".join(["env", *([shlex.join(words)] if words else []), line])
+        if self.commands is not None:
+            line = f"{line} {self.commands}<<END </dev/null\n$(cat)\nEND"
         return f"{line} > {shlex.quote(self.output)}" if self.output else line
 
 

@@ -31,6 +31,13 @@ _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 # Variables that name directories which the commands rely on.
 _NAMED = ("HOME", "TMPDIR", "SLURM_TMPDIR")
 
+# What names the standard input in the place of a file of commands.
+_STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
+# The descriptor on which bash finds commands that we have read, where it is free: low, so that
+# every shell can name it in what --dry-run prints, and none that scripts use by habit (3, 4).
+_COMMANDS = 9
+
 # Options of both engines that keep the host's directories out: apptainer-exec(1).
 _CONTAINED = frozenset(("-c", "--contain", "-C", "--containall"))
 
@@ -155,13 +162,15 @@ class CommandFile:
     regular  whether it can be bound: not a pipe or a descriptor of the caller's
     text     its bytes without carriage returns and byte order mark, when it had such
     way      how the host gets to it
+    descriptor  where bash finds the commands that were read from standard input, else None
     """
 
-    def __init__(self, path, regular=True, text=None, way=None):
+    def __init__(self, path, regular=True, text=None, way=None, descriptor=None):
         self.path = path
         self.regular = regular
         self.text = text
         self.way = way
+        self.descriptor = descriptor
 
 
 def parse_overlay(text):
@@ -243,12 +252,12 @@ def find_container(spec, config):
 
 
 def read_commands(path):
-    """Return the CommandFile at a path; None for "-", which the shell reads itself.
+    """Return the CommandFile at a path; standard input is not read yet: see read_input().
 
     Raises OverlayError (MISSING) when it is not there, not readable, or a directory.
     """
-    if path == "-" or path == "/dev/stdin":
-        return None
+    if path in _STDIN:
+        return CommandFile(path, regular=False, descriptor=_COMMANDS)
     try:
         # A pipe is left alone: who writes to it may wait for one reader, and would be lost.
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
@@ -266,8 +275,52 @@ def read_commands(path):
         raise OverlayError(f"the command file {quote(path)} is a directory", status=MISSING)
     with open(descriptor, "rb") as file:
         text = file.read()
-    plain = text.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
+    plain = _plain(text)
     return CommandFile(path, text=plain if plain != text else None)
+
+
+def _plain(text):
+    """Return commands without what Windows puts into them: carriage returns, a byte order mark."""
+    return text.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
+
+
+def read_input(facts, notice):
+    """Read the commands to their end, where they come from standard input, which is then empty.
+
+    Else the programs among them, which read standard input as well, would take away those
+    that follow. They are kept in memory, in a file that has no name, and that what we start or
+    become inherits.
+    notice  called with a line for the user
+    Raises OverlayError (MISSING) when standard input cannot be read.
+    """
+    commands = facts.commands
+    if commands is None or commands.descriptor is None:
+        return
+    import fcntl
+
+    if os.isatty(0):
+        notice("reading commands from the terminal; Ctrl-D ends them")
+    try:
+        with open(0, "rb", closefd=False) as file:
+            text = file.read()
+    except OSError as error:
+        raise OverlayError(
+            f"cannot read the commands from standard input: {reason(error)}",
+            status=MISSING,
+            hint="run-overlay -o OVERLAY -f FILE",
+        ) from None
+    plain = _plain(text)
+    commands.text = plain if plain != text else None
+    memory = os.memfd_create("commands", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(memory, "wb", closefd=False) as file:
+        file.write(plain)
+    # Nobody changes it while bash reads: fcntl(2), "File Sealing". Numbers: linux/fcntl.h.
+    fcntl.fcntl(memory, 1033, 0x1 | 0x2 | 0x4 | 0x8)
+    commands.descriptor = fcntl.fcntl(memory, fcntl.F_DUPFD, _COMMANDS)
+    os.close(memory)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
 
 
 def gather(session, config, environ):
@@ -558,7 +611,13 @@ def plan(session, config, facts):
         )
         notices.append(("detail", words))
         arguments = engines.in_group(arguments, facts.unshare, facts.uid, facts.foreign_group)
-    final = Step(arguments, unset=unset, variables=variables, path_first=path_first)
+    final = Step(
+        arguments,
+        unset=unset,
+        variables=variables,
+        path_first=path_first,
+        commands=facts.commands.descriptor if facts.commands else None,
+    )
     return Plan(final, notices=notices, before=before, after=after, writable=writable)
 
 
@@ -824,8 +883,17 @@ def _command(session, facts, view, binds, before, after, notices, away):
     if session.commands is None:
         return None
     commands = facts.commands
-    if commands is None:
-        return ["bash", "-s"]
+    if commands.text is not None:
+        words = "has" if commands.descriptor is None else "have"
+        name = quote(commands.path) if commands.descriptor is None else "the commands"
+        notices.append(
+            (
+                "notice",
+                f"{name} {words} Windows line ends or a byte order mark; they are left out",
+            )
+        )
+    if commands.descriptor is not None:
+        return ["bash", "--", f"/dev/fd/{commands.descriptor}"]
     if not commands.regular:
         # A pipe such as <(…) has no name to bind; its descriptor is inherited.
         return ["bash", "--", commands.path]
@@ -833,12 +901,6 @@ def _command(session, facts, view, binds, before, after, notices, away):
     way = commands.way or places.Way(path)
     source = way.real
     if commands.text is not None:
-        notices.append(
-            (
-                "notice",
-                f"{quote(commands.path)} has Windows line ends or a byte order mark; they are left out",
-            )
-        )
         from overlay import private  # not needed for the commands of other systems
 
         place = private.name(facts.scratch)

@@ -298,8 +298,8 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
         ),
         (
             {"commands": "-"},
-            {},
-            ["-q", "exec", *BASE, "/i/base.sif", "bash", "-s"],
+            {"commands": session.CommandFile("-", regular=False, descriptor=9)},
+            ["-q", "exec", *BASE, "/i/base.sif", "bash", "--", "/dev/fd/9"],
         ),
         (
             {"commands": "f.txt"},
@@ -718,7 +718,7 @@ def test_read_commands_pipe(scratch):
     assert os.read(reader, 9) == b"echo\n"
     os.close(reader)
     os.close(writer)
-    assert session.read_commands("-") is None
+    assert session.read_commands("-").descriptor is not None  # and so is standard input
 
 
 @pytest.mark.parametrize(

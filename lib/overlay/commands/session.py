@@ -73,6 +73,7 @@ def run(request, config, *, wait, output, replace=True, kept=True):
     try:
         session.check_twice(facts.images)
         writable, _why = session.decide_writable(request, facts)
+        session.read_input(facts, output.notice)
         guard.acquire(
             facts.images, writable, config=config, environ=environ, wait=wait, notice=output.notice
         )
