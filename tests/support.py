@@ -89,7 +89,7 @@ def shell(line, environ, scratch, stdin=None):
     )
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     """Wait until a condition holds, and return what it gave; fail when it does not in time."""
     end = time.monotonic() + seconds
     while True:
