@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from overlay import config
 from overlay.options import parser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -220,6 +221,27 @@ def test_site_of_the_tree(environ, place, tmp_path):
     assert names() == ["1.0-etc"]
     (prefix / "1.0/.installed").write_text("")
     assert names() == ["etc"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[images]\none=/a.sif",
+        "[images]\r\none = /a.sif\r\n",
+        "[images]\none\t=\t/a=b.sif\n\n# two = /b.sif\ntwo-2 = /c.sif\n",
+        "[images]\none =\n  /a.sif\n",
+        "[binds]\npaths =\n  /x\n[images]\ndefault = one\none = /a.sif\n[engine]\nmodule = none\n",
+    ],
+)
+def test_same_grammar(environ, place, tmp_path, text):
+    """The names that are offered are those that the commands know."""
+    path = tmp_path / "overlay.ini"
+    path.write_text(text)
+    environ = {**environ, "OVERLAY_CONFIG": str(path), "HOME": "/nowhere"}
+    images = config.load(environ, str(ROOT)).images()
+    assert "one" in images
+    offered = candidates(environ, place, "run-overlay", "-c", "")
+    assert offered == sorted(["base.sif", "sub", *images])
 
 
 def test_no_process(environ, place):

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from module_systems import PATH, Shell
+from overlay import config
 from support import ROOT, version
 
 VERSION = "1.0"  # any; it is not that of the tree
@@ -301,6 +302,30 @@ def test_overlay_config(shell, prefix, tmp_path):
     other.write_text("[engine]\nmodule = none\n")
     done = shell.run("module load overlay/1.0; echo $?", OVERLAY_CONFIG=str(other))
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[engine]\nmodule=a/1",
+        "[engine]\r\nmodule = a/1\r\n",
+        "[engine]\nmodule\t=\ta/1 \n",
+        "[engine]\nmodule =\n\n# of the site\n   a/1\n",
+        "[engine]\n  module = a/1\n  commands = x\n",
+        "[engine]\n  commands = x\n    module = b\n  module = a/1\n",
+        "[engine]\ncommands = x\n ; module = b\nmodule = a/1\n",
+        "[binds]\npaths =\n  /x\n  [engine]\n  module = b\n[engine]\nmodule = a/1\n",
+        "[engine]\nmodule = a/1\n[binds]\npaths =\n  module = b\n",
+    ],
+)
+def test_same_grammar(shell, prefix, tmp_path, text):
+    """The modulefiles read a file as the commands do, though they start none for it."""
+    path = tmp_path / "other.ini"
+    path.write_text(text)
+    variables = {"OVERLAY_CONFIG": str(path)}
+    assert config.load(variables, str(ROOT))["engine.module"].split() == ["a/1"]
+    done = shell.run("module load overlay/1.0", **variables)
+    assert "needs the module a/1 (" in " ".join(done.stderr.split())
 
 
 def test_hook(shell, system, prefix):
