@@ -26,7 +26,9 @@ _overlay_names() {
                 *=*)
                     line=${line%%=*}
                     line=${line%"${line##*[![:space:]]}"}
-                    [[ $section != "$1" || $line = default ]] || printf '%s\n' "$line"
+                    # Of other letters some are code for compgen, and for the line itself.
+                    [[ $section != "$1" || $line = default || $line = *[![:alnum:]._+@%:,-]* ]] ||
+                        printf '%s\n' "$line"
                     ;;
             esac
         done <"$file"

@@ -36,13 +36,15 @@ case $state in
                     *=*)
                         text=${text%%=*}
                         text=${text%"${text##*[![:space:]]}"}
-                        [[ $section == $state && $text != default ]] && names+=($text)
+                        # Of other letters some are code, for the line itself at last.
+                        [[ $section == $state && $text != default &&
+                            $text != *[^[:alnum:]._+@%:,-]* ]] && names+=($text)
                         ;;
                 esac
             done <$file
         done
         if [[ $state == images ]]; then
-            _alternative "images:base image:($names)" "files:file:_path_files -g '*.sif(-.)'" \
+            _alternative "images:base image:compadd -a names" "files:file:_path_files -g '*.sif(-.)'" \
                 'directories:directory:_path_files -/'
         else
             _wanted templates expl 'template' compadd -a names

@@ -101,7 +101,7 @@ SETTINGS = (
         "default",
         "path",
         "centos-8.2.2004",
-        "The name of the image, or its path, that is used without -c.",
+        "The name of the image, or its path, that is used without -c. What has no / is a name.",
     ),
     Setting(
         "images",

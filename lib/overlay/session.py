@@ -217,7 +217,8 @@ def find_container(spec, config):
     if path is None:
         return config[f"images.{spec}"]  # raises: a variable in it is not set
     where = f" ({origin}: [images] default)" if origin else ""
-    if spec not in known and "/" not in spec and not os.path.exists(spec):
+    # A setting's word is a name: what lies in the current directory is not the site's choice.
+    if spec not in known and "/" not in spec and (origin or not os.path.exists(spec)):
         if "://" in spec:
             hint = f"fetch it first: apptainer pull image.sif {quote(spec)}"
         else:

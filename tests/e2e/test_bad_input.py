@@ -244,6 +244,22 @@ def test_base_image_that_is_none(run, scratch):
     assert "Traceback" not in result.stderr and "bug" not in result.stderr
 
 
+def test_default_image_of_the_current_directory(run, site, overlay, scratch):
+    """A default that names no image does not take the file of that name that lies here."""
+    overlay()
+    site.write_text("[images]\ndefault = rocky\nrocky-9 = /rocky.sif\n")
+    (scratch / "rocky").symlink_to(BASE)
+    result = run("run-overlay", "-o", "a.ext3", "--", "true")
+    assert result == (
+        66,
+        "",
+        f"run-overlay: error: there is no base image named rocky ({site}, line 2: [images] default)\n"
+        "run-overlay: hint: known names: rocky-9\n",
+    )
+    for spec in ("rocky", "./rocky"):  # what the user types is what lies here
+        assert run("run-overlay", "-o", "a.ext3", "-c", spec, "--", "true").status == 0
+
+
 def test_current_directory_is_gone(run, scratch):
     """From a directory that was removed it is said so."""
     gone = scratch / "gone"

@@ -35,6 +35,10 @@ START = {
 }
 
 
+# What a name of the settings could hold for a completion that takes it for code.
+CODE = ("$(touch pwned)", "`touch pwned`", ";touch pwned", ") $(touch pwned) (", "<(touch pwned)")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Return a directory with overlays, other files, and a site's settings with two names."""
@@ -61,6 +65,8 @@ def place(tmp_path_factory):
         "[templates]\nminiforge=/t.tar\n"
     )
     (site / "overlay.d" / "more.ini").write_text("[images]\n; x = /y\nubuntu-24=/b.sif\n")
+    code = "".join(f"evil{number}{text} = /d.sif\n" for number, text in enumerate(CODE))
+    (site / "overlay.d" / "evil.ini").write_text(f"[images]\n{code}[templates]\n{code}")
     return place
 
 
@@ -102,6 +108,13 @@ def complete(request, place, environ):
 
     yield complete
     shell.close(force=True)
+
+
+@pytest.mark.parametrize("typed", ["run-overlay -c ev", "create-overlay -t ev", "run-overlay -c "])
+def test_names_are_no_code(complete, place, typed):
+    """A name in the settings is never run, and none that could be is offered."""
+    line = complete(typed)
+    assert line == typed and not (place / "pwned").exists()
 
 
 @pytest.mark.parametrize(
