@@ -21,6 +21,7 @@ JOURNAL = 4 << 20
 
 SUPERBLOCK_OFFSET = 1024
 SUPERBLOCK_SIZE = 1024
+STATE_OFFSET = SUPERBLOCK_OFFSET + 0x3A  # of its state, two bytes
 
 STATE_CLEAN = 0x1
 STATE_ERROR = 0x2
@@ -189,8 +190,13 @@ def write_state(descriptor, state):
     descriptor  open for writing, the image locked whole
     ext3 has no checksum over its superblock, so two bytes are all there is to write.
     """
-    os.pwrite(descriptor, struct.pack("<H", state), SUPERBLOCK_OFFSET + 0x3A)
+    os.pwrite(descriptor, struct.pack("<H", state), STATE_OFFSET)
     os.fsync(descriptor)
+
+
+def read_state(descriptor):
+    """Return the state field of the superblock of an image, whatever else stands there."""
+    return int.from_bytes(os.pread(descriptor, 2, STATE_OFFSET), "little")
 
 
 def give_away(descriptor, superblock, owner, group):

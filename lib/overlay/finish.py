@@ -129,4 +129,6 @@ def _repair(image, environ):
         lock.take_engine(image.descriptor)
     except lock.Busy:
         return "another session has begun to use it"
-    return guard.check(image.path, image.descriptor, environ)
+    from overlay import repair  # not needed where all is well
+
+    return repair.check(image.path, image.descriptor, environ)

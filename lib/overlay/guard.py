@@ -16,12 +16,10 @@ from overlay.errors import (
     DAMAGED,
     IN_USE,
     NOT_ALLOWED,
-    UNAVAILABLE,
     OverlayError,
     quote,
     reason,
 )
-from overlay.size import format_files
 
 _POLL = 0.1  # seconds between two tries for a lock
 _REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
@@ -246,6 +244,8 @@ def _repair(image, config, environ, notice):
 
     One of many sessions that start at once repairs, the others see Busy and wait.
     """
+    from overlay import repair  # not needed where all is clean
+
     path = quote(image.path)
     try:
         descriptor = os.open(image.path, os.O_RDWR | os.O_CLOEXEC)
@@ -261,7 +261,7 @@ def _repair(image, config, environ, notice):
             return True  # repaired by another session just before
         if notice:
             notice(f"{path} was left unclean by the session before: checking it")
-        summary = check(image.path, descriptor, environ)
+        summary = repair.check(image.path, descriptor, environ)
         if notice:
             notice(f"{path}: {summary}")
     except extfs.FormatError as error:
@@ -283,73 +283,6 @@ def _take_all_of_it(descriptor):
             if time.monotonic() >= deadline:
                 raise
             time.sleep(_POLL / 4)
-
-
-def check(path, descriptor, environ, *options):
-    """Let e2fsck repair what can be without a loss; return what it did, in words.
-
-    path        of an image, for messages and for the way back beside it
-    descriptor  the open image, which the caller has locked whole
-    options     more options of e2fsck(8) beside -p
-    Raises OverlayError (DAMAGED) when the image is not sound afterwards.
-    """
-    from overlay import undo  # not needed where all is clean
-
-    program = process.need("e2fsck", "e2fsprogs", environ)
-    with process.cleaning_up():  # else a signal would leave e2fsck behind
-        undo.recover(path, descriptor, environ)
-        before = extfs.read_superblock(descriptor).state
-        result = process.run([program, "-p", *options, descriptor], environ)
-        # 4 is "errors left uncorrected"; where it was so before, what was mended then is unknown.
-        if result.status == 4 and not before & extfs.STATE_ERROR:
-            result = _attach(program, descriptor, result.output, environ) or result
-    # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
-    if result.status in (0, 1, 2, 3):
-        superblock, status = extfs.read_superblock(descriptor), os.fstat(descriptor)
-        check_layout(images.Image(path, "ext3", status, descriptor, True, superblock))
-        return "no damage found" if result.status == 0 else _corrections(result.output)
-    if result.status < 0 or result.status & 32:  # 32 is "canceled by user request"
-        raise OverlayError(
-            f"{quote(path)} could not be checked: e2fsck was ended before it was done",
-            status=UNAVAILABLE,
-            hint="was there too little memory? Then again, where there is more: the same command",
-        )
-    raise OverlayError(
-        f"{quote(path)} is damaged, and repairing it needs a decision of yours",
-        status=DAMAGED,
-        hint=f"check-overlay --repair {quote(path)}",
-    )
-
-
-def _attach(program, descriptor, said, environ):
-    """Put files without a name into lost+found, when nothing else is wrong.
-
-    said  what e2fsck -p has printed, which stops at the first of them
-    A kill between the two halves of an unlink(2) leaves such a file. Directories are sound
-    then: nothing was mended before, and all that is asked is asked from pass 4 on. Returns
-    the Result of the repair, None when something else is wrong.
-    """
-    lines = [line for line in said.splitlines() if line.strip() and "check forced" not in line]
-    if not lines or not all("Unattached inode " in line for line in lines):
-        return None
-    found = process.run([program, "-fn", descriptor], environ)
-    before, begun, _rest = found.output.partition("Pass 4:")
-    if not begun or "? no" in before:
-        return None
-    return process.run([program, "-fy", descriptor], environ)
-
-
-def _corrections(output):
-    """Return what e2fsck says that it did, in words."""
-    attached = output.count("Connect to /lost+found? yes")
-    if attached:
-        return f"repaired ({format_files(attached)} without a name now in lost+found)"
-    count = sum(
-        line.rstrip(" .").endswith(("FIXED", "CLEARED", "done")) for line in output.splitlines()
-    )
-    if "recovering journal" in output:
-        return "repaired (its journal was played back)"
-    return f"repaired ({count} corrections)" if count > 1 else "repaired"
 
 
 def check_may_repair(image, config):

@@ -10,11 +10,11 @@ import os
 from overlay import (
     creation,
     extfs,
-    guard,
     lock,
     namespace,
     private,
     process,
+    repair,
     replace,
     session,
     size,
@@ -45,7 +45,7 @@ def grow(whole, wanted, environ, notice):
     path = os.path.realpath(whole.path)
     resize2fs = process.need("resize2fs", "e2fsprogs", environ)
     descriptor = whole.descriptor
-    guard.check(path, descriptor, environ, "-f")
+    repair.check(path, descriptor, environ, full=True)
     replace.remove_stale(os.path.dirname(path), None)
     status, superblock = os.fstat(descriptor), extfs.read_superblock(descriptor)
     back = undo.name(path, status, superblock)
@@ -98,7 +98,7 @@ def _go_back(path, descriptor, length, environ):
     if not undo.recover(path, descriptor, environ):
         # Never shorter than what the file system says that it spans.
         os.truncate(descriptor, max(length, extfs.read_superblock(descriptor).size))
-    guard.check(path, descriptor, environ, "-f")
+    repair.check(path, descriptor, environ, full=True)
 
 
 def _check_room(path, needed):
@@ -124,7 +124,7 @@ def rebuild(whole, wanted, files, config, environ, notice):
     """
     namespace.need(environ)
     replace.check_names(whole.path, os.fstat(whole.descriptor))
-    guard.check(whole.path, whole.descriptor, environ, "-f")
+    repair.check(whole.path, whole.descriptor, environ, full=True)
     whole.superblock = extfs.read_superblock(whole.descriptor)
     path = os.path.realpath(whole.path)
     held, data = used(whole.descriptor, whole.superblock)
@@ -252,7 +252,7 @@ def shrink(whole, wanted, config, environ, notice):
     resize2fs = process.need("resize2fs", "e2fsprogs", environ)
     status = os.fstat(whole.descriptor)
     replace.check_names(path, status)
-    guard.check(path, whole.descriptor, environ, "-f")
+    repair.check(path, whole.descriptor, environ, full=True)
     replace.remove_stale(os.path.dirname(path), session.scratch_directory(config))
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())
     notice(f"copying {quote(path)}")
@@ -265,7 +265,7 @@ def shrink(whole, wanted, config, environ, notice):
                 if result.status:
                     raise _too_small(path, descriptor, wanted, result, resize2fs, environ)
                 os.truncate(descriptor, wanted)
-                guard.check(partial, descriptor, environ, "-f")
+                repair.check(partial, descriptor, environ, full=True)
                 if status.st_blocks * 512 >= status.st_size:
                     creation.reserve(path, descriptor, wanted, environ, notice, "resize")
                 os.fsync(descriptor)

@@ -156,7 +156,9 @@ def _make(image, path, directory, config, notice):
             raise _NotStaged("it was changed while it was copied")
         if image.superblock is not None and not image.superblock.is_clean:
             # It was seen to be whole; only a copy may be marked so by somebody else.
-            guard.check(partial, descriptor, config.environ)
+            from overlay import repair  # not needed where all is clean
+
+            repair.check(partial, descriptor, config.environ)
         lock.take(descriptor, write=False)
         os.rename(partial, path)
     except BaseException:

@@ -22,6 +22,7 @@ _PREFIX = ".overlay-undo."
 _E2UNDO = b"E2UNDO02"
 _OURS = b"overlay-undo-1\n\0"  # then records: offset and length in bytes, and what was there
 _RECORD = struct.Struct("<QQ")  # the last one: the checksum of all before, and 0
+_LONGEST = 1 << 28  # bytes of a record; there is none of half that size
 
 
 def name(path, status, superblock):
@@ -60,13 +61,11 @@ def note(back, descriptor, superblock, size):
     try:
         with open(back, "xb") as file:
             file.write(_OURS)
-            checksum = 0
-            for first, count in places:
-                data = os.pread(descriptor, count * block, first * block)
-                record = _RECORD.pack(first * block, len(data)) + data
-                checksum = binascii.crc32(record, checksum)
-                file.write(record)
-            file.write(_RECORD.pack(checksum, 0))
+            pieces = (
+                (first * block, os.pread(descriptor, count * block, first * block))
+                for first, count in places
+            )
+            write_records(file, pieces)
             file.flush()
             os.fsync(file.fileno())
         _sync_directory(os.path.dirname(back))
@@ -89,13 +88,26 @@ def _sync_directory(path):
         os.close(descriptor)
 
 
-def _records(file):
-    """Yield (offset, bytes) of an undo file of ours; at last None when it is whole.
+def write_records(file, pieces):
+    """Write what read_records() reads.
 
-    Raises extfs.FormatError when it has its end, and something before has changed.
+    pieces  yields (offset in the image, bytes)
     """
     checksum = 0
-    file.seek(len(_OURS))
+    for offset, data in pieces:
+        record = _RECORD.pack(offset, len(data)) + data
+        checksum = binascii.crc32(record, checksum)
+        file.write(record)
+    file.write(_RECORD.pack(checksum, 0))
+
+
+def read_records(file, limit=1 << 63):
+    """Yield (offset, bytes) of each record from where a file stands; at last None if all is whole.
+
+    limit  the first offset in the image that no record may reach
+    Raises extfs.FormatError when there is an end, and something before has changed.
+    """
+    checksum = 0
     while len(head := file.read(_RECORD.size)) == _RECORD.size:
         offset, length = _RECORD.unpack(head)
         if not length:
@@ -103,11 +115,19 @@ def _records(file):
                 raise extfs.FormatError("its checksum is wrong")
             yield None
             return
+        if length > _LONGEST or offset + length > limit:
+            raise extfs.FormatError("a record in it is too long")
         data = file.read(length)
         if len(data) < length:
             return
         checksum = binascii.crc32(head + data, checksum)
         yield offset, data
+
+
+def _records(file):
+    """Yield what an undo file of ours holds, see read_records()."""
+    file.seek(len(_OURS))
+    yield from read_records(file)
 
 
 def recover(path, descriptor, environ):

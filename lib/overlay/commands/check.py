@@ -12,10 +12,10 @@ from overlay import (
     lock,
     process,
     record,
+    repair,
     replace,
     resizing,
     session,
-    undo,
 )
 from overlay.errors import (
     CANNOT_CREATE,
@@ -63,13 +63,13 @@ def _check(path, options, config, environ, output):
         if not (whole.superblock.is_clean or options.repair):
             guard.check_may_repair(whole, config)
         if options.own:
-            guard.check(path, whole.descriptor, environ, "-f")
+            repair.check(path, whole.descriptor, environ, full=True)
             whole.superblock = extfs.read_superblock(whole.descriptor)
             resizing.own(whole, output.notice)
         if options.repair:
             scratch = session.scratch_directory(config)
-            return repair(whole, scratch, environ)
-        said = guard.check(path, whole.descriptor, environ, "-f")
+            return repair_copy(whole, scratch, environ)
+        said = repair.check(path, whole.descriptor, environ, full=True)
         record.end(whole.descriptor)
         return "clean" if said == "no damage found" else said
     finally:
@@ -118,7 +118,7 @@ def recover(found, output):
     )
 
 
-def repair(whole, scratch, environ):
+def repair_copy(whole, scratch, environ):
     """Repair a copy of an image with e2fsck -y, and put it in the place of the original.
 
     whole  the Image, locked against everybody
@@ -128,7 +128,7 @@ def repair(whole, scratch, environ):
     path = os.path.realpath(whole.path)
     e2fsck = process.need("e2fsck", "e2fsprogs", environ)
     replace.check_names(path, os.fstat(whole.descriptor))
-    undo.recover(path, whole.descriptor, environ)
+    repair.recover(path, whole.descriptor, environ)
     replace.remove_stale(os.path.dirname(path), scratch)
     before = _lost_and_found(whole.descriptor)
     partial = replace.partial_name(path, os.uname().nodename, os.getpid())

@@ -3,7 +3,7 @@
 import os
 
 from overlay import config as configuration
-from overlay import creation, extfs, guard, process, resizing, size
+from overlay import creation, extfs, guard, process, repair, resizing, size
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
 
 
@@ -20,11 +20,11 @@ def main(options, environ, root, output):
     whole = guard.open_whole(options.overlay)
     try:
         if not whole.superblock.is_clean:
-            # One that was cut short is undone before anything is reckoned from it.
             guard.check_may_repair(whole, config)
-            guard.check(whole.path, whole.descriptor, environ)
-            whole.superblock = extfs.read_superblock(whole.descriptor)
-            whole.status = os.fstat(whole.descriptor)
+        # One that was cut short is undone before anything is reckoned from it.
+        repair.check(whole.path, whole.descriptor, environ)
+        whole.superblock = extfs.read_superblock(whole.descriptor)
+        whole.status = os.fstat(whole.descriptor)
         superblock = whole.superblock
         now = whole.status.st_size
         if now - superblock.size > superblock.blocks_per_group * superblock.block_size:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from e2e.safety.trees import CLEAN, debugfs, e2fsck, holders, state
-from overlay import extfs, guard, undo
+from overlay import extfs, repair, undo
 from support import digests, tool, wait_until
 
 
@@ -297,7 +297,7 @@ def test_the_locked_file_and_not_its_name(scratch, make):
     set_state(other, 0)
     descriptor = os.open(path, os.O_RDWR)
     os.rename(other, path)
-    guard.check(str(path), descriptor, {"PATH": "/usr/bin:/bin"})
+    repair.check(str(path), descriptor, {"PATH": "/usr/bin:/bin"})
     assert extfs.read_superblock(descriptor).is_clean
     os.close(descriptor)
     with open(path, "rb") as file:
