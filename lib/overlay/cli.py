@@ -3,7 +3,7 @@
 import os
 
 from overlay import options
-from overlay.errors import INTERNAL, INTERRUPTED, OverlayError
+from overlay.errors import INTERNAL, INTERRUPTED, MISSING, OverlayError, reason
 
 # Command -> module of overlay.commands; only the one that was called is imported.
 COMMANDS = {
@@ -83,6 +83,7 @@ def main(program, arguments, environ, root):
         chosen = options.parse(program, arguments)
         output.quiet = chosen.quiet
         output.verbose = getattr(chosen, "verbose", False)
+        _check_directory()
         for words in config.warnings(environ):
             output.notice(words, "warning")
         return module.main(chosen, environ, root, output)
@@ -98,6 +99,16 @@ def main(program, arguments, environ, root):
         if environ.get("OVERLAY_DEBUG"):
             raise
         return _bug(output, error)
+
+
+def _check_directory():
+    """Refuse to work in a directory that has been removed: names, and tools, would fail one by one."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OverlayError(
+            f"the current directory is gone: {reason(error)}", status=MISSING, hint="cd"
+        ) from None
 
 
 def _open_standard_descriptors():

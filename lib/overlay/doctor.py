@@ -540,8 +540,8 @@ def _directories(named, config):
         found.append((path, "scratch"))
         if os.path.isdir(path):
             seen.add(os.stat(path).st_dev)
-    if os.stat(os.curdir).st_dev not in seen:
-        with contextlib.suppress(FileNotFoundError):  # it has been removed
+    with contextlib.suppress(OSError):  # it is closed to us, as after su(1)
+        if os.stat(os.curdir).st_dev not in seen:
             found.append((os.getcwd(), "here"))
     return [*found, (session.scratch_directory(config), "local")]
 

@@ -9,6 +9,8 @@ it end up in the overlay. follow() looks, View decides.
 import errno
 import os
 
+from overlay.errors import MISSING, OverlayError, quote
+
 # What every image has of its own: nothing of the host is laid over these.
 SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr", "/var")
 
@@ -85,6 +87,19 @@ def parse_binds(text):
         source, _colon, rest = bind.partition(":")
         source = source.rstrip("/") or "/"
         yield source, rest.partition(":")[0].rstrip("/") or source
+
+
+def check_current(path):
+    """Refuse a current directory that the caller may not read, as after su(1).
+
+    Raises OverlayError (MISSING).
+    """
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise OverlayError(
+            f"the current directory {quote(path)} cannot be read: Permission denied",
+            status=MISSING,
+            hint="cd",
+        )
 
 
 class View:

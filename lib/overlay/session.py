@@ -355,12 +355,8 @@ def _gather(session, config, environ, found):
     commands = read_commands(session.commands) if session.commands is not None else None
     base = find_container(session.container, config)
     engine = engines.find(config["engine.commands"], environ)
-    try:
-        cwd = os.getcwd()
-    except OSError as error:
-        raise OverlayError(
-            f"the current directory is gone: {reason(error)}", status=MISSING, hint="cd"
-        ) from None
+    cwd = os.getcwd()
+    places.check_current(cwd)
     for bind in session.binds:
         source = bind.partition(":")[0]
         # What holds one of these is the engine's to read.

@@ -8,7 +8,7 @@ import getpass
 import os
 
 import pytest
-from support import ROOT, execute, tool
+from support import ROOT, execute, shell, tool
 
 USER = getpass.getuser()
 HOME = f"/home/{USER}"
@@ -204,3 +204,64 @@ def test_dry_run(at_site, overlay):
     line = f"""cd ~/scratch; echo 'echo word > out' > j
     run-overlay --dry-run -o '{path}' -f j > pasted && . ./pasted && cat out"""
     assert at_site(line) == (0, "word\n", "")
+
+
+EVERY = [
+    "check-overlay {path}",
+    "create-overlay -s 16 -n 1 -o {new}",
+    "create-overlay --from /etc/apt -o {new}",
+    "list-overlays {directory}",
+    "mount-overlay -o {path}",
+    "overlay-admin config",
+    "overlay-admin doctor",
+    "pack-overlay {path} -o {new}",
+    "resize-overlay {path} -s 20",
+    "run-overlay -o {path} -- true",
+    "run-overlay -o {path} --per-task -- true",
+    "show-overlay {path}",
+]
+
+
+@pytest.mark.parametrize("line", EVERY)
+def test_directory_that_is_gone(environ, scratch, overlay, line):
+    """In a directory that has been removed every command says so, and does nothing."""
+    path = overlay()
+    before = path.read_bytes()
+    environ["PATH"] = f"{ROOT}/bin:{environ['PATH']}"
+    line = line.format(path=f"'{path}'", new=f"'{scratch}/new'", directory=f"'{scratch}'")
+    program = line.split()[0]
+    result = shell(f'd=$(mktemp -d) && cd "$d" && rmdir "$d" && {line}', environ, scratch)
+    assert result == (
+        66,
+        "",
+        f"{program}: error: the current directory is gone: No such file or directory\n"
+        f"{program}: hint: cd\n",
+    )
+    assert os.listdir(scratch) == ["a.ext3"] and path.read_bytes() == before
+    help_ = shell(f'd=$(mktemp -d) && cd "$d" && rmdir "$d" && {program} --help', environ, scratch)
+    assert help_.status == 0
+
+
+@pytest.mark.parametrize("mode", ["0", "311"])
+@pytest.mark.parametrize("line", [*EVERY, "list-overlays"])
+def test_directory_that_is_closed(environ, scratch, overlay, line, mode):
+    """In one that cannot be read sessions say so; what does not need it works, by whole names."""
+    path = overlay()
+    environ["PATH"] = f"{ROOT}/bin:{environ['PATH']}"
+    environ["OVERLAY_SCRATCH_LOCATIONS"] = str(scratch)
+    line = line.format(path=f"'{path}'", new=f"'{scratch}/new'", directory=f"'{scratch}'")
+    program = line.split()[0]
+    closed = scratch.parent / "closed"
+    closed.mkdir()
+    result = shell(f"cd {closed} && chmod {mode} . && {line}", environ, scratch)
+    closed.chmod(0o700)
+    if program in ("run-overlay", "mount-overlay") or line == "list-overlays":
+        assert result == (
+            66,
+            "",
+            f"{program}: error: the current directory {closed} cannot be read: Permission denied\n"
+            f"{program}: hint: cd\n",
+        )
+    else:
+        assert "bug" not in result.stderr
+        assert result.status == 0 or program == "overlay-admin", result

@@ -5,7 +5,8 @@ import time
 
 from overlay import config as configuration
 from overlay import size
-from overlay.errors import MISSING, OverlayError, quote, reason
+from overlay.errors import MISSING, OverlayError, quote
+from overlay.places import check_current
 from overlay.search import Search, reachable
 from overlay.survey import Survey
 
@@ -30,12 +31,7 @@ def main(options, environ, root, output):
     config = configuration.load(environ, root, output.notice)
     low = config["safety.low"]
     if not options.directories:
-        try:
-            os.getcwd()
-        except OSError as error:
-            raise OverlayError(
-                f"the current directory is gone: {reason(error)}", status=MISSING, hint="cd"
-            ) from None
+        check_current(os.getcwd())
     tops = options.directories or reachable([".", *config["scratch.locations"]])
     search = Search(_progress(output))
     rows, worst = [], 0
