@@ -77,7 +77,8 @@ def collect(parsed, options, facts, config, output):
     content = creation.Content(sources.Amount(), in_namespace=namespace.available(environ))
     bindable = []
     if options.file is None and content.in_namespace:
-        bindable = _bindable(parsed, os.path.dirname(os.path.realpath(options.overlay or "x")))
+        place = os.path.dirname(os.path.realpath(options.overlay or "x"))
+        bindable = _bindable(parsed, place, environ)
     limit, most = _limit(options, facts)
     for source in parsed:
         target = os.path.join(upper, source.dest.lstrip("/")).rstrip("/")
@@ -99,7 +100,7 @@ def collect(parsed, options, facts, config, output):
             continue
         sources.make_place(upper, source)
         if source.kind == "directory":
-            sources.copy(source.path, target, environ)
+            sources.copy(source.path, target, environ, through=facts.staging + ".source")
         else:
             output.notice(f"unpacking {quote(source.path)}")
             try:
@@ -160,7 +161,7 @@ def _limit(options, facts):
     return free, files
 
 
-def _bindable(parsed, place):
+def _bindable(parsed, place, environ):
     """Return the directories that can be read where they are.
 
     place  the directory of the new overlay; a source that it lies in is copied, because the
@@ -168,7 +169,9 @@ def _bindable(parsed, place):
 
     One whose place is /, or below or above another source's, is copied: it would hide the
     other, or a place for the other would have to be made in it. So is one that overlaps
-    another source itself: mke2fs would make one file of two with several names.
+    another source itself: mke2fs would make one file of two with several names. And so is, where
+    the kernel cannot be told to follow no link, one that others can write: mke2fs would follow
+    a link that they put in the place of a file meanwhile.
     """
     found = []
     for source in parsed:
@@ -181,7 +184,15 @@ def _bindable(parsed, place):
         inside = places.is_below(place, [os.path.realpath(source.path)])
         if source.kind == "directory" and source.dest != "/" and apart and not inside:
             found.append(source)
+    if not all(map(_is_mine, found)) and not namespace.blocks_links(environ):
+        found = list(filter(_is_mine, found))
     return found
+
+
+def _is_mine(source):
+    """Return whether nobody but the caller can write in the top of a source."""
+    status = os.stat(source.path)
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _nested(one, other):

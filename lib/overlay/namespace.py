@@ -17,8 +17,9 @@ _FLEETING = ("--pid", "--fork", "--kill-child")
 #
 # What is in an image is not to be trusted: its upper is shown as the directory where we are,
 # which is seen to be in the image, whatever takes its name meanwhile. The kernel follows no
-# link in it, nor in what is bound from it (mount(2), Linux 5.10); on an older one it is for
-# the command not to follow any, as mke2fs, mksquashfs and find do.
+# link in it, nor in what is bound (mount(2), Linux 5.10); on an older one it is for the
+# command not to follow any, as mke2fs, mksquashfs and find do. A tree of the host's that has
+# other file systems in it can only be bound with them.
 _SCRIPT = """
 while [ "$1" != -- ]; do
     case $1 in
@@ -28,11 +29,11 @@ while [ "$1" != -- ]; do
             echo "its upper is not a directory of its own" >&2
             exit 125
         } ;;
-    bind) mount --bind "$2" "$3" || exit 125 ;;
+    bind) mount --bind "$2" "$3" 2>/dev/null || mount --rbind "$2" "$3" || exit 125 ;;
     */fuse-overlayfs) "$1" -o "ro,noacl,allow_other,lowerdir=$2" "$3" || exit 125 ;;
     *) "$1" -o ro,fakeroot,kernel_cache "$2" "$3" || exit 125 ;;
     esac
-    case $1 in */*) mount -o remount,bind,nosymfollow "$3" 2>/dev/null ;; esac
+    [ "$1" = upper ] || mount -o remount,bind,nosymfollow "$3" 2>/dev/null
     shift 3
 done
 shift
@@ -44,6 +45,13 @@ def available(environ):
     """Return whether this user can have such a namespace here; starts a process."""
     unshare = process.which("unshare", environ)
     return bool(unshare) and process.succeeds([unshare, *OPTIONS, "true"], environ)
+
+
+def blocks_links(environ):
+    """Return whether the kernel can be told to follow no link in a mount; starts a process."""
+    script = "mount --bind /tmp /tmp && mount -o remount,bind,nosymfollow /tmp"
+    unshare = process.need("unshare", "util-linux", environ)
+    return process.succeeds([unshare, *OPTIONS, "/bin/sh", "-c", script], environ)
 
 
 def wrap(arguments, environ, *, binds=(), images=(), layers=None):

@@ -289,19 +289,30 @@ def _make_directories(top, name):
     return True
 
 
-def copy(tree, target, environ, *options):
+def copy(tree, target, environ, *options, through=None):
     """Copy the content of a directory into another, over what has the same names there.
 
     options  more for cp(1)
+    through  a directory that is made for it: the tree is read in its place, where the kernel
+             follows no link that somebody puts there while it is read
     Raises OverlayError: DAMAGED when a directory and something else have one name,
     CANNOT_CREATE.
     """
     # Without --remove-destination cp would write into a file through a link to it.
     words = [process.need("cp", "coreutils", environ), "-a", "--remove-destination", *options]
-    words += ["--", os.path.join(tree, "."), target]
-    if namespace.available(environ):
-        words = namespace.wrap(words, environ)
-    result = process.run(words, environ)
+    if not namespace.available(environ):
+        result = process.run([*words, "--", os.path.join(tree, "."), target], environ)
+    elif through is None:
+        words = namespace.wrap([*words, "--", os.path.join(tree, "."), target], environ)
+        result = process.run(words, environ)
+    else:
+        os.mkdir(through)
+        try:
+            words += ["--", os.path.join(through, "."), target]
+            words = namespace.wrap(words, environ, binds=[(os.path.abspath(tree), through)])
+            result = process.run(words, environ)
+        finally:
+            os.rmdir(through)
     if result.status:
         words = (result.errors.strip() or "cp fails").splitlines()[-1]
         raise OverlayError(

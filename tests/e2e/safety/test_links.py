@@ -380,3 +380,33 @@ def test_not_followed_by_the_kernel(environ, filled, private, tmp_path):
         assert (result.status, result.output) == (status, "" if status else "hello\n")
     assert "Too many levels of symbolic links" in result.errors
     os.close(descriptor)
+
+
+# ------------------------------------------------------------- what overlays are filled with --
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "place"), [("mke2fs", ":/data", "data/"), ("cp", ":/", "")]
+)
+def test_source_exchanged(ok, environ, scratch, tmp_path, private, name, source, place):
+    """A file of a source that becomes a link while it is read leads nowhere."""
+    tree, tools = scratch / "tree", tmp_path / "tools"
+    for path in (tree, tools):
+        path.mkdir()
+    (tree / "file").write_text("hello\n")
+    (tree / "kept").symlink_to(private / "key")
+    # Between the look of the tool at a file and its opening it, which the stand-in does.
+    real = shutil.which(name, path=f"{PATH}:/usr/sbin")
+    (tools / name).write_text(
+        f"#!/bin/sh\nln -sf {private}/key '{tree}/late'\n"
+        'for word; do cat "$word/late" "$word/upper/data/late"; done'
+        f" >>{tmp_path}/read 2>>{tmp_path}/errors\nrm -f '{tree}/late'\nexec {real} \"$@\"\n"
+    )
+    (tools / name).chmod(0o755)
+    environ["PATH"] = f"{tools}:{PATH}"
+    ok("create-overlay", "-q", "--from", f"tree{source}", "-o", "a")
+    assert (tmp_path / "read").read_text() == ""
+    assert "Too many levels of symbolic links" in (tmp_path / "errors").read_text()
+    line = f"cat /{place}file; readlink /{place}kept"
+    environ["PATH"] = PATH
+    assert ok("run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", line) == f"hello\n{private}/key\n"
