@@ -1,5 +1,6 @@
 """create-overlay --from, -t and -f: the same as if the user had made the files inside."""
 
+import getpass
 import gzip
 import io
 import json
@@ -651,6 +652,21 @@ def test_outside(run, scratch, site, site_text, rule, status):
     assert ("is not where overlays belong here" in result.stderr) == (rule != "allow")
     assert (scratch / "a.ext3").exists() == (status == 0)
     assert run(*words, "a", cwd=place, variables=variables) == (0, "", "")
+
+
+@pytest.mark.parametrize("place", ["{user}", "{home}", "$USER"])
+def test_outside_by_another_name(run, scratch, site, site_text, place):
+    """Whoever the caller says that he is: the rule is for the one that he is."""
+    own = {"{home}": os.path.expanduser("~")}.get(place, f"{scratch}/{getpass.getuser()}")
+    text = place if place == "{home}" else f"'{scratch}/{place}'"
+    site.write_text(
+        f"{site_text}[site]\nlock = scratch\n[scratch]\nlocations = {text}\noutside = refuse\n"
+    )
+    words = ["create-overlay", "-q", "-s", "16", "-n", "1", "-o", "a"]
+    for user in (".", "..", "../../.."):
+        result = run(*words, variables={"USER": user, "HOME": f"{scratch}/{user}"})
+        assert result.status == 77 and result.stderr.startswith("create-overlay: error: "), result
+        assert f"is not where overlays belong here: {own}" in result.stderr.replace("'", "")
 
 
 def test_json(ok, scratch):

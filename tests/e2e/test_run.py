@@ -709,3 +709,16 @@ def test_unreadable_overlay_of_a_colleague(run, colleague):
             f"run-overlay: error: cannot open {path}: Permission denied\n"
             + f"run-overlay: hint: ask its owner for read permission; see: ls -l {path}\n",
         )
+
+
+@pytest.mark.parametrize("name", ["APPTAINER_BIND", "APPTAINER_BINDPATH", "SINGULARITY_BIND"])
+def test_locked_binds_and_the_engines_variables(run, overlay, scratch, site, site_text, name):
+    """Where the site has locked the binds, the engine's variables add none; else they do."""
+    overlay()
+    variables = {name: f"{scratch}:/bound"}
+    words = ["run-overlay", "-o", "a.ext3:ro", "--", "ls", "-d", "/bound"]
+    if name.startswith("APPTAINER"):
+        assert run(*words, variables=variables).stdout == "/bound\n"
+    site.write_text(f"{site_text}[site]\nlock = binds.paths\n[binds]\npaths = /home\n")
+    result = run(*words, variables=variables)
+    assert result.stdout == "" and "No such file" in result.stderr

@@ -406,6 +406,20 @@ HELD = [
     ("binds.paths =", "create-overlay -s 16 -n 1 -f x -b /y", "-b"),
     ("images.default = base", "mount-overlay -o a.ext3 -c /y", "-c"),
     ("binds.paths =", "run-overlay -o a.ext3 -b /y -- true", "-b"),
+    *(
+        (
+            f"{key} ={value}",
+            f"run-overlay -o a --engine-option={word} -- true",
+            f"--engine-option={word}",
+        )
+        for key, value, word in (
+            ("binds.paths", "", "--bind=/y"),
+            ("binds.paths", "", "--bind"),
+            ("binds.paths", "", "-B/y"),
+            ("binds.paths", "", "--mount=type=bind,src=/y,dst=/y"),
+            ("launch.gpu", " none", "--nv"),
+        )
+    ),
     ("launch.gpu = none", "mount-overlay -o a.ext3 --nv", "--nv"),
     ("launch.gpu = none", "mount-overlay -o a.ext3 --rocm", "--rocm"),
     ("jobs.size = 10G", "run-overlay -o a.ext3 --per-task -s 16 -- true", "-s"),
