@@ -264,7 +264,7 @@ def check_request(creation, plain_count=False):
 def gather(creation, config, environ):
     """Return the Facts for a Creation. Raises OverlayError for what cannot work."""
     try:
-        path = os.path.realpath(file_name(creation))
+        path = replace.place(file_name(creation))
     except OSError as error:
         raise OverlayError(
             f"the current directory is gone: {reason(error)}", status=CANNOT_CREATE, hint="cd"

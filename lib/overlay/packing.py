@@ -58,7 +58,7 @@ def pack(packing, scratch, environ, output):
 
     Raises OverlayError (CANNOT_CREATE, DATA_LOST, UNAVAILABLE); nothing is changed then.
     """
-    path = os.path.realpath(packing.path)
+    path = replace.place(packing.path)
     tool = _tool(environ)
     namespace.need(environ)
     replace.remove_stale(os.path.dirname(path), scratch)

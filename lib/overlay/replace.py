@@ -28,6 +28,31 @@ def is_partial(name):
     return name.startswith(_PARTIAL)
 
 
+def place(path):
+    """Return the path, links followed, that a file gets which is written as path.
+
+    Raises OverlayError (CANNOT_CREATE) for a link of somebody else's or that leads nowhere:
+    who has made it would say where our file goes; and OSError.
+    """
+    directory, base = os.path.split(os.path.abspath(path))
+    whole = os.path.join(os.path.realpath(directory), base)
+    if not os.path.islink(whole):
+        return whole
+    target = os.path.realpath(whole)
+    why = None
+    if os.lstat(whole).st_uid not in (os.geteuid(), 0):
+        why = "which somebody else has made"
+    elif not os.path.exists(target):
+        why = "which does not exist"
+    if why:
+        raise OverlayError(
+            f"{quote(path)} exists already: it is a link to {quote(os.readlink(whole))}, {why}",
+            status=CANNOT_CREATE,
+            hint="choose another name with -o",
+        )
+    return target
+
+
 @contextlib.contextmanager
 def unfinished(partial, bytes_=0):
     """Give the descriptor of a new empty file of a size, locked as ours.

@@ -225,12 +225,16 @@ def test_never_overwrites(make, scratch, kind):
     else:
         path.write_text("text" if kind == "file" else "")
     before = content(path)
-    if kind == "broken link":
-        assert make(path="x").path == str(scratch / "gone.ext3")
-        return
     error = refused(make, path="x")
-    assert error.what == f"'{path}' exists already"
-    assert error.hint == "choose another name with -o; --force replaces it, and all that is in it"
+    if kind == "broken link":
+        assert error.what == (
+            "x.ext3 exists already: it is a link to gone.ext3, which does not exist"
+        )
+        assert refused(make, path="x", force=True).what == error.what
+    else:
+        assert error.what == f"'{path}' exists already"
+        assert error.hint.startswith("choose another name with -o; --force replaces it, and all")
+    assert os.listdir(scratch) == ["x.ext3"]
     assert error.status == CANNOT_CREATE
     assert content(path) == before
 

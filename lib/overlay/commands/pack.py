@@ -4,7 +4,7 @@ import errno
 import os
 
 from overlay import config as configuration
-from overlay import creation, guard, image, lock, packing, search, session
+from overlay import creation, guard, image, lock, packing, replace, search, session
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote, reason
 
 
@@ -15,7 +15,8 @@ def main(options, environ, root, output):
     if not options.overlays:
         raise OverlayError("no overlay is named", status=USAGE, hint="pack-overlay OVERLAY")
     path = _path(options)
-    if os.path.lexists(path) and not options.force:
+    place = replace.place(path) if os.path.lexists(path) else None
+    if place and not options.force:
         raise OverlayError(
             f"{quote(path)} exists already",
             status=CANNOT_CREATE,
@@ -25,8 +26,8 @@ def main(options, environ, root, output):
     existing = None
     try:
         _check(found, path)
-        if os.path.lexists(path):
-            existing = creation.replaceable(os.path.realpath(path))
+        if place:
+            existing = creation.replaceable(place)
             if existing.identity in [one.identity for one in found]:
                 raise OverlayError(
                     f"{quote(path)} is what is to be packed",
