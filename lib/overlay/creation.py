@@ -72,9 +72,11 @@ class Content:
     in_namespace  whether mke2fs runs in a namespace, where it reads all that is the user's
     owners  called with the new image's descriptor and Superblock to set the owners of what is
             inside; None: all becomes the caller's
+    made_of  permissions.Access of the overlays that it comes from
     """
 
     def __init__(self, amount, binds=(), steps=(), images=(), in_namespace=False, owners=None):
+        self.made_of = []
         self.amount = amount
         self.binds = list(binds)
         self.steps = list(steps)
@@ -102,7 +104,7 @@ class Facts:
 
     @property
     def partial(self):
-        """The name of the image until it is finished."""
+        """The name of the image until it is finished, as far as it is known before."""
         return replace.partial_name(self.path, self.host, self.pid)
 
 
@@ -433,14 +435,15 @@ def run(creation, config, facts, environ, notice):
     """
     replace.remove_stale(os.path.dirname(facts.path), facts.scratch)
     try:
-        with replace.unfinished(facts.partial, creation.size) as descriptor:
-            return _write(creation, config, facts, environ, notice, descriptor)
+        with replace.unfinished(facts.path, creation.size) as new:
+            return _write(creation, config, facts, environ, notice, new)
     except OSError as error:
         raise _cannot(facts.path, reason(error)) from None
 
 
-def _write(creation, config, facts, environ, notice, descriptor):
-    """Make the overlay in its empty file, give that its name, and return what was Created."""
+def _write(creation, config, facts, environ, notice, new):
+    """Make the overlay in its Unfinished file, give that its name; return what was Created."""
+    descriptor = new.descriptor
     inside = _inside(config, facts)
     superblock = _make_filesystem(creation, facts, len(inside), descriptor, environ)
     if creation.content:
@@ -454,14 +457,11 @@ def _write(creation, config, facts, environ, notice, descriptor):
         reserve(facts.path, descriptor, creation.size, environ, notice)
     if facts.existing is None or creation.content:
         markers.note_new(_NewImage(descriptor, superblock))
-    if config["create.permissions"] is not None and facts.existing is None:
-        os.fchmod(descriptor, config["create.permissions"])
-    os.fsync(descriptor)
-    lock.release(descriptor)
+    made_of = creation.content.made_of if creation.content else ()
     if facts.existing is not None:
-        replace.over(facts.partial, descriptor, facts.path, facts.existing.descriptor)
+        new.over(facts.existing.descriptor, made_of=made_of)
     else:
-        replace.into_place(facts.partial, facts.path)
+        new.into_place(mode=config["create.permissions"], made_of=made_of)
     allocated = os.fstat(descriptor).st_blocks * 512
     return Created(facts.path, creation.size, superblock, allocated)
 

@@ -9,7 +9,18 @@ import math
 import os
 import time
 
-from overlay import creation, namespace, places, private, process, replace, session, size, sources
+from overlay import (
+    creation,
+    namespace,
+    permissions,
+    places,
+    private,
+    process,
+    replace,
+    session,
+    size,
+    sources,
+)
 from overlay import engine as engines
 from overlay.errors import (
     CANNOT_CREATE,
@@ -81,6 +92,8 @@ def collect(parsed, options, facts, config, output):
         bindable = _bindable(parsed, place, environ)
     limit, most = _limit(options, facts)
     for source in parsed:
+        if source.kind == "squashfs":
+            content.made_of.append(permissions.Access(source.path))
         target = os.path.join(upper, source.dest.lstrip("/")).rstrip("/")
         if source in bindable:
             content.binds.append((os.path.abspath(source.path), source.dest.lstrip("/")))

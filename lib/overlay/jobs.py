@@ -4,13 +4,14 @@ A layer is a sparse overlay on a disk of the node, laid over overlays that are o
 It is thrown away at the end of the session or moved to where the user wants it.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
 import time
 
-from overlay import creation, lock, private, replace, size
+from overlay import creation, lock, permissions, private, replace, size
 from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError, quote, reason
 
 # How many tasks there are, and which of them this is, as batch systems and MPI say it.
@@ -160,18 +161,23 @@ class Layer:
     path     of its image, on a disk of the node
     request  the creation.Creation that makes it
     keep     the directory where it goes at the end; None: it is thrown away
+    made_of  permissions.Access of the overlays below: it may hold what was read there
     """
 
-    def __init__(self, path, request, keep):
+    def __init__(self, path, request, keep, made_of=()):
         self.path = path
+        self.made_of = made_of
         self.request = request
         self.keep = keep
         self.made = False  # until then the path may be another session's
 
 
-def plan_layer(config, environ, *, scratch, size_text=None, files_text=None, keep=None):
+def plan_layer(
+    config, environ, *, scratch, size_text=None, files_text=None, keep=None, overlays=()
+):
     """Return the Layer for this task; nothing is made yet.
 
+    overlays    paths of those that it will lie over
     scratch     a node-local directory
     size_text   its size and number of files as the user gave them, None for the site's
     keep        the directory where it goes at the end, or None
@@ -194,7 +200,13 @@ def plan_layer(config, environ, *, scratch, size_text=None, files_text=None, kee
     creation.check_request(request)
     if size_text is not None or files_text is not None:
         creation.check_policy(request, config)
-    return Layer(path, request, keep)
+    return Layer(path, request, keep, list(_accesses(overlays)) if keep else ())
+
+
+def _accesses(paths):
+    for path in paths:
+        with contextlib.suppress(OSError):  # what is wrong with it is told when it is opened
+            yield permissions.Access(path)
 
 
 def _amount(option, text, parse):
@@ -270,13 +282,8 @@ def keep_layer(layer):
             if os.path.lexists(path):
                 continue
             try:
-                try:
-                    replace.into_place(layer.path, path)
-                except OSError as error:
-                    if error.errno != errno.EXDEV:
-                        raise
-                    _copy_into_place(layer, descriptor, path)
-            except OverlayError:
+                _link_or_copy(layer, descriptor, path)
+            except (OverlayError, FileExistsError):
                 if os.path.lexists(path):
                     continue  # it has just appeared
                 raise
@@ -298,19 +305,35 @@ def keep_layer(layer):
     raise AssertionError("no name is free")
 
 
-def _copy_into_place(layer, source, path):
-    """Copy the image of a Layer to a path on another file system. Raises OSError."""
-    partial = replace.partial_name(path, os.uname().nodename, os.getpid())
+def _link_or_copy(layer, descriptor, path):
+    """Give the image of a Layer a name, copied where that is on another file system.
+
+    Raises OSError, and OverlayError as replace does.
+    """
+    mode = os.fstat(descriptor).st_mode
+    os.fchmod(descriptor, mode & permissions.most(layer.made_of, descriptor))
+    try:
+        os.link(layer.path, path)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, *replace.NO_LINKS):
+            raise
+        _copy_into_place(layer, descriptor, path, mode)
+
+
+def _copy_into_place(layer, source, path, mode):
+    """Copy the image of a Layer to a path on another file system. Raises OSError.
+
+    mode  of the copy, as far as the layers below allow it
+    """
     status = os.fstat(source)
     room = os.statvfs(layer.keep)
     if status.st_blocks * 512 > room.f_bavail * room.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with replace.unfinished(partial) as target:
-        copy_sparse(source, target)
-        os.fchmod(target, stat.S_IMODE(status.st_mode))
-        _copy_attributes(source, target)
-        os.fsync(target)
-        replace.into_place(partial, path)
+    path = os.path.join(os.path.realpath(layer.keep), os.path.basename(path))
+    with replace.unfinished(path) as new:
+        copy_sparse(source, new.descriptor)
+        _copy_attributes(source, new.descriptor)
+        new.into_place(mode=mode, made_of=layer.made_of)
 
 
 def _copy_attributes(source, target):

@@ -7,8 +7,9 @@ takes its name.
 
 import os
 
-from overlay import extfs, lock, markers, namespace, private, process, record, replace, size
+from overlay import extfs, markers, namespace, private, process, record, replace, size
 from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
+from overlay.permissions import Access
 
 # zstd at level 3 packs nearly as tight as at 15, and several times faster.
 _LEVELS = {"zstd": ("-Xcompression-level", "3"), "lz4": (), "gzip": (), "xz": ()}
@@ -62,16 +63,15 @@ def pack(packing, scratch, environ, output):
     tool = _tool(environ)
     namespace.need(environ)
     replace.remove_stale(os.path.dirname(path), scratch)
-    partial = replace.partial_name(path, os.uname().nodename, os.getpid())
     with process.cleaning_up():
         staging = private.make_work(scratch, os.uname().nodename, os.getpid())
         try:
-            with replace.unfinished(partial) as descriptor:
+            with replace.unfinished(path) as new:
                 mounts, tree = _mounts(packing.found, staging)
                 words = [
                     tool,
                     tree,
-                    partial,
+                    new.name,
                     "-noappend",
                     "-exit-on-error",
                     "-comp",
@@ -84,8 +84,8 @@ def pack(packing, scratch, environ, output):
                 _run(namespace.wrap(words, environ, **mounts), path, environ)
                 if packing.verify:
                     output.notice("comparing it with the original")
-                    _compare(packing, mounts, tree, partial, staging, environ)
-                return _into_place(packing, descriptor, partial, path)
+                    _compare(packing, mounts, tree, new.name, staging, environ)
+                return _into_place(packing, new)
         except OSError as error:
             raise OverlayError(
                 f"cannot create {quote(path)}: {reason(error)}; nothing was changed",
@@ -125,18 +125,18 @@ def _tool(environ):
     return tool
 
 
-def _into_place(packing, descriptor, partial, path):
+def _into_place(packing, new):
     """Give a finished file its name, note whether it has markers, and return its size."""
     there = any(markers.scan(_reader(image)) for image in packing.found)
-    lock.release(descriptor)
-    os.fsync(descriptor)
-    if packing.existing is not None:
-        replace.over(partial, descriptor, path, packing.existing.descriptor)
+    made_of = [] if packing.everybody else [Access(image.descriptor) for image in packing.found]
+    if packing.existing is None:
+        new.into_place(made_of=made_of)
     else:
-        replace.into_place(partial, path)
-    status = os.fstat(descriptor)
+        mode = new.mode() if packing.everybody else None
+        new.over(packing.existing.descriptor, mode=mode, made_of=made_of)
+    status = os.fstat(new.descriptor)
     record.write(
-        descriptor,
+        new.descriptor,
         {
             "markers": "some" if there else "none",
             "stamp": f"{status.st_mtime_ns}.{status.st_size}",
@@ -216,9 +216,10 @@ def _pseudo(found):
     return words
 
 
-def _compare(packing, mounts, tree, partial, staging, environ):
+def _compare(packing, mounts, tree, descriptor, staging, environ):
     """Compare names, types, modes, times, sizes, links and contents with the original.
 
+    descriptor  of the packed file
     Raises OverlayError (DATA_LOST) when they differ.
     """
     # The second asks for every file by its whole path, and takes twice as long.
@@ -233,7 +234,7 @@ def _compare(packing, mounts, tree, partial, staging, environ):
         ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! &&'
         ' comm -z -3 "$3.before" "$3.after"'
     )
-    shell = ["/bin/sh", "-c", script, "sh", squashfuse, partial, packed, tree]
+    shell = ["/bin/sh", "-c", script, "sh", squashfuse, descriptor, packed, tree]
     result = process.run(namespace.wrap(shell, environ, **mounts), environ)
     wrong = [record for record in result.output.split("\0")[:-1] if not _may_differ(record)]
     if wrong or result.errors or result.status:

@@ -1,7 +1,7 @@
 """New files in the place of old ones, so that at every moment the old or the new is whole.
 
-What we write is called .overlay-partial.HOST.PID beside its place, locked, until it is
-checked; then it takes its name in one step. A killed run leaves at most that, and the next
+What we write is called .overlay-partial.HOST.PID beside its place, locked and for nobody
+else, until it is checked; then it takes its name in one step. A killed run leaves at most that, and the next
 run of a command that writes in the same directory removes it.
 """
 
@@ -11,11 +11,12 @@ import os
 import stat
 import time
 
-from overlay import extfs, lock, private, process, size
+from overlay import extfs, lock, permissions, private, process, size
 from overlay.errors import CANNOT_CREATE, OverlayError, quote
 
 _PARTIAL = ".overlay-partial."
 _DAY = 86400  # seconds
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
 def partial_name(path, host, pid):
@@ -53,39 +54,107 @@ def place(path):
     return target
 
 
-@contextlib.contextmanager
-def unfinished(partial, bytes_=0):
-    """Give the descriptor of a new empty file of a size, locked as ours.
+class Unfinished:
+    """A new file that has not got its name yet.
 
-    At the end of the context it is closed, and removed unless it has got another name. Its
-    mode is 0666 less the umask. Raises OverlayError (CANNOT_CREATE) for a size that the
-    file system does not take, and OSError.
+    path        the name that it is to get, absolute, its directory's links followed
+    name        its name until then
+    descriptor  open for reading and writing, with our lock on it
     """
-    descriptor = _make_partial(partial, bytes_)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+
+    def __init__(self, path):
+        self.path = path
+        self.name = partial_name(path, os.uname().nodename, os.getpid())
+        self.descriptor = new_file(self.name)
+
+    def close(self):
+        """Close it; it is removed unless it has got another name."""
+        os.close(self.descriptor)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
+            os.unlink(self.name)
+
+    def mode(self):
+        """Return the mode that an ordinary new file gets beside it."""
+        return permissions.of_new_file(os.path.dirname(self.path))
+
+    def into_place(self, *, mode=None, made_of=()):
+        """Sync the finished file and give it its name, never that of another file.
+
+        mode     None: as ordinary new files have
+        made_of  permissions.Access of files: nobody may read it who may not read them
+        Raises OverlayError (CANNOT_CREATE) when something has that name or the file is not
+        what we wrote, and OSError.
+        """
+        if mode is None:
+            mode = self.mode()
+        os.fchmod(self.descriptor, mode & permissions.most(made_of, self.descriptor))
+        self._settle()
+        try:
+            os.link(self.name, self.path)
+            return
+        except OSError as error:
+            # Some file systems have no hard links: look, then rename.
+            if error.errno not in (errno.EEXIST, *NO_LINKS):
+                raise
+            if os.path.lexists(self.path):
+                raise OverlayError(
+                    f"{quote(self.path)} exists already",
+                    status=CANNOT_CREATE,
+                    hint="choose another name with -o",
+                ) from None
+        os.rename(self.name, self.path)
+
+    def over(self, old, *, mode=None, made_of=()):
+        """Sync the finished file and put it in the place of another, with its attributes.
+
+        old      an open descriptor of that
+        mode     another mode than the old file's
+        made_of  permissions.Access of other files that it was made of
+        Raises OverlayError (CANNOT_CREATE) when another file is there, or the new one is not
+        what we wrote; and OSError.
+        """
+        keep_attributes(old, self.descriptor, mode=mode, made_of=made_of)
+        self._settle()
+        os.replace(self.name, self.path)
+
+    def _settle(self):
+        os.fsync(self.descriptor)
+        lock.release(self.descriptor)
 
 
-def _make_partial(partial, bytes_):
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def new_file(name, directory=None):
+    """Return the descriptor of a new empty file that nobody else can open.
+
+    directory  an open descriptor of where it is, None for the current one
+    Raises OSError, FileExistsError for a link too.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o600, dir_fd=directory)
+
+
+@contextlib.contextmanager
+def unfinished(path, bytes_=0):
+    """Give an Unfinished file of a size that is going to be path.
+
+    At the end of the context it is closed, and removed unless it has got its name. Raises
+    OverlayError (CANNOT_CREATE) for a size that the file system does not take, and OSError.
+    """
+    new = Unfinished(path)
     try:
-        lock.take(descriptor, write=True)
-        os.truncate(descriptor, bytes_)
-    except BaseException as error:
-        os.close(descriptor)
-        os.unlink(partial)
-        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        lock.take(new.descriptor, write=True)
+        try:
+            os.truncate(new.descriptor, bytes_)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
             raise OverlayError(
                 f"the file system here takes no file of {size.format_size(bytes_)}",
                 status=CANNOT_CREATE,
                 hint="choose a smaller size, or another place with -o",
             ) from None
-        raise
-    return descriptor
+        yield new
+    finally:
+        new.close()
 
 
 def copy(path, source, target, environ, *, sound=False):
@@ -119,33 +188,6 @@ def copy(path, source, target, environ, *, sound=False):
         raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
 
 
-def into_place(partial, path):
-    """Give a finished file its name, without ever overwriting what appeared meanwhile.
-
-    Raises OverlayError (CANNOT_CREATE) when something has that name, and OSError.
-    """
-    try:
-        os.link(partial, path)
-        return
-    except OSError as error:
-        # Some file systems have no hard links: look, then rename.
-        if error.errno not in (
-            errno.EEXIST,
-            errno.EPERM,
-            errno.EOPNOTSUPP,
-            errno.EMLINK,
-            errno.ENOSYS,
-        ):
-            raise
-        if os.path.lexists(path):
-            raise OverlayError(
-                f"{quote(path)} exists already",
-                status=CANNOT_CREATE,
-                hint="choose another name with -o",
-            ) from None
-    os.rename(partial, path)
-
-
 def check_names(path, status):
     """Refuse to replace a file that has other names: they would go on with the old one.
 
@@ -161,19 +203,13 @@ def check_names(path, status):
         )
 
 
-def over(partial, descriptor, path, old):
-    """Put a finished file in the place of another, with the attributes of that.
-
-    descriptor, old  open descriptors of the new and of the old file
-    """
-    keep_attributes(old, descriptor)
-    os.replace(partial, path)
-
-
-def keep_attributes(old, new):
+def keep_attributes(old, new, *, mode=None, made_of=()):
     """Give a new file the owner, mode, ACL and extended attributes of the one it replaces.
 
     old, new  open descriptors. What the caller may not set is left as it is.
+    mode      another mode than the old file's
+    made_of   permissions.Access of other files that it was made of: nobody may read it who
+              may not read them
     """
     status = os.fstat(old)
     for names in ((status.st_uid, status.st_gid), (-1, status.st_gid)):
@@ -182,14 +218,19 @@ def keep_attributes(old, new):
             break
         except PermissionError:
             continue
-    os.fchmod(new, stat.S_IMODE(status.st_mode))
+    permissions.take_list(old, new)
+    if mode is None:
+        mode = status.st_mode & permissions.most((permissions.Access(old), *made_of), new)
+    os.fchmod(new, stat.S_IMODE(mode))
     try:
         names = os.listxattr(old)
     except OSError:
         return
     for name in names:
-        if name.startswith("user.overlay."):
+        if name.startswith("user.overlay.") or permissions.is_list(name):
             continue  # what we noted about the old content
+        if name.startswith("system.") and made_of:
+            continue  # another kind of list could give it to more
         try:
             os.setxattr(new, name, os.getxattr(old, name))
         except OSError:

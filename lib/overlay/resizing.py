@@ -10,7 +10,6 @@ import os
 from overlay import (
     creation,
     extfs,
-    lock,
     namespace,
     private,
     process,
@@ -59,8 +58,7 @@ def grow(whole, wanted, environ, notice):
             if reserved:
                 creation.reserve(path, descriptor, wanted, environ, notice, "resize")
             ours = undo.note(back, descriptor, superblock, wanted)
-            options = [] if ours else ["-z", back]
-            result = process.run([resize2fs, "-f", *options, descriptor], environ)
+            result = _resize(resize2fs, descriptor, None if ours else back, environ)
             e2fsck = process.need("e2fsck", "e2fsprogs", environ)
             if result.status or process.run([e2fsck, "-fn", descriptor], environ).status:
                 why = "e2fsck finds the result unsound"
@@ -84,6 +82,20 @@ def grow(whole, wanted, environ, notice):
         _forget(back)
         extfs.write_state(descriptor, extfs.STATE_CLEAN)
     whole.superblock = extfs.read_superblock(descriptor)
+
+
+def _resize(resize2fs, descriptor, back, environ):
+    """Let resize2fs make an image as large as its file, and return the Result.
+
+    back  the path of the undo file that it is to write, None for none
+    """
+    if back is None:
+        return process.run([resize2fs, "-f", descriptor], environ)
+    undoing = undo.make(back, descriptor)  # by its name it would follow a link
+    try:
+        return process.run([resize2fs, "-f", "-z", undoing, descriptor], environ)
+    finally:
+        os.close(undoing)
 
 
 def _forget(path):
@@ -254,23 +266,21 @@ def shrink(whole, wanted, config, environ, notice):
     replace.check_names(path, status)
     repair.check(path, whole.descriptor, environ, full=True)
     replace.remove_stale(os.path.dirname(path), session.scratch_directory(config))
-    partial = replace.partial_name(path, os.uname().nodename, os.getpid())
     notice(f"copying {quote(path)}")
     with process.cleaning_up():
         try:
-            with replace.unfinished(partial) as descriptor:
+            with replace.unfinished(path) as new:
+                descriptor = new.descriptor
                 replace.copy(path, whole.descriptor, descriptor, environ, sound=True)
                 words = [resize2fs, "-f", descriptor, f"{wanted >> 10}K"]
                 result = process.run(words, environ)
                 if result.status:
                     raise _too_small(path, descriptor, wanted, result, resize2fs, environ)
                 os.truncate(descriptor, wanted)
-                repair.check(partial, descriptor, environ, full=True)
+                repair.check(new.name, descriptor, environ, full=True)
                 if status.st_blocks * 512 >= status.st_size:
                     creation.reserve(path, descriptor, wanted, environ, notice, "resize")
-                os.fsync(descriptor)
-                lock.release(descriptor)
-                replace.over(partial, descriptor, path, whole.descriptor)
+                new.over(whole.descriptor)
                 return extfs.read_superblock(descriptor)
         except OSError as error:
             raise OverlayError(

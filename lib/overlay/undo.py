@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 
-from overlay import extfs, process
+from overlay import extfs, process, replace
 from overlay.errors import DAMAGED, OverlayError, quote, reason
 
 _PREFIX = ".overlay-undo."
@@ -29,10 +29,14 @@ def name(path, status, superblock):
     """Return the path of the undo file for an image in its present state.
 
     The image's inode, length, identity and mount times are in the name: when it is another
-    image, or was mounted since, the file does not fit, and playing it back would do harm.
+    image, or was mounted since, the file does not fit, and playing it back would do harm. At
+    its end is what nobody could guess and make before us, unless it could then not be found:
+    in a directory that cannot be listed.
     """
-    words = (status.st_ino, status.st_size, *_identity(superblock))
-    return _name(os.path.dirname(path), words)
+    directory = os.path.dirname(path)
+    found = _name(directory, (status.st_ino, status.st_size, *_identity(superblock)))
+    listed = os.access(directory or ".", os.R_OK)
+    return f"{found}-{os.urandom(8).hex()}" if listed else found
 
 
 def _name(directory, words):
@@ -42,6 +46,18 @@ def _name(directory, words):
 def _identity(superblock):
     """Return, as words, what tells an image and its last mount from every other."""
     return superblock.uuid.hex(), str(superblock.mount_time), str(superblock.mount_count)
+
+
+def make(back, image):
+    """Make an undo file, empty, for those who may read the image; return its descriptor.
+
+    back   its path, see name()
+    image  open descriptor
+    Raises OSError.
+    """
+    descriptor = replace.new_file(back)
+    replace.keep_attributes(image, descriptor)
+    return descriptor
 
 
 def note(back, descriptor, superblock, size):
@@ -59,7 +75,7 @@ def note(back, descriptor, superblock, size):
         return False
     block = superblock.block_size
     try:
-        with open(back, "xb") as file:
+        with open(make(back, descriptor), "wb") as file:
             file.write(_OURS)
             pieces = (
                 (first * block, os.pread(descriptor, count * block, first * block))
@@ -148,16 +164,18 @@ def recover(path, descriptor, environ):
     done = False
     for entry in found:
         undo = os.path.join(directory, entry)
-        numbers = entry[len(_PREFIX) :].split(".")
-        if not _is_ours(undo, status):
+        numbers = entry[len(_PREFIX) :].partition("-")[0].split(".")
+        file = _open_ours(undo, status)
+        if file is None:
             continue
-        superblock = extfs.read_superblock(descriptor)
-        fits = tuple(numbers[2:]) == _identity(superblock)
-        if fits and not superblock.is_clean and numbers[1].isdecimal():
-            _play_back(undo, descriptor, path, environ)
-            os.truncate(descriptor, int(numbers[1]))
-            extfs.write_state(descriptor, 0)
-            done = True
+        with file:
+            superblock = extfs.read_superblock(descriptor)
+            fits = tuple(numbers[2:]) == _identity(superblock)
+            if fits and not superblock.is_clean and numbers[1].isdecimal():
+                _play_back(undo, file, descriptor, path, environ)
+                os.truncate(descriptor, int(numbers[1]))
+                extfs.write_state(descriptor, 0)
+                done = True
         try:
             os.unlink(undo)
         except OSError:
@@ -165,50 +183,58 @@ def recover(path, descriptor, environ):
     return done
 
 
-def _is_ours(undo, status):
-    """Return whether a file was made by the owner of an image, or by us: others could harm it."""
+def _open_ours(undo, status):
+    """Return an undo file, open for reading, None when it is not to be trusted.
+
+    status  of the image
+    It was made by the owner of the image, or by us, and nobody may write it who may not
+    write the image: others could harm that.
+    """
     try:
-        found = os.lstat(undo)
+        descriptor = os.open(undo, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_uid in (status.st_uid, os.getuid())
+        return None
+    found = os.fstat(descriptor)
+    writers = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid == status.st_gid else 0)
+    by_others = found.st_mode & (stat.S_IWOTH | stat.S_IWGRP) & ~(status.st_mode & writers)
+    mine = found.st_uid in (status.st_uid, os.getuid())
+    if stat.S_ISREG(found.st_mode) and mine and not by_others:
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    return None
 
 
-def _play_back(undo, descriptor, path, environ):
+def _play_back(undo, file, descriptor, path, environ):
     """Put back into an image what an undo file holds.
 
+    undo, file  its path, for messages, and itself
     One without the end of ours, or without the header of resize2fs's, holds nothing that
     counts: ours is whole before anything is overwritten, and resize2fs had then written
     nothing but groups that its superblock, written last, does not count yet.
     Raises OverlayError (DAMAGED).
     """
-    with open(undo, "rb") as file:
-        start = file.read(len(_OURS))
-        if start == _OURS:
-            try:
-                if None in _records(file):
-                    for offset, data in filter(None, _records(file)):
-                        if os.pwrite(descriptor, data, offset) < len(data):
-                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    os.fsync(descriptor)
-            except extfs.FormatError as error:
-                hint = f"{quote(undo)} is damaged, too: restore the overlay from a copy"
-                raise _cannot_undo(path, error, hint) from None
-            except OSError as error:
-                hint = f"make room, then again: check-overlay {quote(path)}"
-                raise _cannot_undo(path, reason(error), hint) from None
-            return
-    if start.startswith(_E2UNDO):
-        _play_back_theirs(undo, descriptor, path, environ)
-
-
-def _play_back_theirs(undo, descriptor, path, environ):
-    program = process.need("e2undo", "e2fsprogs", environ)
-    # -f: a killed resize2fs had no time to finish the file.
-    result = process.run([program, "-f", undo, descriptor], environ)
-    if result.status:
-        words = (result.errors or result.output).strip().splitlines() or ["it failed"]
-        raise _cannot_undo(path, words[-1], f"by hand: e2undo -f {quote(undo)} {quote(path)}")
+    start = file.read(len(_OURS))
+    if start == _OURS:
+        try:
+            if None in _records(file):
+                for offset, data in filter(None, _records(file)):
+                    if os.pwrite(descriptor, data, offset) < len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+        except extfs.FormatError as error:
+            hint = f"{quote(undo)} is damaged, too: restore the overlay from a copy"
+            raise _cannot_undo(path, error, hint) from None
+        except OSError as error:
+            hint = f"make room, then again: check-overlay {quote(path)}"
+            raise _cannot_undo(path, reason(error), hint) from None
+    elif start.startswith(_E2UNDO):
+        program = process.need("e2undo", "e2fsprogs", environ)
+        # -f: a killed resize2fs had no time to finish the file.
+        result = process.run([program, "-f", file.fileno(), descriptor], environ)
+        if result.status:
+            words = (result.errors or result.output).strip().splitlines() or ["it failed"]
+            hint = f"by hand: e2undo -f {quote(undo)} {quote(path)}"
+            raise _cannot_undo(path, words[-1], hint)
 
 
 def _cannot_undo(path, why, hint):

@@ -131,10 +131,10 @@ def repair_copy(whole, scratch, environ):
     repair.recover(path, whole.descriptor, environ)
     replace.remove_stale(os.path.dirname(path), scratch)
     before = _lost_and_found(whole.descriptor)
-    partial = replace.partial_name(path, os.uname().nodename, os.getpid())
     with process.cleaning_up():
         try:
-            with replace.unfinished(partial) as descriptor:
+            with replace.unfinished(path) as new:
+                descriptor = new.descriptor
                 replace.copy(path, whole.descriptor, descriptor, environ)
                 status = os.fstat(whole.descriptor)
                 if status.st_blocks * 512 >= status.st_size:
@@ -150,10 +150,8 @@ def repair_copy(whole, scratch, environ):
                         hint="restore it from a copy, or save what can be read:"
                         f" /sbin/debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
                     )
-                os.fsync(descriptor)
                 found = _lost_and_found(descriptor) - before
-                lock.release(descriptor)
-                replace.over(partial, descriptor, path, whole.descriptor)
+                new.over(whole.descriptor)
         except OSError as error:
             raise OverlayError(
                 f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",

@@ -20,7 +20,8 @@ def main(options, request, config, output):
     layer = None
     if layered:
         request.title = request.overlays[0][0]
-        request.overlays = [(path, "ro") for path, _mode in request.overlays]
+        originals = [path for path, _mode in request.overlays]
+        request.overlays = [(path, "ro") for path in originals]
         layer = jobs.plan_layer(
             config,
             environ,
@@ -28,6 +29,7 @@ def main(options, request, config, output):
             size_text=options.size,
             files_text=options.files,
             keep=keep,
+            overlays=originals,
         )
     if options.dry_run:
         output.result(_dry_run(request, config, layer, options.stage, scratch))

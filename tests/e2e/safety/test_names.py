@@ -11,7 +11,8 @@ import stat
 import subprocess
 
 import pytest
-from support import PATH
+from e2e.safety.trees import CLEAN, state
+from support import PATH, tool
 
 HOST = os.uname().nodename
 SECRET = "what is in a private key\n"
@@ -60,6 +61,150 @@ def secret(tmp_path):
 def mode(path):
     """Return the permissions of a file."""
     return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+# ------------------------------------------------------------------------ permissions --
+
+
+@pytest.mark.parametrize(
+    ("permissions", "options", "expected"),
+    [
+        ([0o644], [], 0o644),
+        ([0o600], [], 0o600),
+        ([0o640], [], 0o640),
+        ([0o604], [], 0o604),
+        ([0o644, 0o600], [], 0o600),
+        ([0o640, 0o644], [], 0o640),
+        ([0o600], ["--open"], 0o644),
+    ],
+    ids=str,
+)
+def test_pack(ok, make, modes, scratch, permissions, options, expected):
+    """A pack is readable by those who may read all that is in it; --open is asked for all."""
+    names = [f"{number}.ext3" for number in range(len(permissions))]
+    for name, one in zip(names, permissions):
+        make(name).chmod(one)
+    variables, seen = modes("mksquashfs")
+    line = ["pack-overlay", *names, "-o", "packed.sqsh", *options]
+    ok(*line, variables=variables)
+    assert seen() == {"600"}
+    assert mode(scratch / "packed.sqsh") == expected
+    (scratch / "packed.sqsh").chmod(0o644)
+    ok(*line, "--force")
+    assert mode(scratch / "packed.sqsh") == expected
+
+
+def entries(*rows):
+    """Return a list of access as the kernel keeps it: acl(5), posix_acl_xattr.h."""
+    words = [tag.to_bytes(2, "little") + bits.to_bytes(2, "little") for tag, bits, _id in rows]
+    numbers = [(number & 0xFFFFFFFF).to_bytes(4, "little") for _tag, _bits, number in rows]
+    return b"\2\0\0\0" + b"".join(word + number for word, number in zip(words, numbers))
+
+
+def named_group(group, mask, number, other=0):
+    """Return a list of access with the permissions of the group, and of another one."""
+    rows = [
+        (0x01, 6, -1),
+        (0x04, group, -1),
+        (0x08, 6, number),
+        (0x10, mask, -1),
+        (0x20, other, -1),
+    ]
+    return entries(*rows)
+
+
+def test_lists_of_access(ok, make, scratch):
+    """Lists of access count: a mask is no permission of the group, and a directory's list stays."""
+    shared = named_group(6, 6, 54321)
+    path = make()
+    os.setxattr(path, "system.posix_acl_access", shared)
+    path.chmod(0o660)
+    ok("pack-overlay", "a.ext3", "-o", "elsewhere.sqsh")
+    assert mode(scratch / "elsewhere.sqsh") == 0o640  # of the 644 that the umask gives
+    os.setxattr(path, "system.posix_acl_access", named_group(0, 6, 54321))
+    ok("pack-overlay", "a.ext3", "-o", "denied.sqsh")
+    assert mode(scratch / "denied.sqsh") == 0o600
+    os.setxattr(path, "system.posix_acl_access", shared)
+    # What replaces a file keeps its list, whatever its directory would give.
+    ok("resize-overlay", "-q", "a.ext3", "-n", "5")
+    assert os.getxattr(path, "system.posix_acl_access") == shared
+    assert mode(path) == 0o660
+    project = scratch / "project"
+    project.mkdir()
+    os.setxattr(project, "system.posix_acl_default", shared)
+    ok("create-overlay", "-q", "--sparse", "-s", 16, "-n", 1, "-o", "project/a")
+    assert mode(project / "a.ext3") == 0o660
+    ok("pack-overlay", "project/a.ext3")
+    assert mode(project / "a.sqsh") == 0o660
+    make("b.ext3").chmod(0o640)  # whose group is not the other one
+    ok("pack-overlay", "b.ext3", "-o", "project/b")
+    assert mode(project / "b.sqsh") == 0o600
+
+
+@pytest.mark.parametrize(
+    ("line", "program"),
+    [
+        (["check-overlay", "--repair", "a.ext3"], "e2fsck"),
+        (["resize-overlay", "-q", "a.ext3", "-s", "40"], "resize2fs"),
+        (["resize-overlay", "-q", "a.ext3", "-n", "8"], "mke2fs"),
+        (["create-overlay", "-q", "-s", "16", "-n", "1", "-o", "a", "--force"], "mke2fs"),
+        (["create-overlay", "-q", "-s", "16", "-n", "1", "-o", "b", "--from", "x.tar"], "mke2fs"),
+    ],
+    ids=str,
+)
+def test_unfinished(ok, make, modes, scratch, line, program):
+    """What is not finished is nobody else's: a descriptor outlives every change of the mode."""
+    (scratch / "x").write_text(SECRET)
+    subprocess.run(["tar", "-cf", "x.tar", "x"], cwd=scratch, check=True)
+    make().chmod(0o600)
+    variables, seen = modes(program)
+    ok(*line, variables={**variables, "OVERLAY_CREATE_PERMISSIONS": "0600"})
+    assert seen() == {"600"}
+    assert {mode(path) for path in scratch.glob("*.ext3")} == {0o600}
+
+
+def test_a_pack_as_a_source(ok, make, scratch):
+    """An overlay that is made of a private squashfs file is private."""
+    make().chmod(0o600)
+    ok("pack-overlay", "a.ext3")
+    ok("create-overlay", "-q", "--from", "a.sqsh", "-o", "b")
+    assert mode(scratch / "b.ext3") == 0o600
+
+
+@pytest.mark.parametrize(("below", "expected"), [(0o600, 0o600), (0o644, 0o644)], ids=oct)
+@pytest.mark.parametrize("apart", [False, True], ids=["linked", "copied"])
+def test_kept_layer(ok, make, scratch, small, below, expected, apart):
+    """What a task has written over a private overlay is private where it is kept."""
+    make().chmod(below)
+    keep = small if apart else scratch / "kept"
+    keep.mkdir(exist_ok=True)
+    variables = {"TMPDIR": str(scratch), "OVERLAY_SCRATCH_LOCAL": str(scratch)}
+    words = ["-o", "a.ext3", "--per-task", "-s", 16, "-n", 1, "--keep", keep, "--", "true"]
+    ok("run-overlay", *words, variables=variables)
+    assert [mode(path) for path in keep.iterdir()] == [expected]
+
+
+@pytest.mark.parametrize("reserved", [True, False], ids=["ours", "of resize2fs"])
+@pytest.mark.parametrize("permissions", [0o600, 0o640], ids=oct)
+def test_undo_file(ok, scratch, modes, reserved, permissions):
+    """The way back holds content: who may not read the overlay may not read it."""
+    if reserved:
+        ok("create-overlay", "-q", "--sparse", "-s", 64, "-n", 4, "-o", "a")
+    else:
+        without_reserve(ok, scratch / "a.ext3")
+    (scratch / "a.ext3").chmod(permissions)
+    variables, seen = modes("e2fsck", ".overlay-undo.*")
+    ok("resize-overlay", "-q", "a.ext3", "-s", 400, variables=variables)
+    assert seen() == {f"{permissions:o}"}
+    assert state(scratch / "a.ext3") == CLEAN
+    assert os.listdir(scratch) == ["a.ext3"]
+
+
+def without_reserve(ok, path):
+    """Make an overlay that has no descriptors reserved for its growth."""
+    ok("create-overlay", "-q", "--sparse", "-s", 64, "-n", 4, "-o", path)
+    for words in (["tune2fs", "-O", "^resize_inode"], ["e2fsck", "-fy"]):
+        assert tool(*words, path).returncode in (0, 1)
 
 
 # ------------------------------------------------------------------ names of new files --
