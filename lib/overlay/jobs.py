@@ -312,12 +312,15 @@ def _link_or_copy(layer, descriptor, path):
     """
     mode = os.fstat(descriptor).st_mode
     os.fchmod(descriptor, mode & permissions.most(layer.made_of, descriptor))
+    directory = os.open(layer.keep, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.link(layer.path, path)
+        replace.link(descriptor, os.path.basename(path), directory)
     except OSError as error:
         if error.errno not in (errno.EXDEV, *replace.NO_LINKS):
             raise
         _copy_into_place(layer, descriptor, path, mode)
+    finally:
+        os.close(directory)
 
 
 def _copy_into_place(layer, source, path, mode):

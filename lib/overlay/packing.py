@@ -71,7 +71,7 @@ def pack(packing, scratch, environ, output):
                 words = [
                     tool,
                     tree,
-                    new.name,
+                    new.descriptor,
                     "-noappend",
                     "-exit-on-error",
                     "-comp",
@@ -84,7 +84,7 @@ def pack(packing, scratch, environ, output):
                 _run(namespace.wrap(words, environ, **mounts), path, environ)
                 if packing.verify:
                     output.notice("comparing it with the original")
-                    _compare(packing, mounts, tree, new.name, staging, environ)
+                    _compare(packing, mounts, tree, new.descriptor, staging, environ)
                 return _into_place(packing, new)
         except OSError as error:
             raise OverlayError(

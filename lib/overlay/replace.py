@@ -1,8 +1,12 @@
 """New files in the place of old ones, so that at every moment the old or the new is whole.
 
-What we write is called .overlay-partial.HOST.PID beside its place, locked and for nobody
-else, until it is checked; then it takes its name in one step. A killed run leaves at most that, and the next
-run of a command that writes in the same directory removes it.
+What we write is called .overlay-partial.HOST.PID-RANDOM beside its place, locked and for
+nobody else, until it is checked; then it takes its name in one step. A killed run leaves at
+most that, and the next run of a command that writes in the same directory removes it.
+
+Others may be allowed to write in that directory, and so to exchange names under our feet.
+So the directory is opened once, the file is known by its descriptor, and nothing counts as
+done before its new name is seen to lead to that.
 """
 
 import contextlib
@@ -17,10 +21,12 @@ from overlay.errors import CANNOT_CREATE, OverlayError, quote
 _PARTIAL = ".overlay-partial."
 _DAY = 86400  # seconds
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_RENAME_EXCHANGE = 2  # of renameat2(2)
 
 
 def partial_name(path, host, pid):
-    """Return the name of an unfinished file that is going to be path."""
+    """Return the name of an unfinished file that is going to be path, without its last part."""
     return os.path.join(os.path.dirname(path), f"{_PARTIAL}{host}.{pid}")
 
 
@@ -63,19 +69,28 @@ class Unfinished:
     """
 
     def __init__(self, path):
+        parent, self._base = os.path.split(path)
         self.path = path
-        self.name = partial_name(path, os.uname().nodename, os.getpid())
-        self.descriptor = new_file(self.name)
+        self._name = f"{partial_name('', os.uname().nodename, os.getpid())}-{os.urandom(8).hex()}"
+        self.name = os.path.join(parent, self._name)
+        self._directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self.descriptor = new_file(self._name, self._directory)
+        except BaseException:
+            os.close(self._directory)
+            raise
 
     def close(self):
         """Close it; it is removed unless it has got another name."""
+        if self._is_at(self._name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._directory)
         os.close(self.descriptor)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.name)
+        os.close(self._directory)
 
     def mode(self):
         """Return the mode that an ordinary new file gets beside it."""
-        return permissions.of_new_file(os.path.dirname(self.path))
+        return permissions.of_new_file(f"/proc/self/fd/{self._directory}")
 
     def into_place(self, *, mode=None, made_of=()):
         """Sync the finished file and give it its name, never that of another file.
@@ -90,19 +105,21 @@ class Unfinished:
         os.fchmod(self.descriptor, mode & permissions.most(made_of, self.descriptor))
         self._settle()
         try:
-            os.link(self.name, self.path)
+            link(self.descriptor, self._base, self._directory)
             return
         except OSError as error:
-            # Some file systems have no hard links: look, then rename.
+            if error.errno == errno.ENOENT:
+                raise self._exchanged() from None
             if error.errno not in (errno.EEXIST, *NO_LINKS):
                 raise
-            if os.path.lexists(self.path):
-                raise OverlayError(
-                    f"{quote(self.path)} exists already",
-                    status=CANNOT_CREATE,
-                    hint="choose another name with -o",
-                ) from None
-        os.rename(self.name, self.path)
+        # Some file systems have no hard links: look, then rename.
+        if _exists(self._base, self._directory):
+            raise OverlayError(
+                f"{quote(self.path)} exists already",
+                status=CANNOT_CREATE,
+                hint="choose another name with -o",
+            )
+        self._rename()
 
     def over(self, old, *, mode=None, made_of=()):
         """Sync the finished file and put it in the place of another, with its attributes.
@@ -115,11 +132,66 @@ class Unfinished:
         """
         keep_attributes(old, self.descriptor, mode=mode, made_of=made_of)
         self._settle()
-        os.replace(self.name, self.path)
+        if not (self._is_at(self._name) and self._is_at(self._base, old)):
+            raise self._exchanged()
+        try:
+            self._exchange()
+        except (ImportError, AttributeError):  # no ctypes, or an old libc
+            self._rename()
+            return
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise self._exchanged() from None
+            if error.errno not in _NO_EXCHANGE:
+                raise
+            self._rename()
+            return
+        if not (self._is_at(self._base) and self._is_at(self._name, old)):
+            with contextlib.suppress(FileNotFoundError):  # one of them is gone
+                self._exchange()
+            raise self._exchanged()
+        os.unlink(self._name, dir_fd=self._directory)
+
+    def _is_at(self, name, descriptor=None):
+        """Return whether a name beside it is its own, or that of another open file."""
+        return _leads_to(name, self._directory, descriptor or self.descriptor)
 
     def _settle(self):
         os.fsync(self.descriptor)
         lock.release(self.descriptor)
+
+    def _rename(self):
+        """Give it its name where the file system knows no better way.
+
+        What is left: a name that is exchanged between the look and the call. It is said, but
+        what had that name before is gone.
+        """
+        if not self._is_at(self._name):
+            raise self._exchanged()
+        os.rename(self._name, self._base, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        if not self._is_at(self._base):
+            raise self._exchanged()
+
+    def _exchange(self):
+        """Exchange its name and the one that it is to get: nothing is lost, and it can be undone.
+
+        Raises OSError; ImportError or AttributeError where the call cannot be made.
+        """
+        import ctypes  # for this alone
+
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        names = [os.fsencode(name) for name in (self._name, self._base)]
+        if renameat2(self._directory, names[0], self._directory, names[1], _RENAME_EXCHANGE):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def _exchanged(self):
+        directory = quote(os.path.dirname(self.path))
+        return OverlayError(
+            f"cannot write {quote(self.path)}: somebody has changed names in {directory} meanwhile",
+            status=CANNOT_CREATE,
+            hint=f"see who may write there: ls -ld {directory}; do it in a directory of your own",
+        )
 
 
 def new_file(name, directory=None):
@@ -130,6 +202,32 @@ def new_file(name, directory=None):
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, 0o600, dir_fd=directory)
+
+
+def link(descriptor, name, directory):
+    """Give an open file another name in an open directory, whatever its first one leads to now.
+
+    Raises OSError: FileExistsError for a link too, one of NO_LINKS where there are no hard
+    links, FileNotFoundError when it has no name any more.
+    """
+    os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory)
+
+
+def _exists(name, directory):
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def _leads_to(name, directory, descriptor):
+    """Return whether a name in an open directory is that of an open file."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
 
 
 @contextlib.contextmanager
@@ -244,31 +342,47 @@ def remove_stale(directory, scratch):
     host or it is older than a day: locks alone may not reach from node to node.
     """
     here = os.uname().nodename
-    for name in _names(directory, _PARTIAL):
-        path = os.path.join(directory, name)
-        host, _dot, pid = name[len(_PARTIAL) :].rpartition(".")
+    try:
+        place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        place = None
+    if place is not None:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            continue
-        try:
-            age = time.time() - os.fstat(descriptor).st_mtime
-            if (host == here and not _alive(pid)) or age > _DAY:
-                lock.take(descriptor, write=True)
-                os.unlink(path)
-        except (OSError, lock.Busy):
-            continue
+            for name in filter(is_partial, os.listdir(place)):
+                with contextlib.suppress(OSError, lock.Busy):
+                    _remove_if_stale(name, place, here)
         finally:
-            os.close(descriptor)
+            os.close(place)
     if scratch is not None:
         private.remove_stale(scratch, here)
 
 
-def _names(directory, prefix):
+def _remove_if_stale(name, directory, here):
+    """Remove an unfinished file of ours that nobody writes any more. Raises OSError, Busy.
+
+    Others may have made what has such a name: a FIFO is not waited for, a link not followed,
+    a device not opened.
+    """
+    host, _dot, rest = name[len(_PARTIAL) :].rpartition(".")
+    pid = rest.partition("-")[0]
+    if not _is_our_file(os.stat(name, dir_fd=directory, follow_symlinks=False)):
+        return
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=directory)
     try:
-        return [name for name in os.listdir(directory) if name.startswith(prefix)]
-    except OSError:
-        return []
+        status = os.fstat(descriptor)
+        age = time.time() - status.st_mtime
+        if not _is_our_file(status) or not ((host == here and not _alive(pid)) or age > _DAY):
+            return
+        lock.take(descriptor, write=True)
+        if _leads_to(name, directory, descriptor):
+            os.unlink(name, dir_fd=directory)
+    finally:
+        os.close(descriptor)
+
+
+def _is_our_file(status):
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _alive(pid):

@@ -3,6 +3,10 @@
 Locks are what keeps two writers from corrupting an overlay, and some shared file systems
 lack them, or say yes to everybody. So nobody is asked: one process locks, the other looks.
 Every step has a time limit, because a dead server of locks never answers.
+
+Others may be allowed to write in the directory, and to exchange names there. So nobody can
+guess the name of the file, which is made by that and then opened as what a process has open
+(/proc/PID/fd, see proc(5)).
 """
 
 import errno
@@ -10,12 +14,14 @@ import fcntl
 import os
 import select
 import signal
+import stat
 import time
 
 from overlay import lock, mounts, record
 from overlay.errors import reason
 
 SIZE = 1 << 20  # bytes of the file
+_REMOVE = "remove "  # the order; the identity of the file follows
 _PATIENCE = 10  # seconds that one step may take
 _KILLED = 5  # seconds after which the lock of a killed process must be free
 
@@ -45,29 +51,35 @@ class Findings:
 def of(directory, fallocate=None):
     """Return the Findings of a directory. It leaves nothing behind.
 
-    fallocate  called with the path of a file of SIZE bytes, all of it a hole; returns None
+    fallocate  called with a path of a file of SIZE bytes, all of it a hole; returns None
                when its blocks have been reserved, else why not
     """
     found = Findings(directory)
-    path = os.path.join(directory, f".overlay-doctor.{os.uname().nodename}.{os.getpid()}")
+    name = f".overlay-doctor.{os.uname().nodename}.{os.getpid()}-{os.urandom(8).hex()}"
+    path = os.path.join(directory, name)
     first = second = None
+    identity = ""
     try:
-        first = _Process(path, os.O_CREAT | os.O_EXCL)
-        found.written = _said(first, "open", "write")
+        first = _Process(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+        found.written = _said(first, "open")
+        if found.written:
+            return found
+        identity = first.ask("identity")
+        found.written = _said(first, "write")
         if found.written:
             return found
         found.mount, found.free, found.room = _where(directory)
-        second = _Process(path)
+        second = _Process(first.file())
         found.locks = _tried(_locks, first, second)
         found.flock = None if found.locks else _tried(_flock, first, second)
         if not first.alive:  # killed, to see what becomes of its lock
-            first = _Process(path)
+            first = _Process(second.file())
         found.attributes = _said(first, "attribute")
-        found.allocation = fallocate(path) if fallocate else None
+        found.allocation = fallocate(first.file()) if fallocate else None
     except TimeoutError:
         found.written = found.written or f"it gives no answer in {_PATIENCE} seconds"
     finally:
-        _remove(path, first)
+        _remove(path, identity)
         for process in (first, second):
             if process:
                 process.end()
@@ -85,16 +97,18 @@ def _where(directory):
         os.close(descriptor)
 
 
-def _remove(path, process):
-    """Remove the file, by another process: this one must not hang on a dead server."""
-    other = process if process and process.alive else _Process(path)
+def _remove(path, identity):
+    """Remove the file, by another process: this one must not hang on a dead server.
+
+    identity  of the file, see _identity(); "" when it is not known
+    """
+    other = _Process(path)
     try:
-        other.ask("remove")
+        other.ask(_REMOVE + identity)
     except TimeoutError:
         pass
     finally:
-        if other is not process:
-            other.end()
+        other.end()
 
 
 def _said(process, *words):
@@ -160,7 +174,7 @@ def _locks(first, second):
 def _flock(_first, second):
     """See that flock(2) keeps a second process away."""
     _must(second, "flock", "done", "{answer}")
-    third = _Process(second.path)
+    third = _Process(second.file())
     try:
         _must(third, "flock", "busy", "two processes can hold the same lock for writing")
     finally:
@@ -174,7 +188,6 @@ class _Process:
     """
 
     def __init__(self, path, flags=0):
-        self.path = path
         self.alive = True
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
@@ -185,6 +198,13 @@ class _Process:
             _serve(path, flags, orders, answers)
         os.close(orders)
         os.close(answers)
+
+    def file(self):
+        """Return a path of what it has open, whatever the name of that leads to by now.
+
+        Raises TimeoutError.
+        """
+        return f"/proc/{self._pid}/fd/{self.ask('number')}"
 
     def ask(self, order):
         """Have it do something; return its answer, "done" when that is all.
@@ -221,9 +241,13 @@ def _serve(path, flags, orders, answers):
             for line in lines:
                 order = line.rstrip("\n")
                 try:
-                    if descriptor < 0:
+                    answer = "done"
+                    if order.startswith(_REMOVE):
+                        answer = _remove_file(path, order[len(_REMOVE) :])
+                    elif descriptor < 0:
                         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-                    answer = "done" if order == "open" else _DO[order](descriptor, path)
+                    if order in _DO:
+                        answer = _DO[order](descriptor)
                 except lock.Busy:
                     answer = "busy"
                 except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -233,7 +257,7 @@ def _serve(path, flags, orders, answers):
         os._exit(0)
 
 
-def _write(descriptor, _path):
+def _write(descriptor):
     os.pwrite(descriptor, b"x" * 4096, 0)
     os.fsync(descriptor)
     os.ftruncate(descriptor, 0)
@@ -245,13 +269,13 @@ def _has(taken):
     return "done" if taken else "the file system does not know such a lock"
 
 
-def _plain(descriptor, _path):
+def _plain(descriptor):
     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
     fcntl.lockf(descriptor, fcntl.LOCK_UN, 1)
     return "done"
 
 
-def _take_flock(descriptor, _path):
+def _take_flock(descriptor):
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -261,12 +285,12 @@ def _take_flock(descriptor, _path):
     return "done"
 
 
-def _release(descriptor, _path):
+def _release(descriptor):
     lock.release(descriptor)
     return "done"
 
 
-def _attribute(descriptor, _path):
+def _attribute(descriptor):
     if record.write(descriptor, {"user": "doctor"}) and record.read(descriptor):
         return "done"
     try:
@@ -276,20 +300,30 @@ def _attribute(descriptor, _path):
     return "what was written is not kept"
 
 
-def _remove_file(_descriptor, path):
+def _identity(status):
+    """Return what tells a file from others, as a word."""
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _remove_file(path, identity):
+    status = os.lstat(path)
+    ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    if not ours or identity not in ("", _identity(status)):
+        return "another file has its name"
     os.unlink(path)
     return "done"
 
 
 _DO = {
     "write": _write,
-    "ours for writing": lambda descriptor, _path: _has(lock.take(descriptor, write=True)),
-    "ours for reading": lambda descriptor, _path: _has(lock.take(descriptor, write=False)),
-    "the engine's": lambda descriptor, _path: _has(lock.take_engine(descriptor)),
-    "who holds it": lambda descriptor, _path: lock.holder(descriptor, write=True) or "nobody",
+    "ours for writing": lambda descriptor: _has(lock.take(descriptor, write=True)),
+    "ours for reading": lambda descriptor: _has(lock.take(descriptor, write=False)),
+    "the engine's": lambda descriptor: _has(lock.take_engine(descriptor)),
+    "who holds it": lambda descriptor: lock.holder(descriptor, write=True) or "nobody",
     "a plain lock": _plain,
     "release": _release,
     "flock": _take_flock,
     "attribute": _attribute,
-    "remove": _remove_file,
+    "number": lambda descriptor: str(descriptor),
+    "identity": lambda descriptor: _identity(os.fstat(descriptor)),
 }

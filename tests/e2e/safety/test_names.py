@@ -9,9 +9,10 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 
 import pytest
-from e2e.safety.trees import CLEAN, state
+from e2e.safety.trees import CLEAN, debugfs, state
 from support import PATH, tool
 
 HOST = os.uname().nodename
@@ -250,3 +251,167 @@ def test_dangling_link_in_the_place_of_a_layer(ok, make, scratch, tmp_path):
     ok("run-overlay", *words, variables=variables)
     assert not os.path.lexists(tmp_path / "elsewhere")
     assert sorted(os.listdir(scratch / "kept")) == ["job7-2.ext3", "job7.ext3"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["create-overlay", "-q", "--sparse", "-s", "16", "-n", "1", "-o", "b"],
+        ["pack-overlay", "a.ext3"],
+        ["resize-overlay", "-q", "a.ext3", "-n", "8"],
+        ["resize-overlay", "-q", "a.ext3", "-s", "40"],
+        ["check-overlay", "--repair", "a.ext3"],
+        ["overlay-admin", "doctor", "--json", "."],
+    ],
+    ids=lambda line: " ".join(line[:1]),
+)
+def test_planted_names(words, environ, make, scratch, secret, kind, line):
+    """Names that could be guessed, made by somebody before, are in nobody's way."""
+    make()
+    plant = {
+        "directory": "mkdir",
+        "link": f"ln -s '{secret}'",
+        "fifo": "mkfifo",
+    }[kind]
+    script = f'for one in partial doctor; do {plant} ".overlay-$one.{HOST}.$$"; done; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *words(line[0]), *line[1:]],
+        cwd=scratch,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if line[0] == "overlay-admin":
+        assert '"state": "problem", "found": "File exists"' not in done.stdout
+        assert "File exists" not in done.stdout, done.stdout
+    else:
+        assert done.returncode == 0, done
+    assert secret.read_text() == SECRET
+    left = [name for name in os.listdir(scratch) if name.startswith(".overlay-")]
+    assert len(left) == 2
+
+
+# ----------------------------------------------------------- names that are exchanged --
+
+SWAP = 'for one in {pattern}; do mv "$one" taken; {make} "$one"; done'
+
+
+def test_pack_writes_what_it_has_made(run, make, before, scratch, secret):
+    """Where the unfinished file was exchanged for a link, the link is not followed."""
+    make()
+    variables = before(
+        "mksquashfs", SWAP.format(pattern=".overlay-partial.*", make=f"ln -s '{secret}'")
+    )
+    result = run("pack-overlay", "a.ext3", variables=variables)
+    assert secret.read_text() == SECRET
+    assert result.status == 0, result
+    assert not (scratch / "a.sqsh").is_symlink()
+    assert (scratch / "a.sqsh").read_bytes()[:4] == b"hsqs"
+
+
+@pytest.mark.parametrize(
+    ("line", "program"),
+    [
+        (["resize-overlay", "-q", "a.ext3", "-n", "8"], "mke2fs"),
+        (["resize-overlay", "-q", "a.ext3", "-s", "40"], "resize2fs"),
+        (["create-overlay", "-q", "-s", "16", "-n", "1", "-o", "a", "--force"], "mke2fs"),
+        (["pack-overlay", "a.ext3", "--force", "-o", "b.sqsh"], "mksquashfs"),
+    ],
+    ids=lambda word: " ".join(word) if isinstance(word, list) else word,
+)
+@pytest.mark.parametrize("kind", ["link", "file", "nothing"])
+def test_nothing_else_takes_its_place(ok, run, make, before, scratch, secret, line, program, kind):
+    """What was put in the place of the unfinished file does not replace an overlay."""
+    make()
+    ok("pack-overlay", "a.ext3", "-o", "b.sqsh")
+    names = ["a.ext3", "b.sqsh"]
+    found = [os.lstat(scratch / name).st_ino for name in names]
+    put = {"link": f"ln -s '{secret}'", "file": "cp /dev/null", "nothing": ":"}[kind]
+    variables = before(program, SWAP.format(pattern=".overlay-partial.*", make=put))
+    result = run(*line, variables=variables)
+    assert result.status == 73, result
+    assert "somebody has changed names in" in result.stderr
+    assert secret.read_text() == SECRET
+    assert [os.lstat(scratch / name).st_ino for name in names] == found
+    assert state(scratch / "a.ext3") == CLEAN
+
+
+def test_an_overlay_that_was_exchanged(run, make, before, scratch):
+    """Another file that has got the overlay's name meanwhile is not replaced."""
+    make()
+    other = make("other.ext3").read_bytes()
+    variables = before("resize2fs", "mv a.ext3 taken; mv other.ext3 a.ext3")
+    result = run("resize-overlay", "-q", "a.ext3", "-s", "40", variables=variables)
+    assert result.status == 73, result
+    assert (scratch / "a.ext3").read_bytes() == other
+    assert state(scratch / "taken") == CLEAN
+
+
+EXCHANGE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+decoy, count, start = b"decoy", 0, sys.argv[1].encode()
+print("ready", flush=True)
+while count < int(sys.argv[2]):
+    for name in os.listdir(b"."):
+        if name.startswith(start):
+            count += 1
+            libc.renameat2(-100, decoy, -100, name, 2)
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["resize-overlay", "-q", "a.ext3", "-n", "8"],
+        ["resize-overlay", "-q", "a.ext3", "-s", "40"],
+        ["check-overlay", "--repair", "a.ext3"],
+    ],
+    ids=lambda line: " ".join(line),
+)
+@pytest.mark.parametrize("names", [".overlay-partial.", "a.ext3"])
+def test_exchanged_all_the_time(run, ok, make, scratch, count, rounds, line, names):
+    """While names are exchanged without end, no command ends well and leaves something else."""
+    ended = []
+    for _number in range(rounds(6, 60)):
+        for path in scratch.iterdir():
+            path.unlink()
+        path = make()
+        ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", "mkdir /data; echo x >/data/f")
+        if line[0] == "check-overlay":
+            debugfs(path, "ssv free_blocks_count 77", "ssv state 0")
+        (scratch / "decoy").write_bytes(b"what somebody else would have there")
+        with subprocess.Popen(
+            [sys.executable, "-c", EXCHANGE, names, "20000"], cwd=scratch, stdout=subprocess.PIPE
+        ) as other:
+            other.stdout.readline()
+            result = run(*line)
+            other.kill()
+        ended.append(result.status)
+        assert result.status in (0, 65, 66, 73), result
+        assert "Traceback" not in result.stderr
+        # The overlay is there, old or new, under one of the names that were exchanged.
+        name = next(path for path in (path, scratch / "decoy") if path.stat().st_size > 1000)
+        assert names == "a.ext3" or name == path
+        assert line[0] == "check-overlay" and result.status or state(name) == CLEAN
+        os.link(name, scratch / "whole.ext3")
+        assert ok("run-overlay", "-o", "whole.ext3:ro", "--", "cat", "/data/f") == "x\n"
+    count(f"exchanged all the time, {' '.join(line[:1])}: statuses {sorted(ended)}")
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["extended", "created"])
+def test_doctor(run, before, scratch, tmp_path, secret, there):
+    """The file that the doctor tries is that which it has made."""
+    target = secret if there else tmp_path / "elsewhere"
+    variables = before(
+        "fallocate", SWAP.format(pattern=".overlay-doctor.*", make=f"ln -s '{target}'")
+    )
+    run("overlay-admin", "doctor", "--json", scratch, variables=variables)
+    if there:
+        assert secret.read_text() == SECRET
+    else:
+        assert not os.path.lexists(target)
+    assert (scratch / "taken").exists()
