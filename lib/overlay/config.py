@@ -75,8 +75,10 @@ SETTINGS = (
         "Keys, and whole sections, that stand as the site's files set them: neither options nor"
         " the environment nor the user's own overlay.ini change them. What several files lock adds"
         " up. A rule is as firm as the keys that it reads: quota rather than quota.check, and"
-        " scratch rather than scratch.outside. Policy, not security: who can run the engine by"
-        " hand can do as he likes.",
+        " scratch rather than scratch.outside. In a locked value {user} and {home} are what the"
+        " system says; $VARIABLE stays the caller's. A lock on binds.paths and launch.gpu holds for"
+        " the engine's own options and variables for the same, such as APPTAINER_BIND. Policy, not"
+        " security: who can run the engine by hand can do as he likes.",
         example="create.allocation images.default quota",
     ),
     Setting("site", "message", "text", "", "A line that mount-overlay shows at every start."),
@@ -423,12 +425,30 @@ class Config:
         text, origin = self._texts[name]
         setting = _setting(name)
         try:
-            return convert(setting, text, self.environ)
+            return convert(setting, text, self._known(name, text))
         except ValueError as error:
             raise OverlayError(
                 f"{origin}: [{setting.section}] {name.partition('.')[2]}: {error}",
                 status=CONFIGURATION,
             ) from None
+
+    def _known(self, name, text):
+        """Return the variables that a value may name.
+
+        Of a locked one, who the caller is and where his home is are the system's to say: else
+        USER=.. would set aside a rule for /scratch/{user}.
+        """
+        lock = self.lock(name)
+        if not lock or lock.file is None or not set(text).intersection("{$~"):
+            return self.environ
+        import pwd  # asks a server on many sites
+
+        try:
+            user = pwd.getpwuid(os.getuid())
+        except KeyError:
+            return self.environ
+        own = {"USER": user.pw_name, "LOGNAME": user.pw_name, "HOME": user.pw_dir}
+        return {**self.environ, **own}
 
     def get(self, name):
         """Return the typed value of a setting, None where it is wrong or a variable not set."""

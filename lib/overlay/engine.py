@@ -39,6 +39,15 @@ FOREIGN = tuple(
     f"{row['prefix']}_{word}" for row in ENGINES.values() for word in ("OVERLAY", "OVERLAYIMAGE")
 )
 
+# Settings of both engines that would set aside a locked one of ours, by that.
+SETTING_ASIDE = {
+    setting: tuple(f"{row['prefix']}_{word}" for row in ENGINES.values() for word in words)
+    for setting, words in {
+        "binds.paths": ("BIND", "BINDPATH", "MOUNT"),
+        "launch.gpu": ("NV", "NVCCLI", "ROCM"),
+    }.items()
+}
+
 
 class Engine:
     """A container engine on this machine.

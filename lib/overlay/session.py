@@ -933,8 +933,11 @@ def _cleared(config, environ, notices):
     ]
     if cleared:
         notices.append(("detail", "not passed on from the host: " + " ".join(cleared)))
-    # These would add overlays that nobody named on this command line.
-    return cleared + [name for name in engines.FOREIGN if name in environ]
+    # These would add overlays that nobody named on this command line, or set aside the site's lock.
+    foreign = [*engines.FOREIGN]
+    for setting, names in engines.SETTING_ASIDE.items():
+        foreign += names if config.lock(setting) else ()
+    return cleared + [name for name in foreign if name in environ]
 
 
 def _prompt(engine, path):

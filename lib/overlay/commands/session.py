@@ -4,7 +4,7 @@ import os
 
 from overlay import config as configuration
 from overlay import finish, guard, markers, process, record, session
-from overlay.errors import USAGE, OverlayError
+from overlay.errors import USAGE, OverlayError, quote
 
 
 def main(options, environ, root, output):
@@ -49,12 +49,20 @@ def main(options, environ, root, output):
     return 0
 
 
+# Words for the engine that say what our own options do, by the setting that these would set aside.
+_SAME = {"binds.paths": ("--bind", "-B", "--mount"), "launch.gpu": ("--nv", "--rocm", "--nvccli")}
+
+
 def _hold(options, config):
     """Refuse options that would set aside what the site has locked."""
     config.hold("images.default", "-c", options.container)
     config.hold("binds.paths", "-b", options.binds)
     config.hold("launch.gpu", "--nv", options.nv and "nv")
     config.hold("launch.gpu", "--rocm", options.rocm and "rocm")
+    for word in options.engine_options:
+        for name, words in _SAME.items():
+            if word.partition("=")[0] in words or (name == "binds.paths" and word[:2] == "-B"):
+                config.hold(name, f"--engine-option={quote(word)}", word)
     config.hold("jobs.size", "-s", options.size)
     config.hold("jobs.files", "-n", options.files)
 
