@@ -245,6 +245,11 @@ def find_container(spec, config):
             if known
             else "choose another with -c PATH",
         ) from None
+    if not (stat.S_ISREG(with_content.st_mode) or stat.S_ISDIR(with_content.st_mode)):
+        raise OverlayError(
+            f"the base image {quote(path)}{where} is neither a file nor a directory",
+            status=DAMAGED,
+        )
     if not os.access(path, os.R_OK):
         raise OverlayError(f"you may not read the base image {quote(path)}{where}", status=MISSING)
     if stat.S_ISREG(with_content.st_mode) and with_content.st_size == 0:

@@ -20,7 +20,7 @@ def squashfs_offset(path: str) -> int | None:
 
     A plain squashfs file begins at 0. Raises OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         header = os.pread(descriptor, 128, 0)
         if header[:4] == b"hsqs":

@@ -107,7 +107,7 @@ def _kind(path):
         if os.path.isdir(path):
             os.listdir(path)
             return "directory"
-        with open(path, "rb") as file:
+        with _open(path) as file:
             head = file.read(512)
     except (OSError, ValueError) as error:
         words = reason(error) if isinstance(error, OSError) else "it is no file name"
@@ -120,6 +120,16 @@ def _kind(path):
         f"{quote(path)} is neither a directory, a tar archive nor a squashfs file",
         status=DAMAGED,
     )
+
+
+def _open(path):
+    """Open a regular file for reading; a FIFO would wait for a writer for ever. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = open(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is neither a directory nor a regular file")
+    return file
 
 
 def _is_tar(head):
@@ -489,22 +499,23 @@ def _opened(path, environ):
     """
     import importlib
 
-    with open(path, "rb") as file:
-        name = _compression(file.read(512))
+    file = _open(path)
+    name = _compression(os.pread(file.fileno(), 512, 0))
     if name is None:
-        return open(path, "rb")
+        return file
     if name == "zstd":
-        return _Zstd(path, environ)
-    return importlib.import_module(name).open(path, "rb")
+        return _Zstd(path, file, environ)
+    return importlib.import_module(name).open(file, "rb")
 
 
 class _Zstd:
     """The decompressed bytes of a zstd file, as a context."""
 
-    def __init__(self, path, environ):
-        self._arguments = [process.need("zstd", "zstd", environ), "-dcq", "--", path]
+    def __init__(self, path, file, environ):
+        self._arguments = [process.need("zstd", "zstd", environ), "-dcq"]
         self._environ = environ
         self._path = path
+        self._file = file
 
     def __enter__(self):
         import subprocess
@@ -512,7 +523,7 @@ class _Zstd:
         self._child = subprocess.Popen(
             self._arguments,
             env=self._environ,
-            stdin=subprocess.DEVNULL,
+            stdin=self._file,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -520,6 +531,7 @@ class _Zstd:
 
     def __exit__(self, kind, _error, _traceback):
         self._child.stdout.close()
+        self._file.close()
         if self._child.wait() and kind is None:
             raise OverlayError(f"{quote(self._path)} is damaged: zstd fails", status=DAMAGED)
 

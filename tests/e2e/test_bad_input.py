@@ -362,3 +362,35 @@ def test_directory_that_is_an_overlay(ok, engine, scratch):
     for name in "ab":
         (scratch / name / "README").write_text("mine\n")
         assert ok("run-overlay", "-o", name, "--", "ls", "/made") == "/made\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        (
+            ["create-overlay", "-s", "16", "-n", "1", "-o", "b", "--from", "fifo"],
+            66,
+            "cannot read fifo: it is neither a directory nor a regular file",
+        ),
+        (
+            ["run-overlay", "-o", "a.ext3", "-c", "./fifo", "--", "true"],
+            65,
+            "the base image ./fifo is neither a file nor a directory",
+        ),
+        (
+            ["create-overlay", "-q", "-s", "16", "-n", "1", "-o", "b", "-c", "./fifo", "-f", "f"],
+            65,
+            "the base image ./fifo is neither a file nor a directory",
+        ),
+        (["overlay-admin", "config", "--check", "fifo"], 78, "it is not a regular file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_fifo(run, overlay, scratch, line, status, message):
+    """What would wait for a writer for ever is said to be no file."""
+    overlay()
+    os.mkfifo(scratch / "fifo")
+    (scratch / "f").write_text("true\n")
+    result = run(*line)
+    assert message in result.stderr
+    assert (result.status, result.stdout) == (status, "")
