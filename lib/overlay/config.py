@@ -230,10 +230,12 @@ SETTINGS = (
         "launch",
         "clear",
         "list",
-        "BASH_ENV ENV PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE CONDA_* _CE_* R_LIBS*"
-        " R_HOME PERL5LIB PERL5OPT LD_PRELOAD",
-        "Variables of the host that do not reach the inside, where they would name files that"
-        " are not there or that do not fit. A * stands for anything. All others pass.",
+        "BASH_ENV ENV BASH_FUNC_* PROMPT_COMMAND PS0 PYTHONPATH PYTHONHOME PYTHONSTARTUP"
+        " PYTHONUSERBASE CONDA_* _CE_* MAMBA_* R_LIBS* R_HOME PERL5LIB PERL5OPT LD_PRELOAD",
+        "Variables of the host that do not reach the inside, where they would name files and"
+        " commands that are not there or that do not fit. A * stands for anything; BASH_FUNC_* are"
+        " functions of bash. All others pass, but for those such as SSL_CERT_FILE and JAVA_HOME"
+        " whose file is the host's and not seen inside.",
     ),
     Setting(
         "safety",

@@ -60,7 +60,9 @@ class Image:
         return self.status.st_dev, self.status.st_ino
 
     def holds(self, path):
-        """Return whether an ext3 image has something at an absolute path inside."""
+        """Return whether an ext3 image or a directory has something at an absolute path inside."""
+        if self.kind == "directory":
+            return os.path.lexists(f"{self.path}/upper/{path}")
         if self.superblock is None:
             return False
         try:

@@ -157,6 +157,14 @@ class View:
             self._points.insert(0, (bind[1], bind[1]))
         return kept
 
+    def leads_to(self, way):
+        """Return whether a Way leads inside to where it leads on the host."""
+        for link, _path in way.links:
+            source, target = self._covering(link) or (None, "")
+            if source != target or target == link:
+                return source == target  # what is mounted under the link's name is what it leads to
+        return self.shows(way.real)
+
     def leads_out(self, way):
         """Return whether a Way begins in what is seen of the host, and leads out of it."""
         return bool(way.links) and self.shows(way.links[0][0]) and not self.shows(way.real)

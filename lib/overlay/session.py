@@ -31,6 +31,32 @@ _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 # Variables that name directories which the commands rely on.
 _NAMED = ("HOME", "TMPDIR", "SLURM_TMPDIR")
 
+# Variables of widespread programs that name a file or directory: of the manuals of OpenSSL,
+# curl(1), requests, pip, git-config(1), Node.js, the AWS and Google command lines, the XDG Base
+# Directory Specification, venv, ncurses(3X), locale(7), Xsecurity(7), and of Java, R and Perl
+# installations.
+_FILES = (
+    "AWS_CA_BUNDLE",
+    "CARGO_HOME",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+    "GOROOT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "JAVA_HOME",
+    "LOCPATH",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "RUSTUP_HOME",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TERMINFO",
+    "VIRTUAL_ENV",
+    "XAUTHORITY",
+    "XDG_RUNTIME_DIR",
+)
+
 # What names the standard input in the place of a file of commands.
 _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
@@ -127,6 +153,7 @@ class Facts:
         bound=(),
         locations=(),
         passwd_home=None,
+        files=None,
     ):
         self.images = images  # an Image for each overlay, in order
         self.engine = engine  # an Engine
@@ -151,6 +178,7 @@ class Facts:
         self.ways = ways or {}  # the Ways of PWD and of _NAMED, by the name of the variable
         self.bound = bound  # those of what is bound under its own name
         self.locations = locations  # those of the user's directories for overlays
+        self.files = files or {}  # the Ways of _FILES that no overlay has, by the variable's name
         self.passwd_home = passwd_home  # the home directory that the engine mounts, where it counts
         self.markers = markers  # whether a layer of a read-only session has deletion markers
 
@@ -406,6 +434,7 @@ def _gather(session, config, environ, found):
         bound=_linked(_sources(session, binds)),
         locations=_linked(config.get("scratch.locations") or ()),
         passwd_home=_passwd_home(environ, binds),
+        files=_files(environ, found),
     )
 
 
@@ -425,6 +454,21 @@ def _ways(environ, cwd):
         if path.startswith("/") and os.path.isdir(path)
     }
     return {name: way for name, way in found.items() if way}
+
+
+def _files(environ, found):
+    """Return the Ways of the files of the host that variables name, by the variable's name.
+
+    Those that an overlay has are meant for the inside; so are those that the host has not.
+    """
+    ways = {}
+    for name in _FILES:
+        path = environ.get(name, "")
+        if path.startswith("/") and not any(image.holds(path) for image in found):
+            way = places.follow(path)
+            if way:
+                ways[name] = way
+    return ways
 
 
 def _sources(session, binds):
@@ -588,7 +632,7 @@ def plan(session, config, facts):
     launch = engines.Launch(
         facts.base, layers, binds=binds, flags=flags, command=command, quiet=not session.verbose
     )
-    unset = _cleared(config, facts.environ, notices)
+    unset = _cleared(config, facts, view, notices)
     variables = {}
     if facts.environ.get("PWD", facts.cwd) != facts.cwd:
         # Where it finds a name of the shell's inside, the engine does not mount what is there.
@@ -928,13 +972,14 @@ def _command(session, facts, view, binds, before, after, notices, away):
     return ["bash", "--", path if away else commands.path]
 
 
-def _cleared(config, environ, notices):
+def _cleared(config, facts, view, notices):
     """Return the names of the caller's variables that the session does not get."""
-    patterns = config["launch.clear"]
+    patterns, environ = config["launch.clear"], facts.environ
     cleared = [
         name
         for name in sorted(environ)
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        if (name in facts.files and not view.leads_to(facts.files[name]))
+        or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     ]
     if cleared:
         notices.append(("detail", "not passed on from the host: " + " ".join(cleared)))

@@ -8,7 +8,7 @@ import getpass
 import os
 
 import pytest
-from support import ROOT, execute, shell, tool
+from support import BASE, ROOT, execute, shell, tool
 
 USER = getpass.getuser()
 HOME = f"/home/{USER}"
@@ -265,3 +265,35 @@ def test_directory_that_is_closed(environ, scratch, overlay, line, mode):
     else:
         assert "bug" not in result.stderr
         assert result.status == 0 or program == "overlay-admin", result
+
+
+def test_functions_of_the_host(environ, scratch, overlay):
+    """Functions that bash exports, and what it runs at its prompt, stay outside."""
+    overlay()
+    environ["PATH"] = f"{ROOT}/bin:{environ['PATH']}"
+    (scratch / "j").write_text("type -t module which; env | grep -ac -e BASH_FUNC -e MAMBA\n")
+    line = """module() { echo host; }; which() { echo host; }; export -f module which
+    export PROMPT_COMMAND='echo host' PS0='host ' MAMBA_EXE=/host/mamba
+    run-overlay -o a.ext3:ro -f j; echo 'which sh' | mount-overlay -q -o a.ext3:ro"""
+    result = shell(line, environ, scratch)
+    assert (result.status, result.stdout) == (0, "file\n0\n/usr/bin/sh\n")
+
+
+def test_variables_that_name_files(ok, environ, scratch, overlay):
+    """One whose file is not seen inside is left out; one that is seen, or meant for inside, is not."""
+    overlay()
+    ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", "mkdir /data; touch /data/ca.pem")
+    (scratch / "ca.pem").touch()
+    environ.update(
+        SSL_CERT_DIR="/etc",
+        REQUESTS_CA_BUNDLE=BASE,
+        CURL_CA_BUNDLE=str(scratch / "ca.pem"),
+        PIP_CERT="/data/ca.pem",
+        JAVA_HOME="/no/such",
+        XDG_RUNTIME_DIR="/usr/lib",
+        APPTAINERENV_VIRTUAL_ENV="/usr",
+        VIRTUAL_ENV="/usr",
+    )
+    line = "env | grep -E '^(SSL|REQ|CURL|PIP|JAVA|XDG_R|VIRT)' | cut -d= -f1 | sort"
+    found = ok("run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", line)
+    assert found.split() == ["CURL_CA_BUNDLE", "JAVA_HOME", "PIP_CERT", "VIRTUAL_ENV"]

@@ -569,6 +569,25 @@ def test_cleared(settings):
     assert plan.notices == [("detail", "not passed on from the host: " + " ".join(cleared))]
 
 
+@pytest.mark.parametrize(
+    ("way", "passes"),
+    [
+        (Way("/home/me/ca.pem"), True),
+        (Way("/tmp/ca.pem"), True),
+        (Way("/etc/ssl/ca.pem"), False),
+        (Way("/home/me/ca.pem", [("/home/me", "/home/me/ca.pem")], "/g/me/ca.pem"), False),
+        (Way("/l/ca.pem", [("/l", "/l/ca.pem")], "/home/me/ca.pem"), False),
+        (Way("/tmp/ca.pem", [("/tmp", "/tmp/ca.pem")], "/g/tmp/ca.pem"), True),
+    ],
+)
+def test_files_that_are_not_seen(settings, way, passes):
+    """A variable that names a file of the host passes where that is seen inside."""
+    environ = {"HOME": "/home/me", "SSL_CERT_FILE": way.name}
+    found = facts(image(), environ=environ, binds=["/home"], files={"SSL_CERT_FILE": way})
+    plan = decided(settings, modes("a.ext3", command=["x"]), found)
+    assert ("SSL_CERT_FILE" in plan.final.environment(environ)) == passes
+
+
 def test_clear_is_the_sites_choice(settings):
     """With nothing in [launch] clear everything passes but foreign overlays."""
     environ = {"HOME": "/h", "PYTHONPATH": "/x", "APPTAINER_OVERLAY": "evil"}
