@@ -12,7 +12,7 @@ import stat
 from overlay import extfs, markers, process, survey
 from overlay.errors import DAMAGED, MISSING, OverlayError, quote, reason
 
-_DEEPEST = 16384  # bytes of a path; four times what Linux takes
+DEEPEST = 16384  # bytes of a path; four times what Linux takes
 _WHITEOUT = markers.PREFIX.decode()
 _OPAQUE = tuple(name.decode() for name in markers.OPAQUE)
 
@@ -147,9 +147,9 @@ def _ext3(image, top):
     if not inode.is_directory:
         yield _of_inode(reader, top, number, inode)
         return
-    seen = {number}
+    seen, blocks = {number}, set()
     # A stack of our own: how deep directories nest is the image's to say.
-    stack = [(top.rstrip("/"), _names(reader, inode))]
+    stack = [(top.rstrip("/"), _names(reader, inode, blocks))]
     while stack:
         parent, names = stack[-1]
         if not names:
@@ -162,15 +162,15 @@ def _ext3(image, top):
         if inode.is_directory:
             if number in seen:
                 raise extfs.FormatError("a directory in it has two names")
-            if len(path) > _DEEPEST:
+            if len(path) > DEEPEST:
                 raise extfs.FormatError("directories in it are nested too deeply")
             seen.add(number)
-            stack.append((path, _names(reader, inode)))
+            stack.append((path, _names(reader, inode, blocks)))
 
 
-def _names(reader, inode):
+def _names(reader, inode, blocks):
     """Return (name, inode number) of what is in a directory, the last name first."""
-    entries = reader.entries(inode)
+    entries = reader.entries(inode, blocks)
     found = {(name, number) for name, number, _kind in entries if name not in (b".", b"..")}
     if any(not name or b"/" in name or b"\0" in name for name, _number in found):
         raise extfs.FormatError("a name in it is none")

@@ -414,20 +414,29 @@ class Reader:
             raise FormatError(f"block {number} lies beyond the end")
         return data
 
-    def data_blocks(self, inode):
+    def data_blocks(self, inode, seen=None):
         """Yield the bytes of the blocks of a file in order, holes left out.
 
-        At most as many as its size has room for, and none twice, whatever its indirect
-        blocks claim.
+        seen  the numbers of the blocks, indirect ones too, that a pass over several files has
+              met; None for this file alone
+        At most as many as its size has room for, and none twice, whatever its indirect blocks
+        claim: so a pass costs no more than there is in the image.
         """
-        seen = set()
-        for number in self._block_numbers(inode):
-            if number in seen:
-                raise FormatError("a file in it holds a block twice")
-            seen.add(number)
-            yield self.block(number)
+        seen = set() if seen is None else seen
+        for number in self._block_numbers(inode, seen):
+            data = self._once(number, seen)
+            if inode.is_directory and data[4:6] == b"\0\0":  # a hole of the image file
+                raise FormatError("a directory in it is damaged")
+            yield data
 
-    def _block_numbers(self, inode):
+    def _once(self, number, seen):
+        """Return the bytes of a block that has not been met before."""
+        if number in seen:
+            raise FormatError("a block in it is used twice")
+        seen.add(number)
+        return self.block(number)
+
+    def _block_numbers(self, inode, seen):
         """Yield the numbers of the blocks of a file in order, holes left out.
 
         A directory has none behind its size: e2fsprogs would read entries there, and so see
@@ -446,18 +455,18 @@ class Reader:
         left -= 12
         for depth, number in enumerate(inode.blocks[12:], 1):
             if left > 0:
-                yield from self._pointers(number, depth, left, inode.is_directory)
+                yield from self._pointers(number, depth, left, inode.is_directory, seen)
             elif number and inode.is_directory:
                 raise _longer()
             left -= (self.superblock.block_size // 4) ** depth
 
-    def _pointers(self, number, depth, limit, is_directory):
+    def _pointers(self, number, depth, limit, is_directory, seen):
         """Yield those of the first limit block numbers below an indirect block that are no hole."""
         if not number:
             return
         per_block = self.superblock.block_size // 4
         span = per_block ** (depth - 1)
-        pointers = struct.unpack(f"<{per_block}I", self.block(number))
+        pointers = struct.unpack(f"<{per_block}I", self._once(number, seen))
         last = -(-limit // span)
         if is_directory and any(pointers[last:]):
             raise _longer()
@@ -465,7 +474,7 @@ class Reader:
             if pointer and depth == 1:
                 yield pointer
             elif pointer:
-                yield from self._pointers(pointer, depth - 1, limit, is_directory)
+                yield from self._pointers(pointer, depth - 1, limit, is_directory, seen)
             limit -= span
 
     def link_target(self, inode):
@@ -476,12 +485,13 @@ class Reader:
             raise FormatError("a link in it is too long")
         return next(self.data_blocks(inode), b"")[: inode.size]
 
-    def entries(self, inode):
+    def entries(self, inode, seen=None):
         """Yield (name, inode number, file type) of a directory, "." and ".." too.
 
+        seen  as data_blocks() has it
         Hashed directories read the same way: their index blocks hold one empty entry.
         """
-        for data in self.data_blocks(inode):
+        for data in self.data_blocks(inode, seen):
             yield from parse_entries(data)
 
     def lookup(self, path, start=ROOT_INODE):
@@ -521,12 +531,15 @@ class Reader:
             yield number, offset, data
 
     def _used_tables(self):
-        superblock = self.superblock
+        superblock, seen = self.superblock, set()
         for group in range(superblock.groups_count):
             _blocks, bitmap, table, _free, free = self._group(group)
             if free >= superblock.inodes_per_group:
                 continue
-            bits = self.block(bitmap)[: superblock.inodes_per_group // 8]
+            if table in seen:
+                raise FormatError("a block in it is used twice")
+            seen.add(table)
+            bits = self._once(bitmap, seen)[: superblock.inodes_per_group // 8]
             count = 8 * len(bits.rstrip(b"\0"))
             offset = table * superblock.block_size
             data = os.pread(self.descriptor, count * superblock.inode_size, offset)

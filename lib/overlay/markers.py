@@ -39,13 +39,13 @@ def scan(reader):
     knows it, but not through fuse2fs, which does not tell the type of an entry.
     Raises extfs.FormatError, OSError.
     """
-    found = []
+    found, seen = [], set()
     for directory, inode in reader.inodes(2, 4):
         if inode.is_whiteout:
             found.append(Marker(None, b"", directory))
         if not inode.is_directory:
             continue
-        for data in reader.data_blocks(inode):
+        for data in reader.data_blocks(inode, seen):
             if PREFIX in data:
                 found += [
                     Marker(directory, name, number)

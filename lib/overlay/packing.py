@@ -15,6 +15,9 @@ from overlay.permissions import Access
 _LEVELS = {"zstd": ("-Xcompression-level", "3"), "lz4": (), "gzip": (), "xz": ()}
 COMPRESSIONS = tuple(_LEVELS)
 
+_DEEPEST = 16384  # bytes of a path; four times what Linux takes
+_LONGEST = 1 << 28  # bytes of all paths that are told
+
 OLDEST = (4, 4)  # version of squashfs-tools: see _tool()
 
 _OPEN = ("-action", "chmod(a+rX)@!type(l)")
@@ -263,19 +266,25 @@ def _may_differ(record):
 def closed(image):
     """Return the paths in an image that others cannot read, as bytes, sorted.
 
-    Without permission for others to read a file, or to read and enter a directory.
+    Without permission for others to read a file, or to read and enter a directory. Raises
+    extfs.FormatError.
     """
-    reader = _reader(image)
+    reader, blocks, length = _reader(image), set(), 0
     found, pending = [], [(b"", reader.lookup(b"upper")[1])]
     while pending:
         path, inode = pending.pop()
-        for name, number, _kind in reader.entries(inode):
+        if len(path) > _DEEPEST:
+            raise extfs.FormatError("directories in it are nested too deeply")
+        for name, number, _kind in reader.entries(inode, blocks):
             if name in (b".", b".."):
                 continue
             one = reader.inode(number)
             needed = 0o5 if one.is_directory else 0o4
             if one.mode >> 12 != 0xA and one.mode & needed != needed:
                 found.append(path + b"/" + name)
+                length += len(found[-1])
+                if length > _LONGEST:
+                    raise extfs.FormatError("the names in it are too long")
             if one.is_directory:
                 pending.append((path + b"/" + name, one))
     return sorted(found)

@@ -4,7 +4,7 @@ import errno
 import os
 
 from overlay import config as configuration
-from overlay import creation, guard, image, lock, packing, replace, search, session
+from overlay import creation, extfs, guard, image, lock, packing, replace, search, session
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote, reason
 
 
@@ -47,7 +47,7 @@ def main(options, environ, root, output):
         )
         if options.open:
             for one in found:
-                for name in packing.closed(one):
+                for name in _closed(one):
                     output.notice(f"will be readable for everybody: {quote(os.fsdecode(name))}")
         length = packing.pack(request, session.scratch_directory(config), environ, output)
         if not options.quiet:
@@ -58,6 +58,17 @@ def main(options, environ, root, output):
         for one in (*found, *filter(None, [existing])):
             one.close()
     return 0
+
+
+def _closed(image):
+    try:
+        return packing.closed(image)
+    except extfs.FormatError as error:
+        raise OverlayError(
+            f"{quote(image.path)} is damaged: {error}",
+            status=DAMAGED,
+            hint=f"check-overlay {quote(image.path)}",
+        ) from None
 
 
 def _path(options):

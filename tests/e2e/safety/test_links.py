@@ -278,6 +278,52 @@ def test_exchanged_before_the_mount(run, site, craft, overlay, scratch, private,
     assert digests(private) == before
 
 
+# ------------------------------------------------------------- what costs more than it is --
+
+
+@pytest.fixture
+def shared(scratch, ok):
+    """Return the path of an overlay whose 300 directories have the blocks of one with markers."""
+    for number in range(300):
+        (scratch / "tree" / str(number)).mkdir(parents=True)
+    for number in range(1000):
+        (scratch / "tree" / "0" / f".wh.{number:0100}").write_text("")
+    ok("create-overlay", "-q", "--sparse", "-s", 64, "-n", 4, "--from", "tree:/opt/tree", "-o", "a")
+    shutil.rmtree(scratch / "tree")
+    with (scratch / "a.ext3").open("r+b") as file:
+        superblock = extfs.read_superblock(file.fileno())
+        reader = extfs.Reader(file.fileno(), superblock)
+        where = {}
+        for first, offset, data in reader.tables():
+            for place in range(0, len(data), superblock.inode_size):
+                where[first + place // superblock.inode_size] = offset + place
+        top = reader.lookup(b"upper/opt/tree")[1]
+        numbers = {name: number for name, number, _kind in reader.entries(top)}
+        model = os.pread(file.fileno(), superblock.inode_size, where[numbers[b"0"]])
+        for name, number in numbers.items():
+            if name not in (b".", b".."):
+                os.pwrite(file.fileno(), model, where[number])
+    os.removexattr(scratch / "a.ext3", "user.overlay.session")
+    return scratch / "a.ext3"
+
+
+def test_shared_blocks(run, shared):
+    """Directories that share their blocks are not read again and again."""
+    before = shared.read_bytes()
+    told(run("run-overlay", "-o", "a.ext3:ro", "--", "true"), "a block in it is used twice")
+    told(run("pack-overlay", "--open", "a.ext3"), "a block in it is used twice")
+    told(run("show-overlay", "a.ext3", "--du", "/"), "a block in it is used twice")
+    assert shared.read_bytes() == before
+
+
+def test_loop(run, make):
+    """A directory that is in itself has no end, and is not looked for one."""
+    path = make()
+    debugfs(path, "mkdir /upper/d", "mkdir /upper/d/e", "ln /upper/d /upper/d/e/loop")
+    told(run("pack-overlay", "--open", "a.ext3"), "a block in it is used twice")
+    told(run("show-overlay", "a.ext3", "--files", "/d/e"), "a.ext3 is damaged")
+
+
 # ------------------------------------------------------- what commands read of an image --
 
 
