@@ -33,7 +33,7 @@ def load_config(environ, root=None):
     else or everybody may write it.
     """
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return configuration.load(environ, root or here)
+    return configuration.load(process.absolute(environ), root or here)
 
 
 def create(path, *, size, files, config, sparse=False, force=False, notice=lambda text: None):

@@ -77,8 +77,9 @@ def main(program, arguments, environ, root):
     try:
         from importlib import import_module
 
-        from overlay import config
+        from overlay import config, process
 
+        environ = process.absolute(environ)
         module = import_module(f"overlay.commands.{COMMANDS[program]}")
         chosen = options.parse(program, arguments)
         output.quiet = chosen.quiet

@@ -30,6 +30,17 @@ def which(name, environ):
     return None
 
 
+def absolute(environ):
+    """Return an environment whose PATH has absolute parts only, for all that is started.
+
+    Programs of ours start others by name, where the caller may be in somebody else's directory.
+    """
+    parts = environ.get("PATH", "").split(":")
+    kept = [part for part in parts if part.startswith("/")]
+    # An empty PATH would mean the current directory as well.
+    return environ if kept == parts else {**environ, "PATH": ":".join(kept or _SYSTEM)}
+
+
 def _executable(path):
     return os.path.isfile(path) and os.access(path, os.X_OK)
 

@@ -98,6 +98,34 @@ def test_for_everybody_to_write(run, site, place):
         assert str(file) in run("overlay-admin", "config", "--origin").stdout
 
 
+@pytest.mark.parametrize("parts", [".:{}", ":{}", "{}:bin/..", "."])
+def test_relative_path(run, overlay, scratch, parts):
+    """Nothing is started from the current directory, whatever PATH says."""
+    overlay()
+    (scratch / "bin").mkdir()
+    (scratch / "data").mkdir()
+    (scratch / "data" / "file").write_text("x")
+    for name in ("mount", "umount", "fusermount3", "fuse2fs", "mke2fs", "unshare", "apptainer", "ls",
+                 "setpriv", "cp", "sh", "bash", "cat", "mksquashfs", "fuse-overlayfs"):  # fmt: skip
+        (scratch / name).write_text(
+            f"#!/bin/sh\necho {name} >>'{scratch}/pwned'\nexec /usr/bin/{name} \"$@\"\n"
+        )
+        (scratch / name).chmod(0o755)
+    (scratch / "commands").write_text("touch /opt/x\n")
+    made = ["create-overlay", "-q", "-s", "16", "-n", "1"]
+    for words in (
+        [*made, "--from", "data:/data", "-o", "b"],
+        [*made, "-f", "commands", "-o", "c"],
+        ["run-overlay", "-o", "a.ext3", "--", "sh", "-c", "touch /x; rm -rf /opt"],
+        ["resize-overlay", "-q", "a.ext3", "-n", "2"],
+        ["pack-overlay", "-q", "a.ext3", "-o", "a.sqsh"],
+        ["run-overlay", "-o", "a.ext3:ro", "-o", "a.sqsh", "--", "true"],
+    ):
+        result = run(*words, variables={"PATH": parts.format(PATH)})
+        assert (result.status, result.stdout) == (0, ""), (words, result)
+        assert not (scratch / "pwned").exists(), ((scratch / "pwned").read_text(), words)
+
+
 def test_own_link(run, site, scratch):
     """An admin's link to a file of his own is followed."""
     (scratch / "kept.ini").write_text("[create]\nsize = 7\n")
