@@ -171,3 +171,25 @@ def test_pip(tmp_path):
         if not name.endswith(".pyc"):
             [copy] = place.glob(f"lib/python*/site-packages/{name}")
             assert copy.stat().st_mode & 0o111 == (ROOT / "lib" / name).stat().st_mode & 0o111
+
+
+def test_planted_names(tmp_path):
+    """Names that somebody has planted below the prefix do not lead the installation elsewhere."""
+    top = tmp_path / "prefix"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("file", "settings", "directory"):
+        (elsewhere / name).write_text("mine\n")
+    (top / "modulefiles" / "overlay").mkdir(parents=True)
+    (top / "etc").mkdir()
+    (top / f".{VERSION}.new").symlink_to(elsewhere)
+    (top / "modulefiles" / "overlay" / f"{VERSION}.lua.new").symlink_to(elsewhere / "file")
+    (top / "etc" / "overlay.ini.new").symlink_to(elsewhere / "settings")
+    make("install", f"PREFIX={top}")
+    assert {path.name: path.read_text() for path in elsewhere.iterdir()} == dict.fromkeys(
+        ("file", "settings", "directory"), "mine\n"
+    )
+    assert not [name for name in os.listdir(top) if ".new." in name]
+    assert command(top / VERSION / "bin", "create-overlay", "--version").returncode == 0
+    make("uninstall", f"PREFIX={top}")
+    assert sorted(os.listdir(top)) == [f".{VERSION}.new", "etc", "modulefiles"]
