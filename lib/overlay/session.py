@@ -154,6 +154,7 @@ class Facts:
         locations=(),
         passwd_home=None,
         files=None,
+        limits=(None, None),
     ):
         self.images = images  # an Image for each overlay, in order
         self.engine = engine  # an Engine
@@ -178,6 +179,7 @@ class Facts:
         self.ways = ways or {}  # the Ways of PWD and of _NAMED, by the name of the variable
         self.bound = bound  # those of what is bound under its own name
         self.locations = locations  # those of the user's directories for overlays
+        self.limits = limits  # bytes of a file, seconds of processor time that a server may take
         self.files = files or {}  # the Ways of _FILES that no overlay has, by the variable's name
         self.passwd_home = passwd_home  # the home directory that the engine mounts, where it counts
         self.markers = markers  # whether a layer of a read-only session has deletion markers
@@ -435,6 +437,7 @@ def _gather(session, config, environ, found):
         locations=_linked(config.get("scratch.locations") or ()),
         passwd_home=_passwd_home(environ, binds),
         files=_files(environ, found),
+        limits=_limits(launchers),
     )
 
 
@@ -469,6 +472,20 @@ def _files(environ, found):
             if way:
                 ways[name] = way
     return ways
+
+
+def _limits(launchers):
+    """Return what a server of the engine may take: (bytes of a file, seconds), None without limit.
+
+    Our launchers set aside what soft limits say; those are for the commands.
+    """
+    import resource
+
+    found = []
+    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU):
+        limit = resource.getrlimit(kind)[1 if launchers else 0]
+        found.append(None if limit == resource.RLIM_INFINITY else limit)
+    return tuple(found)
 
 
 def _sources(session, binds):
@@ -643,6 +660,7 @@ def plan(session, config, facts):
         if config["site.message"]:
             notices.append(("message", config["site.message"]))
     if writable and facts.images[0].superblock:
+        _check_limits(facts.images[0], facts, notices)
         _warn_of_room(facts.images[0], config, facts, notices)
     arguments, path_first = launch.arguments(facts.engine), None
     launchers = _launchers(session, facts, writable)
@@ -885,6 +903,26 @@ def decide_writable(session, facts):
     if hint and ("--own" in hint or hint.startswith("to write it")):
         why += f"; {hint}"
     return False, why
+
+
+def _check_limits(image, facts, notices):
+    """Refuse, or warn of, limits of this shell that would end the server of a writable image.
+
+    Raises OverlayError (NOT_ALLOWED).
+    """
+    most, seconds = facts.limits
+    if most is not None and most < image.status.st_size:
+        raise OverlayError(
+            f"{quote(image.path)} cannot be written here: files may have {size.format_size(most)}"
+            f" (ulimit -f), and it has {size.format_size(image.status.st_size)}",
+            status=NOT_ALLOWED,
+            hint=f"in a shell without that limit, or read-only: -o {quote(image.path)}:ro",
+        )
+    if seconds is not None:
+        words = f"the limit of {seconds} s of processor time (ulimit -t) holds for the overlay's"
+        notices.append(
+            ("warning", f"{words} server, too; what is being written when it ends is lost")
+        )
 
 
 def _warn_of_room(image, config, facts, notices):

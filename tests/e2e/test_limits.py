@@ -1,0 +1,66 @@
+"""Limits of the shell: they are for the commands, and not for the engine's servers."""
+
+import pytest
+from support import ROOT, is_clean, shell
+
+WRITE = "mkdir /data && head -c 3000000 /dev/zero | split -b 100000 - /data/ && ls /data | wc -l"
+
+
+@pytest.fixture
+def limited(environ, scratch):
+    """Return a function that runs a line in a shell after some limits are set."""
+    environ["PATH"] = f"{ROOT}/bin:{environ['PATH']}"
+    return lambda limits, line: shell(f"{limits}; {line}", environ, scratch)
+
+
+@pytest.mark.parametrize("limits", ["ulimit -S -f 200", "ulimit -S -t 20", "ulimit -S -v 4000000"])
+def test_soft_limits_are_for_the_commands(limited, overlay, limits):
+    """A soft limit ends no server: what the commands write is there, and the limit is theirs."""
+    path = overlay()
+    option = limits.split()[2]
+    line = f"run-overlay -o a.ext3 -- sh -c '{WRITE}; ulimit -S {option}'"
+    result = limited(limits, line)
+    lines = result.stdout.split()
+    assert (result.status, result.stderr, lines[0]) == (0, "", "30")
+    assert lines[1] in (limits.split()[3], str(2 * int(limits.split()[3])))  # sh counts in 512
+    assert is_clean(path)
+    assert limited("true", "run-overlay -o a.ext3:ro -- ls /data | wc -l").stdout == "30\n"
+
+
+def test_file_that_is_too_large_for_the_commands(limited, overlay):
+    """A command that writes too large a file ends by the limit; the overlay is clean."""
+    path = overlay()
+    line = (
+        "run-overlay -o a.ext3 -- sh -c 'head -c 3000000 /dev/zero > /large; echo $?; echo x > /x'"
+    )
+    result = limited("ulimit -S -f 1000", line)
+    assert (result.status, result.stdout) == (0, "153\n")
+    assert is_clean(path)
+
+
+@pytest.mark.parametrize("blocks", [4096, 16000])
+def test_hard_limit_on_files(limited, overlay, blocks):
+    """Under a hard limit below the overlay's size a writable session does not start."""
+    path = overlay()
+    before = path.read_bytes()
+    result = limited(f"ulimit -f {blocks}", f"run-overlay -o a.ext3 -- sh -c '{WRITE}'")
+    assert (result.status, result.stdout) == (77, "")
+    assert "a.ext3 cannot be written here: files may have " in result.stderr
+    assert "run-overlay: hint: in a shell without that limit, or read-only: -o a.ext3:ro\n" in (
+        result.stderr
+    )
+    assert path.read_bytes() == before
+    assert (
+        limited(f"ulimit -f {blocks}", "run-overlay -o a.ext3:ro -- echo word").stdout == "word\n"
+    )
+
+
+def test_hard_limit_on_time(limited, overlay):
+    """A hard limit on processor time, as on login nodes, is warned of."""
+    overlay()
+    result = limited("ulimit -t 1000", "run-overlay -o a.ext3 -- echo word")
+    assert (result.status, result.stdout) == (0, "word\n")
+    assert result.stderr == (
+        "run-overlay: the limit of 1000 s of processor time (ulimit -t) holds for the overlay's"
+        " server, too; what is being written when it ends is lost\n"
+    )
