@@ -242,8 +242,6 @@ def _of_status(real, path, status):
 
 
 def _squashfs(image, top, environ):
-    import calendar
-
     program = process.need("unsquashfs", "squashfs-tools", environ)
     words = [program, "-ll", "-d", "", image.path]
     result = process.run(words, environ, variables={"TZ": "UTC0", "LC_ALL": "C"})
@@ -258,20 +256,33 @@ def _squashfs(image, top, environ):
         if mode[0] == "l":
             # What follows the last arrow is as long as the link says: a name may have one too.
             data = rest.encode(errors="surrogateescape")
-            target = os.fsdecode(data[len(data) - int(size) :])
-            rest = os.fsdecode(data[: len(data) - int(size) - len(" -> ")])
+            length = int(size or 0)
+            target = os.fsdecode(data[len(data) - length :])
+            rest = os.fsdecode(data[: len(data) - length - len(" -> ")])
         is_top = rest == top
         there = there or is_top
         if not (rest.startswith(below) and rest != below) and not (is_top and mode[0] != "d"):
             continue
-        modified = calendar.timegm((*map(int, date), 0))
-        entry = Entry(rest, _mode(mode), owner, group, int(size or 0), modified)
+        entry = Entry(rest, _mode(mode), owner, group, int(size or 0), _seconds(date))
         entry.target = target
         if major is not None:
             entry.device = int(major), int(minor)
         yield entry.interpret()
     if not there:
         raise _nothing(image, top)
+
+
+def _seconds(date):
+    """Return the time of a line, year to minute as text; 0 when there is no such time.
+
+    A name with a line feed in it can make a line of anything.
+    """
+    import calendar
+
+    try:
+        return calendar.timegm((*map(int, date), 0))
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _joined(text):
@@ -353,14 +364,16 @@ def directories(image, top, environ):
             if entry.number in counted:
                 continue
             counted.add(entry.number)
-        usage = found[_above(entry.path) if entry.path != top else top]
+        usage = found.get(_above(entry.path), found[top])
         usage.room += entry.room
         usage.files += 1
-    # Each directory came after the one that it is in.
+    # Each directory came after the one that it is in; one that a squashfs file has made up of
+    # a name with a line feed is in none, and counted at the top.
     for path in reversed(list(found)):
         if path != top:
-            found[_above(path)].room += found[path].room
-            found[_above(path)].files += found[path].files
+            above = found.get(_above(path), found[top])
+            above.room += found[path].room
+            above.files += found[path].files
     return sorted(found.values(), key=lambda usage: (-usage.room, usage.path))
 
 

@@ -146,7 +146,7 @@ def tidy(found, base, below, environ):
     midst leaves the image marked as not clean, and the next session repairs it. Returns
     how many were removed.
     """
-    since = int(record.read(found.descriptor).get("tidy_from", "0") or 0)
+    since = record.tidy_from(record.read(found.descriptor))
     reader = extfs.Reader(found.descriptor, found.superblock)
     markers = scan(reader)
     needless = _needless(reader, markers, since, base, below, environ) if since else []

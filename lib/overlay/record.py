@@ -51,7 +51,7 @@ def begin(descriptor, environ, *, host, stack, others):
         "tidy_from": str(max(int(now), others + 1)),
     }
     if stack and "ended" not in before and before.get("stack") == stack:
-        fields["tidy_from"] = before.get("tidy_from", fields["tidy_from"])
+        fields["tidy_from"] = str(tidy_from(before) or fields["tidy_from"])
     if environ.get("SLURM_JOB_ID"):
         fields["job"] = environ["SLURM_JOB_ID"]
     write(descriptor, fields)
@@ -62,6 +62,15 @@ def end(descriptor):
     fields = read(descriptor)
     if fields:
         write(descriptor, {**fields, "ended": str(int(time.time()))})
+
+
+def tidy_from(fields):
+    """Return the second since which markers are of sessions that are known; 0 when none is told.
+
+    Whoever may write the image may have put there what he likes.
+    """
+    text = fields.get("tidy_from", "")
+    return int(text) if text.isdecimal() else 0
 
 
 def describe(fields):
