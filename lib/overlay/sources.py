@@ -286,6 +286,7 @@ def make_place(top, source):
 def _make_directories(top, name):
     """Make a directory below top, and those above it, without following links.
 
+    Others are to be let through whatever the umask is: a session needs /usr, /data and so on.
     Return whether it is there; not when something in its way is no directory.
     """
     path = top
@@ -293,6 +294,7 @@ def _make_directories(top, name):
         path = os.path.join(path, part)
         try:
             os.mkdir(path, 0o755)
+            os.chmod(path, 0o755)
         except FileExistsError:
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 return False

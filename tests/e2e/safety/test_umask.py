@@ -35,7 +35,7 @@ def test_from(words, environ, scratch, sources, umask, source):
     cp a.ext3 b.ext3; {resize} -q b.ext3 -n 3
     {pack} -q a.ext3 -o a.sqsh; unsquashfs -lls a.sqsh >listed
     if grep ^d listed | grep -v "^drwxr-xr-x"; then exit 1; fi
-    stat -c %a a.ext3"""
+    {create} -q --sparse -s 64 -n 1 -o empty; stat -c %a empty.ext3"""
     result = shell(line, {**environ, "PATH": f"{environ['PATH']}:/usr/sbin"}, scratch)
     assert result.status == 0, result
     for image in ("a.ext3", "b.ext3"):
