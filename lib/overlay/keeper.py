@@ -56,7 +56,10 @@ class Keeper:
     def watch(self, engine):
         """Tell it the number of the engine's process; called there, before it is the engine."""
         if self._pid is not None:
-            os.write(self._writing, engine.to_bytes(_NUMBER, "big"))
+            try:
+                os.write(self._writing, engine.to_bytes(_NUMBER, "big"))
+            except BrokenPipeError:
+                pass  # somebody has killed it: no reason not to run
 
     def dismiss(self):
         """End it: from now on there is nothing left for it to do."""
@@ -94,19 +97,19 @@ def _space_of(engine, reading):
     poll.register(reading, select.POLLIN)
     if poll.poll(_STARTED * 1000):
         return None
-    return _held_space(engine)
+    held = _hold_space(engine)  # for as long as we run
+    return None if held is None else os.readlink(f"/proc/self/fd/{held}")
 
 
-def _held_space(pid):
-    """Return the user namespace of a process, None when it has ended.
+def _hold_space(pid):
+    """Open the user namespace of a process, None when it has ended.
 
-    It is held open, so that its name is no other's as long as we run.
+    While it is open its name is no other's.
     """
     try:
-        os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    return holders.user_namespace(pid)
 
 
 def _let_go(keep):
@@ -132,9 +135,10 @@ def end(engine, in_foreground, *, overlay=None, space=None):
     The engine itself is left to unmount, so that the overlay is clean.
     """
     process = holders.look(engine)
-    left = []
+    left, held = [], None
     if process and holders.alive(process):
-        space = _held_space(engine)
+        held = _hold_space(engine)
+        space = None if held is None else os.readlink(f"/proc/self/fd/{held}")
         # It starts nothing more behind our back: told to end while it starts, it leaves
         # what it has started so far.
         _send(signal.SIGSTOP, [process])
@@ -150,6 +154,8 @@ def end(engine, in_foreground, *, overlay=None, space=None):
             if not holders.has_engine(server):
                 spaces.add(holders.user_namespace(server.pid))
     _end_left(left, spaces - {None, holders.user_namespace("self")})
+    if held is not None:
+        os.close(held)
 
 
 def _is_server(process):
@@ -205,6 +211,13 @@ def _send(number, processes):
             os.kill(process.pid, number)
         except OSError:
             pass  # it has just ended
+
+
+def tell_all(engine, number):
+    """Send a signal to all that runs inside, as a terminal does; return whether there is any."""
+    inside = holders.commands_of(engine)
+    _send(number, inside)
+    return bool(inside)
 
 
 def relay(engine, number, in_foreground):

@@ -234,7 +234,9 @@ def _not_started(program, error):
 def stay(step, environ, copy=None, keep=()):
     """Run a Step as a child in our process group; return its status, negative for a signal.
 
-    copy  an open binary file that gets what the child prints, beside our standard error
+    copy  an open binary file that gets what the child prints, beside our standard error;
+          then a signal that asks us to end goes to all that runs inside, and is raised here
+          when the child has ended
     keep  descriptors of the overlays; whoever ends the session when we are killed has them
     What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
     what is sent to this process alone, by kill(1) or a batch system, is handed on.
@@ -242,28 +244,24 @@ def stay(step, environ, copy=None, keep=()):
     before = handlers()
     # What the caller ignores, as nohup and a shell in the background do, is ignored inside.
     heard = {number for number, handler in before.items() if handler is not signal.SIG_IGN}
-    defaults = [*heard, signal.SIGPIPE, signal.SIGXFSZ]
+    defaults = [*heard, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ]
     in_foreground = _in_foreground()
-    reading = writing = child = guard = None
-    # Blocked until the child's number is known, so that no early signal is lost.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
+    reading = writing = child = guard = copier = None
+    # Taken one by one, with who has sent them: a handler would not hear of that.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*before, signal.SIGCHLD})
     try:
-        for number in _TERMINAL:
-            signal.signal(number, signal.SIG_IGN)
         guard = keeper.Keeper(keep, in_foreground)
         if copy is not None:
             reading, writing = os.pipe()
         child = _start(step, environ, defaults, writing, guard)
-        for number in heard.intersection(_RELAYED):
-            signal.signal(
-                number, lambda received, _frame: keeper.relay(child, received, in_foreground)
-            )
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
         if copy is not None:
             os.close(writing)
             writing = None
-            _copy_all(reading, copy, child)
-        _pid, status = os.waitpid(child, 0)
+            copier = _Copier(reading, copy, child, in_foreground)
+        status, asked = _wait(child, heard, in_foreground, copy is not None)
+        if copier is not None:
+            copier.finish()
     except BaseException:
         if child is not None:
             _end(child)
@@ -279,7 +277,34 @@ def stay(step, environ, copy=None, keep=()):
     # There is nobody left to hand signals on to. After a session its overlay is still to be
     # looked at; what else follows may be ended.
     set_handlers(before if copy is not None else dict.fromkeys(heard, signal.SIG_IGN))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if copy is not None and asked:
+        signal.raise_signal(signal.SIGINT if asked in _TERMINAL else asked)
     return os.waitstatus_to_exitcode(status)
+
+
+def _wait(child, heard, in_foreground, everybody):
+    """Wait for the end of a child, handing on what is sent to us; blocked, all of it.
+
+    heard      signals that are not ignored
+    everybody  whether what asks us to end goes to all that runs inside, as from a terminal
+    Return the child's status, as of waitpid(2), and the first signal that asked us to end.
+    """
+    asked = None
+    while True:
+        found = signal.sigwaitinfo({*heard, signal.SIGCHLD})
+        number = signal.Signals(found.si_signo)
+        if number == signal.SIGCHLD:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return status, asked
+            continue
+        asks = number in {*_TERMINAL, *_ENDING}
+        asked = asked or (number if asks else None)
+        if number in _TERMINAL and found.si_code == _SI_KERNEL:
+            continue  # the terminal has sent it to the child as well
+        if not (everybody and asks and keeper.tell_all(child, number)):
+            keeper.relay(child, number, in_foreground)
 
 
 def _start(step, environ, defaults, output, guard):
@@ -336,11 +361,37 @@ def set_handlers(known):
             signal.signal(number, handler)
 
 
-def _copy_all(reading, copy, child):
-    """Hand on what a child prints through a pipe, to standard error and to a file.
+class _Copier:
+    """Hands on what a child prints through a pipe, to standard error and to a file.
 
-    Until the child has ended: what it has left in the background may keep the pipe open.
+    A thread does it until the child has ended: what it has left in the background may keep
+    the pipe open. Where the file cannot be written any more, the session is ended.
     """
+
+    def __init__(self, reading, copy, child, in_foreground):
+        import threading  # not needed on the launch path
+
+        self._error = None
+        self._in_foreground = in_foreground
+        self._thread = threading.Thread(target=self._run, args=(reading, copy, child))
+        self._thread.start()
+
+    def finish(self):
+        """Wait until all is copied, when the child has ended. Raises OSError of the file."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, reading, copy, child):
+        try:
+            _copy_all(reading, copy, child)
+        except OSError as error:
+            self._error = error
+            keeper.end(child, self._in_foreground)
+
+
+def _copy_all(reading, copy, child):
+    """Copy what comes through a pipe, until its end or that of a child."""
     import select
 
     poll = select.poll()
@@ -365,6 +416,8 @@ def _copy_all(reading, copy, child):
 
 # Left to the terminal, which sends them to all of the process group.
 _TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+
+_SI_KERNEL = 0x80  # siginfo.h: sent by the kernel, as a terminal does
 
 _RELAYED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 

@@ -592,6 +592,27 @@ def test_interrupted(run, start, scratch, local, moment, number):  # noqa: F811
     assert sorted(set(os.listdir(scratch)) - {"a.log"}) == before
 
 
+BUILDS = {
+    "waits": "echo inside; sleep 60; echo >/data",  # bash goes on when sleep has ended
+    "heeds": "trap 'exit 0' INT TERM HUP QUIT; echo inside; while :; do sleep 0.1; done",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("line", BUILDS)
+def test_interrupted_alone(start, scratch, local, line, number):  # noqa: F811
+    """What asks create-overlay to end, and only it, ends the commands; no overlay is made."""
+    (scratch / "build.txt").write_text(BUILDS[line])
+    session = start("create-overlay", "-f", "build.txt", "-o", "a")
+    session.complains("inside")
+    pids = descendants(session.pid)
+    session.send_signal(number)
+    status, _errors = session.end()
+    assert status == (130 if number in (signal.SIGINT, signal.SIGQUIT) else -number)
+    assert sorted(set(os.listdir(scratch)) - {"a.log"}) == ["build.txt"]
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+
+
 # ---------------------------------------------------------------------- policy --
 
 POLICY = "[site]\nlock = create.{0}\n[create]\n{0} = {1}\n"

@@ -52,6 +52,46 @@ def test_kill(start, make, line, number, status, mode):
     clean(path)
 
 
+COUNT = """
+import signal, sys, time
+wanted = [signal.SIGINT, signal.SIGQUIT]
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+signal.sigwaitinfo(wanted)
+more = signal.sigtimedwait(wanted, 0.7)
+print("once" if more is None else "again", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("mode", ["", ":ro"])
+def test_interrupted_alone(start, make, number, mode):
+    """INT and QUIT for our process alone, by a parent's send_signal, reach the commands, once."""
+    path = make()
+    for words, status, said in (
+        (["bash", "-c", TRAP.replace("TERM", number.name[3:])], 5, "told\n"),
+        (["sh", "-c", PLAIN], -number, ""),  # bash ignores QUIT until it is the sleep
+        (["python3", "-c", COUNT], 0, "once\n"),
+    ):
+        session = start("run-overlay", "-o", f"a.ext3{mode}", "--", *words)
+        session.says("ready")
+        session.send_signal(number)
+        assert session.wait(timeout=20) == status
+        assert session.stdout.read() == said
+        clean(path)
+
+
+def test_timeout_in_the_foreground(words, environ, scratch, make):
+    """timeout --foreground -s INT ends the commands, and then itself with 124."""
+    path = make()
+    arguments = ["timeout", "--foreground", "-s", "INT", "1.5", *words("run-overlay")]
+    result = execute(
+        [*arguments, "-o", "a.ext3", "--", "bash", "-c", PLAIN], environ=environ, cwd=scratch
+    )
+    assert (result.status, result.stdout) == (124, "ready\n")
+    clean(path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
 @pytest.mark.parametrize("mode", ["", ":ro"])
 def test_to_all_processes(start, make, mode, number):
@@ -140,6 +180,19 @@ def test_ctrl_c(terminal, make, line, status):
     child.sendintr()
     assert ended(child) == status
     assert child.before.count("told") == (status == 5)
+    clean(path)
+
+
+@pytest.mark.parametrize("sent", ["\x03", "\x1c", signal.SIGINT, signal.SIGQUIT])
+def test_counts_once(terminal, make, sent):
+    """A key of the terminal reaches the commands once; a kill of our process does as well."""
+    path = make()
+    child = terminal("run-overlay", "-o", "a.ext3", "--", "python3", "-c", COUNT)
+    child.expect("ready")
+    child.send(sent) if isinstance(sent, str) else child.kill(sent)
+    child.expect("(once|again)\r\n")
+    assert child.match.group(1) == "once"
+    assert ended(child) == 0
     clean(path)
 
 
