@@ -14,9 +14,49 @@ from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
 _HINT = "set TMPDIR to a directory of yours with room"
 
 
+_instead = {}  # scratch -> name of the directory where the usual one is another's
+
+
 def name(scratch):
-    """Return the name of the directory in scratch."""
+    """Return the name of the directory in scratch: overlay-UID.
+
+    Where somebody else has made that, it is one of ours that begins so, or a new name with
+    an end that nobody can guess.
+    """
+    path = _usual(scratch)
+    if not is_taken(scratch):
+        return path
+    if scratch not in _instead:
+        _instead[scratch] = _own_name(path) or f"{path}-{os.urandom(8).hex()}"
+    return _instead[scratch]
+
+
+def _usual(scratch):
     return os.path.join(scratch, f"overlay-{os.getuid()}")
+
+
+def is_taken(scratch):
+    """Return whether somebody else has made what the directory in scratch would be called."""
+    return _is_others(_usual(scratch))
+
+
+def _is_others(path):
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False  # it is not there, or cannot be looked at: told when it is made
+    return not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid()
+
+
+def _own_name(path):
+    """Return the path of a directory of ours beside another's, for what is to be shared."""
+    scratch, base = os.path.split(path)
+    try:
+        names = sorted(os.listdir(scratch))
+    except OSError:
+        return None
+    paths = [os.path.join(scratch, entry) for entry in names if entry.startswith(base + "-")]
+    return next((path for path in paths if not _is_others(path)), None)
 
 
 def make(scratch):

@@ -10,7 +10,7 @@ import stat
 
 from overlay import engine as engines
 from overlay import image as images
-from overlay import places, process, size
+from overlay import places, private, process, size
 from overlay.errors import (
     CANNOT_CREATE,
     CONFIGURATION,
@@ -584,13 +584,18 @@ def _room(image):
 
 
 def scratch_directory(config):
-    """Return the first usable directory of [scratch] local; /tmp when none is."""
-    for path in config["scratch.local"]:
-        # The engine and mount(8) would read a name with one of these as several.
-        plain = not set(path).intersection(":,\\")
-        if plain and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
-            return path
-    return "/tmp"
+    """Return the first usable directory of [scratch] local; /tmp when none is.
+
+    One where somebody else has made what would be ours comes last.
+    """
+    usable = [path for path in config["scratch.local"] if _is_usable(path)] + ["/tmp"]
+    return next((path for path in usable if not private.is_taken(path)), usable[0])
+
+
+def _is_usable(path):
+    # The engine and mount(8) would read a name with one of these as several.
+    plain = not set(path).intersection(":,\\")
+    return plain and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
 def plan(session, config, facts):
@@ -985,8 +990,6 @@ def _command(session, facts, view, binds, before, after, notices, away):
     way = commands.way or places.Way(path)
     source = way.real
     if commands.text is not None:
-        from overlay import private  # not needed for the commands of other systems
-
         place = private.name(facts.scratch)
         source = os.path.join(place, f"commands.{os.uname().nodename}.{os.getpid()}")
         text = commands.text

@@ -73,11 +73,20 @@ def test_copy_sparse(tmp_path):
 
 
 def test_directory_of_somebody_else(tmp_path, monkeypatch):
-    """A link, or another user's directory, in the place of ours is refused."""
-    os.symlink("/", tmp_path / f"overlay-{os.getuid()}")
-    with pytest.raises(OverlayError) as caught:
-        private.make(str(tmp_path))
-    assert "is not yours" in caught.value.what
+    """Where a link, or another user's directory, is in the place of ours, that has another name."""
+    usual = tmp_path / f"overlay-{os.getuid()}"
+    usual.symlink_to("/")
+    (tmp_path / f"{usual.name}-0").symlink_to("/")
+    made = private.make(str(tmp_path))
+    assert made.startswith(f"{usual}-") and len(made) > len(f"{usual}-") + 15
+    assert os.stat(made).st_mode & 0o777 == 0o700
+    assert private.name(str(tmp_path)) == made
+    monkeypatch.setattr(private, "_instead", {})  # as in another process
+    assert private.make(str(tmp_path)) == made
+    work = private.make_work(str(tmp_path), "host", 1)
+    assert os.path.dirname(work) == made
+    private.leave(str(tmp_path), work)
+    assert sorted(os.listdir(tmp_path)) == [usual.name, f"{usual.name}-0"]
 
 
 def test_remove_unused(tmp_path):
@@ -161,7 +170,6 @@ def test_not_staged(tmp_path, settings, make_image):
     """Where scratch cannot be used, the original is, and a line says why."""
     path, said = str(make_image()), []
     scratch = tmp_path / "scratch"
-    scratch.mkdir()
     own = scratch / f"overlay-{os.getuid()}"
 
     def stage():
@@ -173,9 +181,7 @@ def test_not_staged(tmp_path, settings, make_image):
             notice=lambda *words: said.append(words),
         )
 
-    own.symlink_to("/")
     assert stage() == path
-    own.unlink()
     (own / ".lock").mkdir(parents=True)
     assert stage() == path
     assert ["is not staged: " in text for text, _level in said] == [True, True]

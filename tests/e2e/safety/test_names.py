@@ -415,3 +415,22 @@ def test_doctor(run, before, scratch, tmp_path, secret, there):
     else:
         assert not os.path.lexists(target)
     assert (scratch / "taken").exists()
+
+
+def test_taken_scratch(ok, make, scratch, colleague):
+    """Somebody who was first to make the user's directory on scratch is in nobody's way."""
+    taken = colleague / "scratch"
+    before = os.listdir(taken)
+    assert before == [f"overlay-{os.getuid()}"]
+    variables = {"OVERLAY_SCRATCH_LOCAL": str(taken), "TMPDIR": str(taken)}
+    make()
+    (scratch / "x").write_text("x")
+    subprocess.run(["tar", "-cf", "x.tar", "x"], cwd=scratch, check=True)
+    for line in (
+        ["create-overlay", "-q", "--from", "x.tar", "-o", "b"],
+        ["resize-overlay", "-q", "a.ext3", "-n", "8"],
+        ["pack-overlay", "a.ext3"],
+        ["run-overlay", "-o", "a.ext3", "--per-task", "-s", 16, "-n", 1, "--", "true"],
+    ):
+        ok(*line, variables=variables)
+    assert os.listdir(taken) == before
