@@ -3,7 +3,7 @@
 import os
 
 from overlay import options
-from overlay.errors import INTERNAL, INTERRUPTED, MISSING, OverlayError, reason
+from overlay.errors import INTERNAL, INTERRUPTED, MISSING, OverlayError, printable, reason
 
 # Command -> module of overlay.commands; only the one that was called is imported.
 COMMANDS = {
@@ -28,14 +28,19 @@ class Output:
         self.quiet = quiet
         self.verbose = verbose
 
-    def result(self, text):
-        """Print a result."""
+    def result(self, text, exact=False):
+        """Print a result of one line or several.
+
+        exact  whether it is printed as it is: lines for a shell, or colours of our own
+        """
+        text = text if exact else printable(text, keep="\n\t")
         options.write_result(text if text.endswith("\n") else text + "\n")
 
     def notice(self, text, level="notice"):
         """Print a line for the user, unless he asked for less."""
         if level == "warning" or (not self.quiet and (level != "detail" or self.verbose)):
-            self._line(f"{self.program}: {text}")
+            # What the site has to say may take several lines.
+            self._line(f"{self.program}: {text}", keep="\n" if level == "message" else "")
 
     def progress(self, text):
         """Show how far a long command is, in place of what it said before; "" takes it away.
@@ -44,7 +49,7 @@ class Output:
         """
         if not self.quiet and os.isatty(2):
             width = os.get_terminal_size(2).columns or 80
-            self._write(f"\r{text[: width - 1]}\x1b[K")
+            self._write(f"\r{printable(text)[: width - 1]}\x1b[K")
 
     def error(self, error):
         """Print an OverlayError and its hint."""
@@ -52,9 +57,9 @@ class Output:
         if error.hint:
             self._line(f"{self.program}: hint: {error.hint}")
 
-    def _line(self, text):
+    def _line(self, text, keep=""):
         # One write a line: the lines of sixteen tasks must not run into each other.
-        self._write(text + "\n")
+        self._write(printable(text, keep) + "\n")
 
     def _write(self, text):
         text = text.encode(errors="surrogateescape")

@@ -52,12 +52,21 @@ def quote(text: object) -> str:
         return text
     if text.isprintable():
         return "'" + text.replace("'", "'\\''") + "'"
-    escaped = []
-    for char in text:
-        if char in "'\\":
-            escaped.append("\\" + char)
-        elif char.isprintable():
-            escaped.append(char)
-        else:
-            escaped.extend(f"\\x{byte:02x}" for byte in char.encode(errors="surrogateescape"))
+    escaped = ("\\" + char if char in "'\\" else printable(char) for char in text)
     return "$'" + "".join(escaped) + "'"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return text with control characters and undecodable bytes as escapes, but for some.
+
+    For what others have a say in: a tool's words, a setting, what stands in an image. It could
+    else forge a line, or rule the terminal that shows it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char
+        if char.isprintable() or char in keep
+        else "".join(f"\\x{byte:02x}" for byte in char.encode(errors="surrogateescape"))
+        for char in text
+    )

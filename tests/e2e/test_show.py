@@ -63,6 +63,44 @@ def test_forged_squashfs(run, ok, scratch):
     assert run("overlay-admin", "report", ".").status == 0
 
 
+ESCAPES = "\x1b]0;title\x07\x1b[2J"  # a terminal's title, and an empty screen
+
+
+def test_escapes_of_others(run, scratch, site, site_text):
+    """What others have a say in does not rule the terminal, and makes no line of its own."""
+    top = scratch / "top" / f"d\n-rw-r--r-- {ESCAPES}"
+    (top / f"b{ESCAPES} 5 2000-01-01 10:10 " / "seen").mkdir(parents=True)
+    assert tool("mksquashfs", scratch / "top", scratch / "a.sqsh", "-quiet").returncode == 0
+    told = run("show-overlay", "a.sqsh", "--files=/")
+    assert told.status == 0 and "/seen" in told.stdout
+    site.write_text(
+        f"{site_text}[quota]\nhint = a{ESCAPES}b\n[templates]\na = $NONE{ESCAPES}\n"
+        f"[site]\nmessage = one\n  two\n[create]\nmin_size = 1G\n"
+    )
+    shown = [
+        told,
+        run("show-overlay", "a.sqsh", "--du"),
+        run("overlay-admin", "config", "--origin"),
+        run("create-overlay", "--list-templates"),
+        run("create-overlay", "-t", "a", "-o", "b"),
+        run("create-overlay", "-s", "2G", "-n", f"1{ESCAPES}\nrun-overlay: hint: rm"),
+        run("overlay-admin", "config", "--check", f"none{ESCAPES}\nx"),
+    ]
+    for result in shown:
+        assert result.status < 70 or result.status == 78, result
+        for text in result[1:]:
+            assert not set(text) - {"\n", "\t"} & set(map(chr, [*range(32), 127])), result
+            assert not any(line.startswith("run-overlay: hint") for line in text.splitlines())
+    assert "\\x1b" in shown[0].stdout and "\\x1b" in shown[2].stdout
+
+
+def test_message_of_several_lines(overlay, run, site, site_text):
+    """What the site has to say keeps its lines."""
+    overlay("a.ext3")
+    site.write_text(f"{site_text}[site]\nmessage = one\n  two\n")
+    assert "mount-overlay: one\ntwo\n" in run("mount-overlay", "-o", "a.ext3:ro").stderr
+
+
 @pytest.mark.parametrize("noted", ["abc", "-1", "1e9", "9" * 3000, "\xb2", ""])
 def test_forged_note(ok, overlay, noted):
     """What an image notes of its last session ends no session, whoever wrote it there."""

@@ -99,7 +99,8 @@ def _doctor(options, environ, root, output):
         found.append(check)
         if not (options.quiet and check.state == doctor.OK):
             output.result(
-                "\n".join(_check_lines(check, width, terminal and "NO_COLOR" not in environ))
+                "\n".join(_check_lines(check, width, terminal and "NO_COLOR" not in environ)),
+                exact=True,
             )
     problems = _problems(found)
     warnings = sum(check.state == doctor.WARNING for check in found)

@@ -4,7 +4,7 @@ import os
 
 from overlay import config as configuration
 from overlay import creation, extfs, process, quota, session, size
-from overlay.errors import USAGE, OverlayError, quote
+from overlay.errors import USAGE, OverlayError, printable, quote
 
 
 def main(options, environ, root, output):
@@ -39,7 +39,7 @@ def main(options, environ, root, output):
             creation.check_place(facts.path, config, output.notice)
             creation.check_room(request, facts.path, config, environ, output.notice)
             if options.dry_run:
-                output.result(creation.plan(request, config, facts).shell())
+                output.result(creation.plan(request, config, facts).shell(), exact=True)
                 return 0
             if content:
                 output.notice(
@@ -146,7 +146,7 @@ def _list_templates(config, output):
     for name, words in sorted(templates.items()):
         # One that needs a variable which is not set here is shown as it is written.
         text = config.text(f"templates.{name}") if words is None else " ".join(map(quote, words))
-        output.result(f"{quote(name)}\t{text}")
+        output.result(f"{quote(name)}\t{printable(text)}")
     return 0
 
 

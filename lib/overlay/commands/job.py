@@ -32,7 +32,7 @@ def main(options, request, config, output):
             overlays=originals,
         )
     if options.dry_run:
-        output.result(_dry_run(request, config, layer, options.stage, scratch))
+        output.result(_dry_run(request, config, layer, options.stage, scratch), exact=True)
         return 0
     with process.cleaning_up():
         if options.stage:

@@ -45,7 +45,7 @@ def main(options, environ, root, output):
     plan = session.plan(request, config, facts)
     for level, text in plan.notices:
         output.notice(text, level)
-    output.result(plan.shell())
+    output.result(plan.shell(), exact=True)
     return 0
 
 
