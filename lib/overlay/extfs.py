@@ -34,6 +34,7 @@ META_BG = 0x10
 SPARSE_SUPER = 0x1  # read-only compatible features
 LARGE_FILE = 0x2
 BTREE_DIR = 0x4
+DIR_NLINK = 0x20  # for directories with more than 65,000 others; the engines refuse it
 
 ROOT_INODE = 2
 _RESIZE_INODE_NUMBER = 7
@@ -44,6 +45,8 @@ DIRECTORY = 2  # file type in a directory entry
 # Flags of inodes whose content is not found as ext3 has it; e2fsprogs heeds them whatever the
 # superblock says: EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_ENCRYPT_FL, EXT4_CASEFOLD_FL.
 _NOT_EXT3 = 0x80000 | 0x10000000 | 0x800 | 0x40000000
+
+MOST_LINKS = 65000  # that ext3 and its tools take for a number of links
 
 # An inode that an empty file system, upper/, work/ and the engine's work/work take, and
 # the markers of the first directories: what is asked of mke2fs beyond the user's files.
@@ -132,18 +135,26 @@ class Superblock:
 
     @property
     def is_ext3(self):
-        """Whether the engines take it as an overlay (the rule of their ext3 header check)."""
+        """Whether the engines take it as an overlay (the rule of their ext3 header check).
+
+        An ext3 image that e2fsck has given DIR_NLINK counts as one: a repair takes it away.
+        """
+        allowed = SPARSE_SUPER | LARGE_FILE | BTREE_DIR | DIR_NLINK
         return (
             self.compatible & HAS_JOURNAL
             and not self.incompatible & ~(FILETYPE | RECOVER | META_BG)
-            and not self.read_only_compatible & ~(SPARSE_SUPER | LARGE_FILE | BTREE_DIR)
+            and not self.read_only_compatible & ~allowed
         )
 
     @property
     def is_clean(self):
-        """Whether the last session unmounted it and nobody found an error since."""
+        """Whether the last session unmounted it and nobody found an error since.
+
+        One that has become an ext4 image in a repair by hand has to be repaired, too.
+        """
         return (
             self.state & STATE_CLEAN
+            and not self.read_only_compatible & DIR_NLINK
             and not self.state & STATE_ERROR
             and not self.incompatible & RECOVER
         )
@@ -192,6 +203,25 @@ def write_state(descriptor, state):
     """
     os.pwrite(descriptor, struct.pack("<H", state), STATE_OFFSET)
     os.fsync(descriptor)
+
+
+def set_dir_nlink(descriptor, superblock, wanted):
+    """Set or clear DIR_NLINK in the superblock of an image, and in its copies where it is set.
+
+    superblock  of the image, to find the copies
+    """
+    for group in range(superblock.groups_count):
+        if not superblock.has_copy(group):
+            continue
+        block = superblock.first_data_block + group * superblock.blocks_per_group
+        place = block * superblock.block_size if group else SUPERBLOCK_OFFSET
+        data = os.pread(descriptor, SUPERBLOCK_SIZE, place)
+        if data[56:58] != b"\x53\xef":
+            continue
+        (features,) = struct.unpack_from("<I", data, 0x64)
+        new = features | DIR_NLINK if wanted and not group else features & ~DIR_NLINK
+        if new != features:
+            os.pwrite(descriptor, struct.pack("<I", new), place + 0x64)
 
 
 def read_state(descriptor):
@@ -389,17 +419,20 @@ class Reader:
         yield self._group(0)[2] + (_RESIZE_INODE_NUMBER - 1) // inodes_per_block, 1
         yield self.inode(_RESIZE_INODE_NUMBER).blocks[13], 1
 
-    def inode(self, number):
-        """Return the Inode with this number."""
+    def place(self, number):
+        """Return the offset in bytes of an inode."""
         superblock = self.superblock
         if not 0 < number <= superblock.inodes_count:
             raise FormatError(f"inode {number} does not exist")
         group, index = divmod(number - 1, superblock.inodes_per_group)
         if group not in self._tables:
             self._tables[group] = self._group(group)[2]
-        offset = self._tables[group] * superblock.block_size + index * superblock.inode_size
-        length = min(superblock.inode_size, 160)
-        data = os.pread(self.descriptor, length, offset)
+        return self._tables[group] * superblock.block_size + index * superblock.inode_size
+
+    def inode(self, number):
+        """Return the Inode with this number."""
+        length = min(self.superblock.inode_size, 160)
+        data = os.pread(self.descriptor, length, self.place(number))
         if len(data) < length:
             raise FormatError(f"inode {number} lies beyond the end")
         return Inode(data)

@@ -315,9 +315,13 @@ def _read_as_it_is(image, environ, notice):
     """
     path = quote(image.path)
     hint = f"ask its owner to type: check-overlay {path}"
-    if not image.superblock.incompatible & extfs.RECOVER:
+    superblock = image.superblock
+    needs_more = superblock.incompatible & extfs.RECOVER
+    if not needs_more and not superblock.read_only_compatible & extfs.DIR_NLINK:
+        from overlay import repair  # not needed where all is clean
+
         program = process.which("e2fsck", environ)
-        if program and process.run([program, "-fn", image.descriptor], environ).status == 0:
+        if program and repair.is_sound(program, image.descriptor, environ, sums=False):
             lock.take(image.descriptor, write=False)
             if notice:
                 notice(f"{path} was left unclean by its last session, but no damage was found")

@@ -60,7 +60,7 @@ def grow(whole, wanted, environ, notice):
             ours = undo.note(back, descriptor, superblock, wanted)
             result = _resize(resize2fs, descriptor, None if ours else back, environ)
             e2fsck = process.need("e2fsck", "e2fsprogs", environ)
-            if result.status or process.run([e2fsck, "-fn", descriptor], environ).status:
+            if result.status or not repair.is_sound(e2fsck, descriptor, environ):
                 why = "e2fsck finds the result unsound"
                 if result.status:
                     why = (result.errors.strip() or "resize2fs fails").splitlines()[-1]

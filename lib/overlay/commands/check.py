@@ -15,6 +15,7 @@ from overlay import (
     repair,
     replace,
     resizing,
+    salvage,
     session,
 )
 from overlay.errors import (
@@ -87,7 +88,7 @@ def _look_only(path, environ):
         except lock.Busy as busy:
             raise guard.in_use(found, busy) from None
         program = process.need("e2fsck", "e2fsprogs", environ)
-        if process.run([program, "-fn", found.descriptor], environ).status == 0:
+        if repair.is_sound(program, found.descriptor, environ):
             return "clean"
         raise OverlayError(
             f"{quote(path)} is damaged, and it is not yours to repair",
@@ -130,7 +131,13 @@ def repair_copy(whole, scratch, environ):
     replace.check_names(path, os.fstat(whole.descriptor))
     repair.recover(path, whole.descriptor, environ)
     replace.remove_stale(os.path.dirname(path), scratch)
+    if extfs.read_superblock(whole.descriptor).is_clean and repair.is_sound(
+        e2fsck, whole.descriptor, environ
+    ):
+        repair.check_layout(path, whole.descriptor)
+        return "clean"
     before = _lost_and_found(whole.descriptor)
+    names = salvage.names(whole.descriptor)
     with process.cleaning_up():
         try:
             with replace.unfinished(path) as new:
@@ -139,34 +146,65 @@ def repair_copy(whole, scratch, environ):
                 status = os.fstat(whole.descriptor)
                 if status.st_blocks * 512 >= status.st_size:
                     creation.reserve(path, descriptor, status.st_size, environ, None, "repair")
+                salvage.spare(e2fsck, descriptor, environ)
+                extfs.set_dir_nlink(descriptor, whole.superblock, True)
                 first = process.run([e2fsck, "-f", "-y", descriptor], environ)
-                if first.status == 0:
-                    return "clean"
-                if process.run([e2fsck, "-f", "-n", descriptor], environ).status:
-                    raise OverlayError(
-                        f"{quote(path)} cannot be repaired (e2fsck {first.status}); it is left as"
-                        " it is",
-                        status=DAMAGED,
-                        hint="restore it from a copy, or save what can be read:"
-                        f" /sbin/debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
-                    )
+                extfs.set_dir_nlink(descriptor, whole.superblock, False)
+                _see_that_it_is_taken(path, first.status, e2fsck, descriptor, environ)
                 found = _lost_and_found(descriptor) - before
+                gone = salvage.gone(names, salvage.names(descriptor))
+                lost = any(one.had_content for one in gone)
+                kept = salvage.keep(path, environ) if lost else None
                 new.over(whole.descriptor)
         except OSError as error:
             raise OverlayError(
                 f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
                 status=CANNOT_CREATE,
             ) from None
-    return _repaired(path, found)
+    return _repaired(path, found, gone, kept)
 
 
-def _repaired(path, found):
-    """Return what a repair did, with the files that lost their names."""
-    if not found:
-        return "repaired"
-    names = "".join(f"\n  lost+found/{quote(os.fsdecode(name))}" for name in sorted(found))
-    command = f"/sbin/debugfs -R 'rdump /lost+found .' {quote(path)}"
-    return f"repaired; these files lost their names (to get them: {command}){names}"
+def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
+    """Raise OverlayError (DAMAGED) unless a session would take a repaired image.
+
+    status  of the repair, as e2fsck gave it
+    """
+    why = f"e2fsck {status}"
+    if repair.is_sound(e2fsck, descriptor, environ):
+        repair.check_layout(path, descriptor)
+        superblock = extfs.read_superblock(descriptor)
+        if not superblock.is_ext3:
+            why = "it would be no ext3 image any more"
+        elif extfs.Reader(descriptor, superblock).lookup(b"upper") is None:
+            why = "its directory upper, which has all that is in it, would have no name any more"
+        else:
+            return
+    raise OverlayError(
+        f"{quote(path)} cannot be repaired ({why}); it is left as it is",
+        status=DAMAGED,
+        hint="restore it from a copy, or save what can be read:"
+        f" /sbin/debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
+    )
+
+
+def _repaired(path, found, gone, kept):
+    """Return what a repair did, with the files that lost their names, and the names that are gone.
+
+    found  names in lost+found
+    gone   of salvage.gone()
+    kept   path of the image as it was; None when it is not kept
+    """
+    words = "repaired"
+    if found:
+        names = "".join(f"\n  lost+found/{quote(os.fsdecode(name))}" for name in sorted(found))
+        command = f"/sbin/debugfs -R 'rdump /lost+found .' {quote(path)}"
+        words += f"; these files lost their names (to get them: {command}){names}"
+    if gone:
+        words += "\nthese names are gone" if found else "; these names are gone"
+        if kept:
+            words += f" (as it was, it is kept: {quote(kept)})"
+        words += ":" + "".join(f"\n  {one.words}" for one in gone)
+    return words
 
 
 def _lost_and_found(descriptor):

@@ -90,7 +90,8 @@ def test_repair(run, scratch, damaged):
         f"a.ext3: repaired; these files lost their names (to get them: {command})",
         f"a.ext3: repaired; these files lost their names (to get them: {path_named})",
     )
-    assert len(names) == 2 and all(name.startswith("  lost+found/'#") for name in names)
+    assert len(names) == 4 and all(name.startswith("  lost+found/'#") for name in names[:2])
+    assert names[2:] == ["these names are gone:", "  data/lost"]
     assert state(path) == CLEAN
     assert os.listdir(scratch) == ["a.ext3"]
     line = first.partition("to get them: ")[2].removesuffix(")")
@@ -388,3 +389,81 @@ def test_half_an_unlink(run, make):
     found = tool("debugfs", "-R", "ls -p /lost+found", path).stdout
     number = re.search(r"/#(\d+)/", found)[1]
     assert tool("debugfs", "-R", f"cat <{number}>", path).stdout == "one\n"
+
+
+def overwritten(path, name, text, *lines):
+    """Let the pointers of a file's first indirect block be text, as a kill can leave them."""
+    size = extfs.BLOCK_SIZE
+    found = tool("debugfs", "-R", f"stat {name}", path).stdout
+    block = int(re.search(r"\(IND\):(\d+)", found)[1])
+    with open(path, "r+b") as file:
+        file.seek(block * size)
+        file.write((text * size)[:size])
+    debugfs(path, *lines)
+
+
+@pytest.mark.parametrize("name", ["grown", "many"])
+def test_repair_keeps_what_was_synced(run, make, name):
+    """A file, or a directory, whose newest pointers were never written keeps what came before."""
+    path = make("a.ext3", 64, 4)
+    line = "mkdir -p /data/many; seq 9999 9 200000 >/data/grown; cd /data/many;"
+    line += " for name in $(seq -f %0200g 300); do echo $name >$name; done"
+    assert run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line).status == 0
+    before = tool("debugfs", "-R", "cat /upper/data/grown", path).stdout
+    overwritten(path, f"/upper/data/{name}", b"old content here", "ssv state 0")
+    result = run("check-overlay", "a.ext3")
+    assert (result.status, "needs a decision" in result.stderr) == (65, True)
+    result = run("check-overlay", "--repair", "a.ext3")
+    assert result.status == 0, result
+    assert state(path) == CLEAN
+    if name == "grown":
+        after = tool("debugfs", "-R", "cat /upper/data/grown", path).stdout
+        assert after[:49152] == before[:49152] and result.stdout == "a.ext3: repaired\n"
+    else:
+        # Of the directory, twelve blocks have their names; the other files are in lost+found.
+        listed = run("run-overlay", "-o", "a.ext3:ro", "--", "ls", "/data/many").stdout.split()
+        unnamed = result.stdout.count("\n  lost+found/")
+        assert listed == [f"{n:0200}" for n in range(1, len(listed) + 1)]
+        assert 200 < len(listed) == 300 - unnamed
+
+
+def test_repair_names_what_is_gone(run, make):
+    """A file that e2fsck clears is named, and the overlay as it was is kept."""
+    path = make()
+    line = "mkdir /data; echo one >/data/one; echo two >'/data/t w o'"
+    assert run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line).status == 0
+    debugfs(path, 'set_inode_field "/upper/data/t w o" mode 0170644', "ssv state 0")
+    before = path.read_bytes()
+    result = run("check-overlay", "--repair", "a.ext3")
+    kept = path.with_name("a.ext3.before-repair")
+    assert (result.status, result.stdout) == (
+        0,
+        f"a.ext3: repaired; these names are gone (as it was, it is kept: '{kept}'):\n"
+        "  'data/t w o'\n",
+    )
+    assert kept.read_bytes() == before and path.stat().st_nlink == 1
+    assert run("run-overlay", "-o", "a.ext3:ro", "--", "ls", "/data") == (0, "one\n", "")
+
+
+def test_repair_without_upper(run, make):
+    """What would have no upper afterwards is not taken; it is left as it is."""
+    path = make()
+    debugfs(path, "unlink /upper", "ssv state 0")
+    before = path.read_bytes()
+    result = run("check-overlay", "--repair", "a.ext3")
+    assert (result.status, "its directory upper" in result.stderr) == (65, True), result
+    assert path.read_bytes() == before and os.listdir(path.parent) == ["a.ext3"]
+
+
+@pytest.mark.parametrize(
+    "line", [["check-overlay"], ["check-overlay", "--repair"], ["run-overlay"]]
+)
+def test_made_ext4_by_a_repair(run, make, line):
+    """An overlay to which e2fsck -y has given dir_nlink is an ext3 one again."""
+    path = make()
+    assert tool("debugfs", "-w", "-R", "feature dir_nlink", path).returncode == 0
+    words = ["-o", "a.ext3", "--", "true"] if line == ["run-overlay"] else ["a.ext3"]
+    result = run(*line, *words)
+    assert result.status == 0, result
+    assert "dir_nlink" not in tool("dumpe2fs", path).stdout
+    assert state(path) == CLEAN and os.listdir(path.parent) == ["a.ext3"]

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from e2e.conftest import copy
+from e2e.safety.test_kill import at_work
 from e2e.safety.trees import debugfs, e2fsck, kill_tree
 from overlay import extfs
 from support import tool
@@ -115,10 +116,14 @@ def test_at_random(run, start, put, large, rounds, count, case):
     seconds = min(durations)
     if case == "session":
         seconds /= 2  # the rest is the engine's
-    for _round in range(number):
+    for turn in range(number):
         path = put(case)
         session = start(*line)
-        time.sleep(moments.uniform(0.05, seconds))
+        if turn % 2:
+            at_work(session, "e2fsck")
+            time.sleep(moments.uniform(0, 0.06))
+        else:
+            time.sleep(moments.uniform(0.05, seconds))
         whole += session.poll() is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(session.pid, signal.SIGKILL)  # at once; then what is in another group
