@@ -121,6 +121,34 @@ def look(path, *, write=False):
         raise
 
 
+def open_unfollowed(path):
+    """Return a descriptor, to be read, of what is at a path: a file or a directory.
+
+    For searches in places where others could exchange what was just looked at: neither a link
+    is followed, nor a device or a pipe opened, which alone may have effects. Raises OSError.
+    """
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # opens nothing yet
+    try:
+        mode = os.fstat(place).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise FileNotFoundError(errno.ENOENT, "it is no longer a file")
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    finally:
+        os.close(place)
+
+
+def opened(path, descriptor):
+    """Return the Image behind a descriptor, which it keeps; its path is for the words only.
+
+    Raises OverlayError as look() does; the descriptor is closed then.
+    """
+    try:
+        return _identify(path, descriptor, False)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def _open(path, write):
     """Return (descriptor, writable) of a path."""
     # Not blocking: a FIFO in the place of an overlay would wait for a writer for ever.

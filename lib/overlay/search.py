@@ -63,9 +63,9 @@ class Search:
             names = {os.path.basename(path) for path in below}
             if "upper" in names and "work" in names:
                 try:
-                    found = image.look(directory)
-                except OverlayError:
-                    continue  # an unpacked container image
+                    found = image.opened(directory, image.open_unfollowed(directory))
+                except (OverlayError, OSError):
+                    continue  # an unpacked container image, or gone
                 self.found += 1
                 yield directory, found
             else:
@@ -103,15 +103,21 @@ class Search:
     def _file(self, path):
         """Return the Image at a path, the OverlayError when it is damaged, None when it is none."""
         try:
-            kind = _kind(path)
+            descriptor = image.open_unfollowed(path)
+            try:
+                kind = _kind(path, descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
         except OSError:
             if path.endswith(NAMES):
                 self.unreadable.append(path)
             return None
         if kind is None:
+            os.close(descriptor)
             return None
         try:
-            found = image.look(path)
+            found = image.opened(path, descriptor)
         except OverlayError as error:
             return error
         if found.kind == "ext3" and found.upper is None:
@@ -127,24 +133,19 @@ def _may_be(name, size):
     return size > 96 and name.endswith(SQUASHFS_NAMES)
 
 
-def _kind(path):
-    """Return "ext3" or "squashfs" when a file may be such an overlay, else None."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-    descriptor = os.open(path, flags)
+def _kind(path, descriptor):
+    """Return "ext3" or "squashfs" when an open file may be such an overlay, else None."""
+    head = os.pread(descriptor, extfs.SUPERBLOCK_OFFSET + extfs.SUPERBLOCK_SIZE, 0)
+    if head[:4] == b"hsqs":
+        ours = path.endswith(SQUASHFS_NAMES) or record.read(descriptor)
+        return "squashfs" if ours else None
+    if head[_MAGIC : _MAGIC + 2] != b"\x53\xef":
+        return None
     try:
-        head = os.pread(descriptor, extfs.SUPERBLOCK_OFFSET + extfs.SUPERBLOCK_SIZE, 0)
-        if head[:4] == b"hsqs":
-            ours = path.endswith(SQUASHFS_NAMES) or record.read(descriptor)
-            return "squashfs" if ours else None
-        if head[_MAGIC : _MAGIC + 2] != b"\x53\xef":
-            return None
-        try:
-            found = extfs.Superblock(head[extfs.SUPERBLOCK_OFFSET :])
-        except extfs.FormatError:
-            return "ext3" if path.endswith(".ext3") else None
-        return "ext3" if found.is_ext3 else None
-    finally:
-        os.close(descriptor)
+        found = extfs.Superblock(head[extfs.SUPERBLOCK_OFFSET :])
+    except extfs.FormatError:
+        return "ext3" if path.endswith(".ext3") else None
+    return "ext3" if found.is_ext3 else None
 
 
 def reachable(tops):

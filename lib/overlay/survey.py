@@ -96,7 +96,7 @@ class Survey:
         if image.is_plain_directory:
             self.plain = "data" if image.is_data else "empty"
         try:
-            upper = os.stat(os.path.join(image.path, "upper"))
+            upper = os.stat("upper", dir_fd=image.descriptor, follow_symlinks=False)
             self.owner_inside = upper.st_uid
             self.written = int(upper.st_mtime)
         except OSError:

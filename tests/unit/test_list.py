@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import time
 
@@ -308,3 +309,77 @@ def test_progress(monkeypatch):
         tell(one)
     assert said[0] == "12,000 files seen, 3 of them overlays"
     assert 15 <= len(said) <= 25
+
+
+# ------------------------------------------------- what others exchange meanwhile --
+
+
+@pytest.fixture
+def exchange(monkeypatch):
+    """Return a function that has a path exchanged before, or after, it is opened for the first time."""
+    opened, plans = [], {}
+    original = os.open
+
+    def open_(path, flags, *arguments, **options):
+        at = plans.pop(path, None)
+        if at and at[0] == "before":
+            at[1]()
+        descriptor = original(path, flags, *arguments, **options)
+        if at and at[0] == "after":
+            at[1]()
+        opened.append((path, flags, os.fstat(descriptor)))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_)
+
+    def exchange(path, when, action):
+        plans[path] = when, action
+        return opened
+
+    return exchange
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", ["a.ext3", "a.sqsh", "d"])
+def test_exchanged_for_a_link(copy, tmp_path, exchange, name, when):
+    """A link that takes the place of an overlay leads nowhere: what was seen is what is told."""
+    copy("elsewhere/a.ext3")
+    os.makedirs("elsewhere/d/upper")
+    if name == "d":
+        os.makedirs("here/d/upper")
+        os.makedirs("here/d/work")
+    elif name == "a.sqsh":
+        os.mkdir("here")
+        squash("here/a.sqsh", tmp_path)
+    else:
+        copy("here/a.ext3")
+    path = f"here/{name}"
+    before = os.stat(path)
+
+    def act():
+        os.rename(path, "away")
+        os.symlink(os.path.abspath(f"elsewhere/{'d' if name == 'd' else 'a.ext3'}"), path)
+
+    exchange(path, when, act)
+    overlays = [overlay for _path, overlay in search.Search().under("here")]
+    assert os.path.islink(path)  # else nothing was tried
+    if when == "before":
+        assert overlays == []
+    else:
+        assert [overlay.identity for overlay in overlays] == [(before.st_dev, before.st_ino)]
+        overlays[0].close()
+
+
+def test_exchanged_for_a_pipe(copy, exchange):
+    """A pipe, or a device, in the place of an overlay is not opened."""
+    copy("here/a.ext3")
+
+    def act():
+        os.unlink("here/a.ext3")
+        os.mkfifo("here/a.ext3")
+
+    opened = exchange("here/a.ext3", "before", act)
+    one = search.Search()
+    assert list(one.under("here")) == [] and one.unreadable == ["here/a.ext3"]
+    pipes = [flags for _path, flags, status in opened if stat.S_ISFIFO(status.st_mode)]
+    assert pipes and all(flags & os.O_PATH for flags in pipes)
