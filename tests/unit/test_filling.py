@@ -9,6 +9,7 @@ from overlay import creation, filling, process, sources
 from overlay.errors import CANNOT_CREATE, MISSING, USAGE, OverlayError
 
 MIB = 1 << 20
+ENVIRON = {"PATH": "/usr/bin:/bin"}
 
 
 def refused(function, *arguments, **options):
@@ -67,15 +68,15 @@ def test_bindable(scratch, monkeypatch, pairs, bound):
         sources.Source(path, dest, "tar" if path.endswith("tar") else "directory")
         for path, dest in pairs
     ]
-    assert filling._bindable(parsed, "/elsewhere") == [parsed[number] for number in bound]
+    assert filling._bindable(parsed, "/elsewhere", ENVIRON) == [parsed[number] for number in bound]
 
 
 def test_overlay_in_its_own_source(scratch):
     """A source in which the new overlay will lie is copied: else that would be copied too."""
     source = sources.Source(str(scratch), "/x", "directory")
-    assert filling._bindable([source], str(scratch.parent)) == [source]
+    assert filling._bindable([source], str(scratch.parent), ENVIRON) == [source]
     for place in (scratch, scratch / "below"):
-        assert filling._bindable([source], str(place)) == []
+        assert filling._bindable([source], str(place), ENVIRON) == []
 
 
 @pytest.mark.parametrize(
