@@ -60,11 +60,13 @@ class FormatError(Exception):
 class Superblock:
     """The fields of a superblock that anybody asks for, under the kernel's names.
 
-    data  the 1024 bytes at offset 1024 of the image
+    data       the 1024 bytes at offset 1024 of the image
+    in_change  whether the image is known to be in the midst of a change: its counts need not
+               fit each other then, and it counts as not clean
     Raises FormatError when they are not an ext2-family superblock or contradict themselves.
     """
 
-    def __init__(self, data):
+    def __init__(self, data, *, in_change=False):
         if len(data) < SUPERBLOCK_SIZE or data[56:58] != b"\x53\xef":
             raise FormatError("it has no ext3 superblock")
         (
@@ -98,18 +100,26 @@ class Superblock:
         if log_block_size > 6:
             raise FormatError("its superblock gives an impossible block size")
         self.block_size = 1024 << log_block_size
+        self.in_change = in_change
+        if in_change:
+            self.state = 0
         if not (
             8 <= self.blocks_per_group <= 8 * self.block_size
             and 8 <= self.inodes_per_group <= 8 * self.block_size
             and self.first_data_block <= 1
             and self.first_data_block < self.blocks_count
-            and self.free_blocks_count <= self.blocks_count
-            and self.free_inodes_count <= self.inodes_count
             and self.inode_size in (128, 256, 512, 1024, 2048, 4096)
             and self.inode_size <= self.block_size
-            and 0 < self.inodes_count <= self.inodes_per_group * self.groups_count
+            and (in_change or self._counts_fit())
         ):
             raise FormatError("its superblock contradicts itself")
+
+    def _counts_fit(self):
+        return (
+            self.free_blocks_count <= self.blocks_count
+            and self.free_inodes_count <= self.inodes_count
+            and 0 < self.inodes_count <= self.inodes_per_group * self.groups_count
+        )
 
     @property
     def groups_count(self):
@@ -154,7 +164,7 @@ class Superblock:
         """
         return (
             self.state & STATE_CLEAN
-            and not self.read_only_compatible & DIR_NLINK
+            and not (self.is_ext3 and self.read_only_compatible & DIR_NLINK)
             and not self.state & STATE_ERROR
             and not self.incompatible & RECOVER
         )

@@ -105,7 +105,7 @@ def _lock(image, write):
         raise lock.Busy(holder == "writer")
     _check_replaced(image)
     try:
-        image.superblock = extfs.read_superblock(image.descriptor)
+        image.superblock = images.read_superblock(image.path, image.descriptor)
     except (extfs.FormatError, OSError) as error:
         raise OverlayError(f"{quote(image.path)} is damaged: {error}", status=DAMAGED) from None
 
@@ -256,7 +256,7 @@ def _repair(image, config, environ, notice):
             raise lock.Busy(True)
         check_may_repair(image, config)
         _take_all_of_it(descriptor)
-        superblock = extfs.read_superblock(descriptor)
+        superblock = images.read_superblock(image.path, descriptor)
         if superblock.is_clean:
             return True  # repaired by another session just before
         if notice:
@@ -357,7 +357,7 @@ def open_whole(path):
                 raise _Replaced from None
             raise in_use(image, busy) from None
         _check_replaced(image)
-        image.superblock = extfs.read_superblock(image.descriptor)
+        image.superblock = images.read_superblock(image.path, image.descriptor)
         return image
     except _Replaced:
         image.close()

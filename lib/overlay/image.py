@@ -331,10 +331,30 @@ def _backup(descriptor):
     return None
 
 
+def read_superblock(path, descriptor, head=None):
+    """Return the Superblock of an image, also in the midst of a change that can be undone.
+
+    path  of the image, to find what lies beside it
+    head  the first bytes of the file, where they have been read already
+    Raises extfs.FormatError, OSError.
+    """
+    try:
+        if head is None:
+            head = os.pread(descriptor, _HEAD, 0)
+        superblock = extfs.Superblock(head[extfs.SUPERBLOCK_OFFSET :])
+        if superblock.size <= os.fstat(descriptor).st_size:
+            return superblock
+    except extfs.FormatError:
+        pass
+    from overlay import undo  # not needed where all is well
+
+    return undo.read_superblock(path, descriptor)
+
+
 def _ext3(path, status, descriptor, writable, head):
     """Return the Image of a file with an ext2-family superblock."""
     try:
-        superblock = extfs.Superblock(head[extfs.SUPERBLOCK_OFFSET :])
+        superblock = read_superblock(path, descriptor, head)
         if not superblock.is_ext3:
             kind = "ext2" if not superblock.compatible & extfs.HAS_JOURNAL else "ext4"
             raise _not_an_overlay(
@@ -342,7 +362,7 @@ def _ext3(path, status, descriptor, writable, head):
                 f"is an {kind} image, and the engines take ext3 only",
                 "make an ext3 one: create-overlay -s SIZE -n FILES",
             )
-        if superblock.size > status.st_size:
+        if superblock.size > status.st_size and not superblock.in_change:
             raise extfs.FormatError(
                 f"it is cut off: {status.st_size} bytes of {superblock.size} are there"
             )

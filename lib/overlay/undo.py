@@ -43,6 +43,11 @@ def _name(directory, words):
     return os.path.join(directory, _PREFIX + ".".join(map(str, words)))
 
 
+def _words(entry):
+    """Return the words in the name of an undo file, as _name() was given them."""
+    return entry[len(_PREFIX) :].partition("-")[0].split(".")
+
+
 def _identity(superblock):
     """Return, as words, what tells an image and its last mount from every other."""
     return superblock.uuid.hex(), str(superblock.mount_time), str(superblock.mount_count)
@@ -146,6 +151,42 @@ def _records(file):
     yield from read_records(file)
 
 
+def read_superblock(path, descriptor):
+    """Return the Superblock of an image, also in the midst of a change that an undo file undoes.
+
+    resize2fs writes the superblock word by word. Raises extfs.FormatError, OSError.
+    """
+    try:
+        superblock = extfs.read_superblock(descriptor)
+        if superblock.size <= os.fstat(descriptor).st_size:
+            return superblock
+    except extfs.FormatError:
+        superblock = None
+    data = os.pread(descriptor, extfs.SUPERBLOCK_SIZE, extfs.SUPERBLOCK_OFFSET)
+    half = extfs.Superblock(data, in_change=True)
+    if _pending(path, os.fstat(descriptor), half):
+        return half
+    return superblock or extfs.Superblock(data)
+
+
+def _pending(path, status, superblock):
+    """Return whether there is an undo file for the state that an image is in."""
+    directory, prefix = os.path.dirname(os.path.realpath(path)), f"{_PREFIX}{status.st_ino}."
+    identity = list(_identity(superblock))
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return False
+    for entry in names:
+        if not entry.startswith(prefix) or _words(entry)[2:] != identity:
+            continue
+        file = _open_ours(os.path.join(directory, entry), status)
+        if file is not None:
+            file.close()
+            return True
+    return False
+
+
 def recover(path, descriptor, environ):
     """Play back what an interrupted change of an image left; return whether there was any.
 
@@ -158,21 +199,26 @@ def recover(path, descriptor, environ):
     try:
         found = [entry for entry in os.listdir(directory) if entry.startswith(prefix)]
     except PermissionError:  # then it can be met by its name only
-        superblock = extfs.read_superblock(descriptor)
+        superblock = read_superblock(path, descriptor)
         words = (status.st_ino, superblock.size, *_identity(superblock))
         found = [os.path.basename(_name(directory, words))]
     done = False
     for entry in found:
         undo = os.path.join(directory, entry)
-        numbers = entry[len(_PREFIX) :].partition("-")[0].split(".")
+        numbers = _words(entry)
         file = _open_ours(undo, status)
         if file is None:
             continue
         with file:
-            superblock = extfs.read_superblock(descriptor)
+            superblock = read_superblock(path, descriptor)
             fits = tuple(numbers[2:]) == _identity(superblock)
             if fits and not superblock.is_clean and numbers[1].isdecimal():
-                _play_back(undo, file, descriptor, path, environ)
+                try:
+                    _play_back(undo, file, descriptor, path, environ)
+                except OverlayError:
+                    untouched = superblock.size == int(numbers[1])
+                    if not (untouched and _is_sound(descriptor, environ)):
+                        raise
                 os.truncate(descriptor, int(numbers[1]))
                 extfs.write_state(descriptor, 0)
                 done = True
@@ -181,6 +227,15 @@ def recover(path, descriptor, environ):
         except OSError:
             pass  # it does not fit any more, and does no harm
     return done
+
+
+def _is_sound(descriptor, environ):
+    """Return whether e2fsck finds nothing wrong: then nothing had been overwritten.
+
+    A node that fails may leave an undo file with a part of it missing, before that.
+    """
+    program = process.need("e2fsck", "e2fsprogs", environ)
+    return process.run([program, "-fn", descriptor], environ).status == 0
 
 
 def _open_ours(undo, status):

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from overlay import extfs, undo
+from overlay import extfs, image, undo
 from overlay.errors import DAMAGED, OverlayError
 from support import tool
 
@@ -218,6 +218,43 @@ def test_all_that_growth_changes(tmp_path, options, size, grown):
     assert recover(path)
     assert digest(path) == before and os.stat(path).st_size == size * MIB
     assert is_sound(path)
+
+
+def test_between_the_counts(half_grown):
+    """A superblock of which a part is new: its undo file tells that it is to be undone."""
+    path, back, before = half_grown()
+    with open(path, "r+b") as file:
+        file.seek(1024)
+        file.write(before[1024:1032])  # numbers of inodes and blocks; those of free ones are new
+    with pytest.raises(extfs.FormatError):
+        superblock(path)
+    found = image.look(path)
+    assert found.kind == "ext3" and not found.superblock.is_clean
+    found.close()
+    assert recover(path)
+    assert not os.path.exists(back) and os.stat(path).st_size == len(before)
+    assert is_sound(path)
+    with open(path, "r+b") as file:
+        file.seek(1024 + 12)
+        file.write(b"\xff\xff\xff")
+    with pytest.raises(OverlayError, match="contradicts itself"):  # and without one it is damage
+        image.look(path)
+
+
+def test_page_missing_of_it(half_grown):
+    """An undo file of which a part never came to the disk, with an image that is as it was."""
+    path, back, before = half_grown()
+    with open(back, "r+b") as file:
+        if file.read(8) == b"E2UNDO02":
+            return
+        file.seek(5000)
+        file.write(bytes(4096))
+    with open(path, "r+b") as file:
+        file.write(before)
+        file.truncate(150 * MIB)
+    set_fields(path, ("state", 0))
+    assert recover(path)
+    assert not os.path.exists(back) and os.stat(path).st_size == len(before) and is_sound(path)
 
 
 def test_descriptors_not_reserved(tmp_path):

@@ -270,13 +270,20 @@ def test_names_that_tools_would_misread(ok, scratch, make, name):
     assert state((scratch / name).rename(scratch / "a.ext3")) == CLEAN
 
 
-def test_killed_growth(ok, scratch, make):
-    """A growth that was killed at its end is undone before anything is reckoned from it."""
+@pytest.mark.parametrize("between", [False, True])
+def test_killed_growth(ok, scratch, make, between):
+    """A growth that was killed at its end is undone before anything is reckoned from it.
+
+    Between two counts of the superblock, too, which then contradicts itself.
+    """
     path = make()
     for line in (
+        ["check-overlay", "a.ext3"],
         ["check-overlay", "--repair", "a.ext3"],
+        ["run-overlay", "-o", "a.ext3", "--", "true"],
         ["resize-overlay", "a.ext3", "-s", "200"],
     ):
+        counts = path.read_bytes()[1024:1032]
         with open(path, "r+b") as file:
             found = extfs.read_superblock(file.fileno())
             back = undo.name(str(path), os.stat(path), found)
@@ -285,6 +292,12 @@ def test_killed_growth(ok, scratch, make):
             assert undo.note(back, file.fileno(), found, 200 << 20)
         assert tool("resize2fs", "-f", path).returncode == 0
         set_state(path, 0)
+        if between:
+            with open(path, "r+b") as file:
+                file.seek(1024)
+                file.write(counts)
+            with open(path, "rb") as file, pytest.raises(extfs.FormatError):
+                extfs.read_superblock(file.fileno())
         ok(*line)
         assert not os.path.exists(back)
         assert state(path) == CLEAN
