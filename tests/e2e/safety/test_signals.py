@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 
 import pexpect
 import pytest
@@ -85,10 +86,12 @@ def test_timeout_in_the_foreground(words, environ, scratch, make):
     """timeout --foreground -s INT ends the commands, and then itself with 124."""
     path = make()
     arguments = ["timeout", "--foreground", "-s", "INT", "1.5", *words("run-overlay")]
+    start = time.monotonic()
     result = execute(
         [*arguments, "-o", "a.ext3", "--", "bash", "-c", PLAIN], environ=environ, cwd=scratch
     )
     assert (result.status, result.stdout) == (124, "ready\n")
+    assert time.monotonic() - start < 30
     clean(path)
 
 
