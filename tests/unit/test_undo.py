@@ -178,6 +178,27 @@ def test_cannot_be_played_back(half_grown):
     assert open(path, "rb").read() == now
 
 
+@pytest.mark.parametrize("how", ["a link", "written by everybody", "written by a group", "a fifo"])
+def test_not_to_be_trusted(half_grown, how):
+    """What others could have made, or changed, is not played into an image."""
+    path, back, _before = half_grown()
+    os.chmod(path, 0o600)
+    if how == "a link":
+        os.rename(back, f"{path}.undo")
+        os.symlink(f"{path}.undo", back)
+    elif how == "a fifo":
+        os.unlink(back)
+        os.mkfifo(back)
+    else:
+        os.chmod(back, 0o666 if how == "written by everybody" else 0o660)
+    now = digest(path)
+    assert not recover(path)
+    assert digest(path) == now
+    if how == "written by a group":  # which may write the image as well
+        os.chmod(path, 0o660)
+        assert recover(path)
+
+
 @pytest.mark.parametrize(
     "name", [".overlay-undo.{}", ".overlay-undo.{}.x.0.0", ".overlay-undo.{}.1"]
 )
