@@ -356,6 +356,11 @@ class Inode:
         return self.mode >> 12 == 4
 
     @property
+    def is_file(self):
+        """Whether it is a regular file."""
+        return self.mode >> 12 == 8
+
+    @property
     def is_whiteout(self):
         """Whether it is the character device 0/0, overlayfs's own mark of a deletion."""
         return self.mode >> 12 == 2 and not any(self.blocks[:2])

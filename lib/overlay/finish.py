@@ -44,7 +44,8 @@ def finish(facts, status, *, token, environ, output, program):
                 f"{path} was not closed properly: the last writes of this session may be lost",
                 "warning",
             )
-            output.notice(f"{path}: {_repair(image, environ)}", "warning")
+            for line in _repair(image, environ).split("\n"):
+                output.notice(f"{path}: {line.strip()}", "warning")
         elif not facts.launchers and superblock.available_bytes < superblock.block_size * 16:
             lost = True
             output.notice(

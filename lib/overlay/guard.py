@@ -262,8 +262,8 @@ def _repair(image, config, environ, notice):
         if notice:
             notice(f"{path} was left unclean by the session before: checking it")
         summary = repair.check(image.path, descriptor, environ)
-        if notice:
-            notice(f"{path}: {summary}")
+        for line in summary.split("\n") if notice else ():
+            notice(f"{path}: {line.strip()}")
     except extfs.FormatError as error:
         raise OverlayError(f"{path} is damaged: {error}", status=DAMAGED) from None
     finally:

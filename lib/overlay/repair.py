@@ -14,7 +14,7 @@ or copied, every node finds it, and it needs no right to write in the directory.
 import os
 import struct
 
-from overlay import extfs, guard, process, undo
+from overlay import extfs, guard, process, salvage, undo
 from overlay import image as images
 from overlay.errors import CANNOT_CREATE, DAMAGED, UNAVAILABLE, OverlayError, quote, reason
 from overlay.size import format_files
@@ -105,6 +105,9 @@ def _repair(program, path, descriptor, environ):
         _judge(path, result)
         extfs.set_dir_nlink(copy, superblock, False)
         check_layout(path, copy)
+        before = salvage.lost_and_found(descriptor)
+        if salvage.save_work(copy, environ) and not is_sound(program, copy, environ):
+            raise _needs_decision(path)
         changed = _changed(descriptor, copy, known, min(superblock.block_size, _UNIT))
         _note(descriptor, copy, changed)
         if superblock.state & extfs.STATE_CLEAN:
@@ -114,8 +117,9 @@ def _repair(program, path, descriptor, environ):
         raise _cannot_write(path, error) from None
     finally:
         os.close(copy)
-    if result.status:
-        return _corrections(said + result.output)
+    found = salvage.lost_and_found(descriptor) - before
+    if result.status or found:
+        return _corrections(said + result.output) + salvage.describe(descriptor, found, 10)
     made_ext4 = superblock.read_only_compatible & extfs.DIR_NLINK
     return "repaired (it is an ext3 image again)" if made_ext4 else "no damage found"
 

@@ -4,6 +4,9 @@ fuse2fs writes the pointer to an indirect block into an inode before the block i
 a kill in between, what stands there by chance is read as numbers of blocks, and e2fsck(8)
 clears an inode with more than eleven that cannot be: the whole file, although only what was
 appended last is missing.
+
+A rename over a file takes several steps there, and a file can be left with a name in the
+directory work/work only, which fuse-overlayfs empties at the next mount.
 """
 
 import os
@@ -12,11 +15,12 @@ import struct
 
 from overlay import extfs, process
 from overlay.errors import quote
-from overlay.size import format_files
+from overlay.size import format_files, format_size
 
 _CLEARED = re.compile(r"Too many illegal blocks in inode (\d+)\.")
 _FIRST_INDIRECT = 12  # of the pointers in an inode; the next two are of more levels
 _KEPT = ".before-repair"
+_PLAIN = re.compile(rb"[\w.-]+\Z")  # names that debugfs(8) takes as they are
 
 
 def spare(program, descriptor, environ):
@@ -68,6 +72,94 @@ def _is_chance(reader, number, depth):
     for index in wrong:
         os.pwrite(reader.descriptor, bytes(4), number * superblock.block_size + 4 * index)
     return False
+
+
+def save_work(descriptor, environ):
+    """Move files that have names in work/work only to lost+found, as work-NUMBER.
+
+    descriptor  of an image that nobody uses, sound, open for writing; a copy of its tables does
+    Returns whether there were any. Raises OSError.
+    """
+    try:
+        reader = extfs.Reader(descriptor, extfs.read_superblock(descriptor))
+        work = reader.lookup(b"work/work")
+        only = _only_there(reader, work[1]) if work and work[1].is_directory else {}
+        has_place = reader.lookup(b"lost+found") is not None
+    except extfs.FormatError:
+        return False
+    if not only:
+        return False
+    if not has_place:
+        _debugfs(descriptor, ["mklost_found"], environ)
+    # debugfs leaves the number of links as it is: to give a name and to take one is to move.
+    given = {number: f"work-{number}" for number in only}
+    before = lost_and_found(descriptor)
+    lines = [f"ln <{number}> /lost+found/{name}" for number, name in given.items()]
+    _debugfs(descriptor, lines, environ)
+    moved = lost_and_found(descriptor) - before
+    lines = [f"cd <{work[0]}>"]
+    lines += [
+        f"unlink {only[number].decode()}"
+        for number, name in given.items()
+        if name.encode() in moved
+    ]
+    _debugfs(descriptor, lines, environ)
+    return True
+
+
+def _only_there(reader, directory):
+    """Return the files with content that have a name in one directory only: number -> name."""
+    found = {}
+    for name, number, _kind in reader.entries(directory):
+        inode = reader.inode(number)
+        if inode.is_file and inode.size and inode.links == 1 and _PLAIN.match(name):
+            found[number] = name
+    return found
+
+
+def _debugfs(descriptor, lines, environ):
+    words = [process.need("debugfs", "e2fsprogs", environ), "-w", "-f", "-", descriptor]
+    process.run(words, environ, text="\n".join(lines) + "\n")
+
+
+def lost_and_found(descriptor):
+    """Return the names in lost+found of an image; empty when it cannot be read."""
+    try:
+        reader = extfs.Reader(descriptor, extfs.read_superblock(descriptor))
+        found = reader.lookup(b"lost+found")
+        entries = reader.entries(found[1]) if found else ()
+        return {name for name, _number, _kind in entries} - {b".", b".."}
+    except (extfs.FormatError, OSError):
+        return set()
+
+
+def describe(descriptor, found, most=None):
+    """Return lines for the user that tell files of lost+found by size and first line.
+
+    found  their names
+    most   how many are told; None is all
+    """
+    lines = []
+    for name in sorted(found)[:most]:
+        lines.append(f"\n  lost+found/{quote(os.fsdecode(name))}{_looks(descriptor, name)}")
+    if len(lines) < len(found):
+        lines.append(f"\n  and {format_files(len(found) - len(lines))} more in lost+found")
+    return "".join(lines)
+
+
+def _looks(descriptor, name):
+    """Return size and first line of a file in lost+found, as words to follow its name."""
+    try:
+        reader = extfs.Reader(descriptor, extfs.read_superblock(descriptor))
+        inode = reader.lookup(b"lost+found/" + name)[1]
+        if not inode.is_file:
+            return ", a directory" if inode.is_directory else ""
+        line = next(reader.data_blocks(inode), b"")[: inode.size].partition(b"\n")[0][:60]
+        text = line.decode(errors="replace")
+    except (extfs.FormatError, OSError, TypeError):
+        return ""
+    begins = f", begins with {quote(text)}" if text and text.isprintable() else ""
+    return f": {format_size(inode.size)}{begins}"
 
 
 def names(descriptor):

@@ -136,7 +136,7 @@ def repair_copy(whole, scratch, environ):
     ):
         repair.check_layout(path, whole.descriptor)
         return "clean"
-    before = _lost_and_found(whole.descriptor)
+    before = salvage.lost_and_found(whole.descriptor)
     names = salvage.names(whole.descriptor)
     with process.cleaning_up():
         try:
@@ -150,8 +150,10 @@ def repair_copy(whole, scratch, environ):
                 extfs.set_dir_nlink(descriptor, whole.superblock, True)
                 first = process.run([e2fsck, "-f", "-y", descriptor], environ)
                 extfs.set_dir_nlink(descriptor, whole.superblock, False)
+                salvage.save_work(descriptor, environ)
                 _see_that_it_is_taken(path, first.status, e2fsck, descriptor, environ)
-                found = _lost_and_found(descriptor) - before
+                found = salvage.lost_and_found(descriptor) - before
+                found = salvage.describe(descriptor, found)
                 gone = salvage.gone(names, salvage.names(descriptor))
                 lost = any(one.had_content for one in gone)
                 kept = salvage.keep(path, environ) if lost else None
@@ -190,29 +192,17 @@ def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
 def _repaired(path, found, gone, kept):
     """Return what a repair did, with the files that lost their names, and the names that are gone.
 
-    found  names in lost+found
+    found  lines that describe new files in lost+found
     gone   of salvage.gone()
     kept   path of the image as it was; None when it is not kept
     """
     words = "repaired"
     if found:
-        names = "".join(f"\n  lost+found/{quote(os.fsdecode(name))}" for name in sorted(found))
         command = f"/sbin/debugfs -R 'rdump /lost+found .' {quote(path)}"
-        words += f"; these files lost their names (to get them: {command}){names}"
+        words += f"; these files lost their names (to get them: {command}){found}"
     if gone:
         words += "\nthese names are gone" if found else "; these names are gone"
         if kept:
             words += f" (as it was, it is kept: {quote(kept)})"
         words += ":" + "".join(f"\n  {one.words}" for one in gone)
     return words
-
-
-def _lost_and_found(descriptor):
-    """Return the names in lost+found of an image; empty when it cannot be read."""
-    try:
-        reader = extfs.Reader(descriptor, extfs.read_superblock(descriptor))
-        found = reader.lookup(b"lost+found")
-        entries = reader.entries(found[1]) if found else ()
-        return {name for name, _number, _kind in entries} - {b".", b".."}
-    except (extfs.FormatError, OSError):
-        return set()

@@ -398,6 +398,7 @@ def test_half_an_unlink(run, make):
     result = run("run-overlay", "-o", "a.ext3", "--", "ls", "/data")
     assert (result.status, result.stdout) == (0, "two\n"), result
     assert "a.ext3: repaired (1 file without a name now in lost+found)\n" in result.stderr
+    assert re.search(r" lost\+found/'#\d+': 4 bytes, begins with one\n", result.stderr), result
     assert state(path) == CLEAN
     found = tool("debugfs", "-R", "ls -p /lost+found", path).stdout
     number = re.search(r"/#(\d+)/", found)[1]
@@ -480,3 +481,29 @@ def test_made_ext4_by_a_repair(run, make, line):
     assert result.status == 0, result
     assert "dir_nlink" not in tool("dumpe2fs", path).stdout
     assert state(path) == CLEAN and os.listdir(path.parent) == ["a.ext3"]
+
+
+@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("option", [None, "--repair"])
+def test_only_in_work(run, make, option, found):
+    """A file that a kill has left a name in work/work only is saved before a mount empties that."""
+    path = make()
+    line = "mkdir /data; echo kept >/data/one; echo linked >/data/two; ln /data/two /data/three"
+    assert run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line).status == 0
+    # As a rename that was cut short leaves them: the second has a name elsewhere, too.
+    lines = ["ln /upper/data/one /work/work/7", "unlink /upper/data/one", "ssv state 0"]
+    lines += ["ln /upper/data/two /work/work/8", "unlink /upper/data/two", "ssv state 0"]
+    debugfs(path, *lines)
+    if not found:
+        debugfs(path, "rmdir /lost+found")
+    if option:
+        assert run("check-overlay", option, "a.ext3").status == 0
+    result = run("run-overlay", "-o", "a.ext3", "--", "ls", "/data")
+    assert (result.status, result.stdout) == (0, "three\n"), result
+    name = re.search(r"work-\d+", tool("debugfs", "-R", "ls /lost+found", path).stdout)[0]
+    assert tool("debugfs", "-R", f"cat /lost+found/{name}", path).stdout == "kept\n"
+    assert option or f"a.ext3: lost+found/{name}: 5 bytes, begins with kept\n" in result.stderr, (
+        result
+    )
+    assert "8" not in tool("debugfs", "-R", "ls /work/work", path).stdout.split()
+    assert state(path) == CLEAN
