@@ -73,7 +73,7 @@ format:
 
 reference:
 	LC_ALL=C.UTF-8 PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 python3 -c \
-		'from overlay.reference import site_ini; print(site_ini(), end="")' >etc/overlay.ini.new
+		'from overlay.settings.reference import site_ini; print(site_ini(), end="")' >etc/overlay.ini.new
 	mv etc/overlay.ini.new etc/overlay.ini
 
 release: check

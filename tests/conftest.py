@@ -84,11 +84,11 @@ def environ(home, site):
 def settings(environ):
     """Return a function from OVERLAY_* settings to the loaded Config."""
 
-    from overlay import config
+    from overlay.settings import config as configuration
 
     def settings(**variables):
         names = {f"OVERLAY_{name.upper()}": text for name, text in variables.items()}
-        return config.load({**environ, **names}, str(ROOT))
+        return configuration.load({**environ, **names}, str(ROOT))
 
     return settings
 

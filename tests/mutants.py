@@ -7,10 +7,11 @@ import signal
 import stat
 import struct
 
-from overlay import extfs, options
-from overlay.commands import list as listing
+from overlay import cli
 from overlay.commands import show
+from overlay.commands.list import main
 from overlay.errors import DAMAGED, MISSING, OverlayError
+from overlay.image import ext3
 
 SECONDS = 5  # for all looks at one image; each takes some milliseconds
 MEMORY = 64 << 10  # KiB that thousands of looks may add
@@ -54,7 +55,7 @@ def fill(upper):
 def places(path):
     """Return (start, end) of the bytes of a sound image that decide what a reader finds."""
     descriptor = os.open(path, os.O_RDONLY)
-    reader = extfs.Reader(descriptor, extfs.read_superblock(descriptor))
+    reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
     size, first = reader.superblock.block_size, reader.superblock.first_data_block
     (table,) = struct.unpack("<I", os.pread(descriptor, 4, (first + 1) * size + 8))
     inode_size = reader.superblock.inode_size
@@ -95,12 +96,12 @@ def look(path, environ, root):
     statuses, said = [], []
     for words in (["--json"], ["--files"], ["--du", "/opt"], ["--json", "--files", "/opt/env"]):
         output = Listener()
-        chosen = options.parse("show-overlay", [str(path), *words])
+        chosen = cli.parse("show-overlay", [str(path), *words])
         statuses.append(show.main(chosen, environ, root, output))
         said += output.errors
     output = Listener()
-    chosen = options.parse("list-overlays", [os.path.dirname(path)])
-    statuses.append(listing.main(chosen, environ, root, output))
+    chosen = cli.parse("list-overlays", [os.path.dirname(path)])
+    statuses.append(main(chosen, environ, root, output))
     return statuses, said
 
 

@@ -68,13 +68,13 @@ def tool(name, *arguments):
 
 def create(request, settings, facts, environ, notice):
     """Make an overlay as create-overlay does, and return what was Created."""
-    from overlay import creation
+    from overlay.create import make
 
     try:
-        creation.make_staging(settings, facts)
-        return creation.run(request, settings, facts, environ, notice)
+        make.make_staging(settings, facts)
+        return make.run(request, settings, facts, environ, notice)
     finally:
-        creation.remove_staging(facts)
+        make.remove_staging(facts)
         if facts.existing is not None:
             facts.existing.close()
 

@@ -16,10 +16,14 @@ what the commands would have said; nothing is printed.
 
 import os
 
-from overlay import config as configuration
-from overlay import creation as _creation
-from overlay import process, session
+from overlay.create import make
+from overlay.create.request import Creation, check_request
 from overlay.errors import OverlayError
+from overlay.host import process
+from overlay.launch.facts import gather
+from overlay.launch.plan import make_plan
+from overlay.launch.request import Session
+from overlay.settings import config as configuration
 
 __all__ = ["OverlayError", "create", "launch", "load_config", "plan_session"]
 
@@ -37,7 +41,7 @@ def load_config(environ, root=None):
 
 
 def create(path, *, size, files, config, sparse=False, force=False, notice=lambda text: None):
-    """Create an overlay and return a creation.Created: path, size, superblock, allocated.
+    """Create an overlay and return a Created: path, size, superblock, allocated.
 
     path    where; .ext3 is added unless it ends in .ext3 or .img; None for the default name
     size    bytes
@@ -46,24 +50,24 @@ def create(path, *, size, files, config, sparse=False, force=False, notice=lambd
     force   whether it may take the place of an overlay
     notice  called with a line when the blocks could not be reserved
     """
-    request = _creation.Creation(size, files, path=path, sparse=sparse, force=force)
-    _creation.check_request(request)
-    return _creation.make(request, config, config.environ, notice)
+    request = Creation(size, files, path=path, sparse=sparse, force=force)
+    check_request(request)
+    return make.make(request, config, config.environ, notice)
 
 
 def plan_session(overlays, *, config, **wishes):
     """Return the Plan of a session without locking anything or starting the engine.
 
     overlays  (path, mode) in the order of the layers, top first; mode "rw", "ro" or None
-    wishes    command, commands, container, binds, gpus, fakeroot, options: as session.Session
+    wishes    command, commands, container, binds, gpus, fakeroot, options: as Session
     """
-    from overlay.commands import session as command
+    from overlay.launch.run import look_inside
 
-    request = session.Session(overlays, **wishes)
-    facts = session.gather(request, config, config.environ)
+    request = Session(overlays, **wishes)
+    facts = gather(request, config, config.environ)
     try:
-        command.look_inside(request, facts, remember=False)
-        return session.plan(request, config, facts)
+        look_inside(request, facts, remember=False)
+        return make_plan(request, config, facts)
     finally:
         for image in facts.images:
             image.close()
@@ -76,12 +80,12 @@ def launch(overlays, *, config, wait=None, output=None, **wishes):
     wait              seconds to wait for overlays in use; None not at all
     output            where notices go: an object with notice(text, level) and error(error)
     """
-    from overlay.commands import session as command
+    from overlay.launch.run import run
 
-    request = session.Session(overlays, **wishes)
+    request = Session(overlays, **wishes)
     before = process.handlers()
     try:
-        return command.run(request, config, wait=wait, output=output or Silent(), replace=False)
+        return run(request, config, wait=wait, output=output or Silent(), replace=False)
     finally:
         process.set_handlers(before)
 

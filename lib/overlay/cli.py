@@ -2,15 +2,15 @@
 
 import os
 
-from overlay import options
-from overlay.errors import INTERNAL, INTERRUPTED, MISSING, OverlayError, printable, reason
+from overlay.errors import INTERNAL, INTERRUPTED, MISSING, OverlayError, reason
+from overlay.output import Output
 
 # Command -> module of overlay.commands; only the one that was called is imported.
 COMMANDS = {
     "create-overlay": "create",
     "create-overlay-conda": "create",
-    "mount-overlay": "session",
-    "run-overlay": "session",
+    "mount-overlay": "run",
+    "run-overlay": "run",
     "check-overlay": "check",
     "resize-overlay": "resize",
     "pack-overlay": "pack",
@@ -20,53 +20,22 @@ COMMANDS = {
 }
 
 
-class Output:
-    """What a command says: results to standard output, all else to standard error."""
+def load(program):
+    """Return the module of a command, and the Command that it is."""
+    from importlib import import_module
 
-    def __init__(self, program, quiet=False, verbose=False):
-        self.program = program
-        self.quiet = quiet
-        self.verbose = verbose
+    module = import_module(f"overlay.commands.{COMMANDS[program]}")
+    return module, module.PROGRAMS[program]
 
-    def result(self, text, exact=False):
-        """Print a result of one line or several.
 
-        exact  whether it is printed as it is: lines for a shell, or colours of our own
-        """
-        text = text if exact else printable(text, keep="\n\t")
-        options.write_result(text if text.endswith("\n") else text + "\n")
+def parser(program):
+    """Return the Parser of a command."""
+    return load(program)[1].parser(program)
 
-    def notice(self, text, level="notice"):
-        """Print a line for the user, unless he asked for less."""
-        if level == "warning" or (not self.quiet and (level != "detail" or self.verbose)):
-            # What the site has to say may take several lines.
-            self._line(f"{self.program}: {text}", keep="\n" if level == "message" else "")
 
-    def progress(self, text):
-        """Show how far a long command is, in place of what it said before; "" takes it away.
-
-        Only a terminal shows it.
-        """
-        if not self.quiet and os.isatty(2):
-            width = os.get_terminal_size(2).columns or 80
-            self._write(f"\r{printable(text)[: width - 1]}\x1b[K")
-
-    def error(self, error):
-        """Print an OverlayError and its hint."""
-        self._line(f"{self.program}: error: {error.what}")
-        if error.hint:
-            self._line(f"{self.program}: hint: {error.hint}")
-
-    def _line(self, text, keep=""):
-        # One write a line: the lines of sixteen tasks must not run into each other.
-        self._write(printable(text, keep) + "\n")
-
-    def _write(self, text):
-        text = text.encode(errors="surrogateescape")
-        try:
-            os.write(2, text)
-        except OSError:
-            pass  # nobody listens; the exit status still tells
+def parse(program, arguments):
+    """Return the parsed options of a command line. Raises OverlayError (USAGE)."""
+    return load(program)[1].parse(program, arguments)
 
 
 def main(program, arguments, environ, root):
@@ -80,19 +49,17 @@ def main(program, arguments, environ, root):
     _open_standard_descriptors()
     output = Output(program)
     try:
-        from importlib import import_module
-
-        from overlay import config, process
+        from overlay.host import process
+        from overlay.settings import config as configuration
 
         environ = process.absolute(environ)
-        module = import_module(f"overlay.commands.{COMMANDS[program]}")
-        chosen = options.parse(program, arguments)
+        chosen = parse(program, arguments)
         output.quiet = chosen.quiet
         output.verbose = getattr(chosen, "verbose", False)
         _check_directory()
-        for words in config.warnings(environ):
+        for words in configuration.warnings(environ):
             output.notice(words, "warning")
-        return module.main(chosen, environ, root, output)
+        return load(program)[0].main(chosen, environ, root, output)
     except OverlayError as error:
         output.error(error)
         return error.status

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from overlay import config
-from overlay.options import parser
+from overlay.cli import parser
+from overlay.settings import config as configuration
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BASH = ROOT / "share/bash-completion/completions/overlay"
@@ -251,7 +251,7 @@ def test_same_grammar(environ, place, tmp_path, text):
     path = tmp_path / "overlay.ini"
     path.write_text(text)
     environ = {**environ, "OVERLAY_CONFIG": str(path), "HOME": "/nowhere"}
-    images = config.load(environ, str(ROOT)).images()
+    images = configuration.load(environ, str(ROOT)).images()
     assert "one" in images
     offered = candidates(environ, place, "run-overlay", "-c", "")
     assert offered == sorted(["base.sif", "sub", *images])

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from module_systems import PATH, Shell
-from overlay import config
+from overlay.settings import config as configuration
 from support import ROOT, version
 
 VERSION = "1.0"  # any; it is not that of the tree
@@ -323,7 +323,7 @@ def test_same_grammar(shell, prefix, tmp_path, text):
     path = tmp_path / "other.ini"
     path.write_text(text)
     variables = {"OVERLAY_CONFIG": str(path)}
-    assert config.load(variables, str(ROOT))["engine.module"].split() == ["a/1"]
+    assert configuration.load(variables, str(ROOT))["engine.module"].split() == ["a/1"]
     done = shell.run("module load overlay/1.0", **variables)
     assert "needs the module a/1 (" in " ".join(done.stderr.split())
 

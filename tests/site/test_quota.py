@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from overlay import config, quota
 from overlay.errors import CANNOT_CREATE
+from overlay.quota.check import find_limits
+from overlay.quota.limits import Place
+from overlay.settings import config as configuration
 from support import BASE, ROOT
 
 LIMIT = 100  # MiB, of the subvolume limited/
@@ -51,7 +53,7 @@ def look(environ):
     """Return a function that returns the limit of the subvolume of a directory, or None."""
 
     def look(directory):
-        found, failures = quota.look(directory, config.load(environ, str(ROOT)), environ)
+        found, failures = find_limits(directory, configuration.load(environ, str(ROOT)), environ)
         assert not failures
         assert [limits.kind for limits in found][-1] == "space"
         return found[0] if len(found) == 2 else None
@@ -80,7 +82,7 @@ def fill(path, mib):
 
 def test_filesystem(prepared, limited):
     """The type, mount point and source are those of the mount, seen from a subvolume."""
-    mount = quota.Place(limited, {}, 0).mount
+    mount = Place(limited, {}, 0).mount
     assert (mount.type, mount.point) == ("btrfs", str(prepared))
     assert mount.source.startswith("/dev/loop")
 

@@ -2,7 +2,7 @@
 
 import mutants
 import pytest
-from overlay import extfs
+from overlay.image import ext3_size
 from support import ROOT, tool
 
 
@@ -19,7 +19,7 @@ def test_mutants(tmp_path, block, seed):
     path = place / "a.ext3"
     with open(path, "wb") as file:
         file.truncate(20 << 20)
-    words = ["-b", str(block), "-I", str(extfs.INODE_SIZE), "-N", "256", "-J", "size=4"]
+    words = ["-b", str(block), "-I", str(ext3_size.INODE_SIZE), "-N", "256", "-J", "size=4"]
     content = tmp_path / "content"
     assert tool("mke2fs", "-t", "ext3", "-q", *words, "-d", content, path).returncode == 0
     environ = {"OVERLAY_CONFIG": str(ROOT / "etc" / "overlay.ini")}

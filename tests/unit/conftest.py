@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from overlay import extfs
+from overlay.image import ext3_size
 from support import ROOT, tool
 
 # Stands where an engine would: it keeps its arguments, one after each NUL.
@@ -73,7 +73,7 @@ def make_image(tmp_path):
         with open(path, "wb") as file:
             file.truncate(mib << 20)
         if options is None:
-            options = extfs.mke2fs_options(mib << 20, 1000)
+            options = ext3_size.mke2fs_options(mib << 20, 1000)
         done = tool("mke2fs", "-q", "-F", *options, "-d", content, path)
         assert (done.returncode, done.stderr) == (0, "")
         return path

@@ -9,7 +9,7 @@ import re
 import subprocess
 import textwrap
 
-from overlay.config import SECTIONS, SETTINGS
+from overlay.settings.table import SECTIONS, SETTINGS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PAGES = os.path.join(ROOT, "share", "man")

@@ -8,7 +8,9 @@ import pwd
 import time
 
 import pytest
-from overlay import config, extfs, trial
+from overlay.doctor import trial
+from overlay.image import ext3_size
+from overlay.settings.table import SETTINGS
 from test_config import WRONG
 
 
@@ -24,7 +26,7 @@ def rows(ok, *arguments, **options):
 def test_every_setting(ok, base):
     """Every setting is there once, typed, and the site's images with them."""
     found = rows(ok)
-    names = {setting.name for setting in config.SETTINGS if setting.kind != "names"}
+    names = {setting.name for setting in SETTINGS if setting.kind != "names"}
     assert set(found) == names | {"images.base"}
     assert found["create.allocation"]["value"] == "reserve"
     assert found["images.base"]["value"] == str(base)
@@ -223,7 +225,7 @@ def test_report_states(ok, overlays):
 
 def test_report_in_use(ok, overlays):
     """One in use is not one that was left unclean."""
-    from overlay import lock
+    from overlay.image import lock
 
     patch(overlays / "a.ext3", 1024 + 0x3A, b"\0\0")
     with open(overlays / "a.ext3", "r+b") as file:
@@ -234,8 +236,8 @@ def test_report_in_use(ok, overlays):
 
 def test_report_vanishing(settings, overlays):
     """An overlay that goes while we look is not counted, and disturbs nobody."""
-    from overlay import report
-    from overlay.search import Search
+    from overlay.doctor import report
+    from overlay.image.search import Search
 
     os.truncate(overlays / "a.ext3", 4 << 20)
 
@@ -281,7 +283,7 @@ def test_files_inside(make_image, ok, scratch, tmp_path):
     (content / "work").mkdir()
     for number in range(30):
         (content / "upper" / "d" / str(number)).touch()
-    options = extfs.mke2fs_options(16 << 20, 1000)
+    options = ext3_size.mke2fs_options(16 << 20, 1000)
     os.rename(make_image("many.ext3", options=options), scratch / "many.ext3")
     found = json.loads(ok("overlay-admin", "report", "--json", scratch))
     assert (found["total"]["files"], found["kept_off"]) == (31, 30)

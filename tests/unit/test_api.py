@@ -3,7 +3,9 @@
 import os
 import types
 
-from overlay import api, extfs, process
+from overlay import api
+from overlay.host import process
+from overlay.image import ext3
 from support import tool
 
 
@@ -16,7 +18,7 @@ def test_create(scratch, environ, monkeypatch):
     assert made.path == str(scratch / "env.ext3")
     assert os.stat(made.path).st_size == made.size == 16 << 20
     with open(made.path, "rb") as file:
-        assert extfs.read_superblock(file.fileno()).free_inodes_count >= 1000
+        assert ext3.read_superblock(file.fileno()).free_inodes_count >= 1000
     assert list(scratch.glob("tmp/*/*")) == []
 
 

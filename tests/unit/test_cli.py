@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from overlay import __version__, cli, options
+from overlay import __version__, cli
 from support import ROOT
 
 PROGRAMS = sorted(cli.COMMANDS)
@@ -236,8 +236,9 @@ def test_help(run, program):
     """--help shows the summary, every option, and nothing wider than a terminal."""
     result = run(program, "--help")
     assert (result.status, result.stderr) == (0, "")
-    assert options.SUMMARIES[program] in result.stdout
-    assert options.EXAMPLES[program].splitlines()[0] in result.stdout
+    _module, command = cli.load(program)
+    assert command.summary in result.stdout
+    assert command.examples.splitlines()[0] in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 90
     for word in ("--help", "--version", f"see also: man {program}"):
         assert word in result.stdout
@@ -266,7 +267,7 @@ def test_version(run, program):
 )
 def test_parse_run(arguments, expected):
     """What stands behind -- is the command's, options included."""
-    found = options.parse("run-overlay", arguments)
+    found = cli.parse("run-overlay", arguments)
     assert (found.overlays, found.file, found.command) == expected
 
 
@@ -292,7 +293,7 @@ def test_bug(words, environ, scratch):
     done = run()
     assert (done.returncode, done.stdout) == (70, "")
     assert re.fullmatch(
-        r"create-overlay: error: this is a bug: TypeError at config\.py:\d+: [^\n]+\n"
+        r"create-overlay: error: this is a bug: TypeError at settings/config\.py:\d+: [^\n]+\n"
         r"create-overlay: hint: send this line, and the command that you typed, to your site's"
         r" support\n",
         done.stderr,
@@ -481,8 +482,8 @@ HEAVY = {
     "pathlib",
     "ssl",
     "hashlib",
-    "overlay.creation",
-    "overlay.reference",
+    "overlay.create.make",
+    "overlay.settings.reference",
 }
 
 
@@ -521,7 +522,7 @@ def test_imports(environ, scratch, tmp_path, arguments):
     """What every task of every job pays for: nothing heavy on the way to the engine."""
     environ["RECORD"] = str(tmp_path / "record")
     found = imported(environ, scratch, *arguments)
-    assert "overlay.session" in found
+    assert "overlay.launch.plan" in found
     assert found & HEAVY == set()
 
 

@@ -3,16 +3,19 @@
 import os
 
 import pytest
-from overlay import config
 from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError
+from overlay.settings import config as configuration
+from overlay.settings import table
+from overlay.settings.files import Origin, site_file, user_file
+from overlay.settings.values import convert
 
-SECTIONS = "known: " + ", ".join(f"[{name}]" for name in config.SECTIONS)
+SECTIONS = "known: " + ", ".join(f"[{name}]" for name in table.SECTIONS)
 
 BELOW = "what is indented below a key belongs to its value"
 
 ALONE = "keys and comments stand on lines of their own"
 
-KEYS = "known: " + ", ".join(one.key for one in config.SETTINGS if one.section == "create")
+KEYS = "known: " + ", ".join(one.key for one in table.SETTINGS if one.section == "create")
 
 # Content of an overlay.ini, the line that is wrong, the sentence, the hint.
 WRONG = [
@@ -196,7 +199,7 @@ WRONG = [
 def caught(environ, root="/nowhere"):
     """Return the OverlayError that load() raises."""
     with pytest.raises(OverlayError) as error:
-        config.load(environ, root)
+        configuration.load(environ, root)
     return error.value
 
 
@@ -240,7 +243,7 @@ def test_not_text(environ, site):
 def test_byte_order_mark(environ, site):
     """A file that a Windows editor has saved reads as the same text."""
     site.write_bytes(b"\xef\xbb\xbf[create]\r\nsize = 5\r\n")
-    assert config.load(environ, "/nowhere")["create.size"] == 5 << 20
+    assert configuration.load(environ, "/nowhere")["create.size"] == 5 << 20
 
 
 def test_missing(environ):
@@ -293,7 +296,7 @@ def test_layers(environ, site, home, layers, value, origin):
         else:
             path, number = places[layer]
             write(path, f"[create]\nsize = {number}\n")
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     assert found["create.size"] == (None if value is None else value << 20)
     assert str(found.origin("create.size")) == origin.format(site=site, d=directory, user=user)
 
@@ -305,7 +308,7 @@ def test_whose(environ, site, home, tmp_path, uid):
     write(user, "[create]\nsize = 4\n")
     write(site, "[create]\nfiles = 1\n")
     said = []
-    found = config.load(
+    found = configuration.load(
         environ, "/nowhere", notice=lambda line, level: said.append((line, level)), uid=uid
     )
     # Who runs these tests owns the installation as well.
@@ -320,12 +323,12 @@ def test_whose(environ, site, home, tmp_path, uid):
 
 def test_user_file_place(environ, home, tmp_path):
     """XDG_CONFIG_HOME moves the user's file; without a home there is none."""
-    assert config.user_file(environ) == f"{home}/.config/overlay/overlay.ini"
+    assert user_file(environ) == f"{home}/.config/overlay/overlay.ini"
     moved = {**environ, "XDG_CONFIG_HOME": str(tmp_path)}
-    assert config.user_file(moved) == f"{tmp_path}/overlay/overlay.ini"
-    assert config.user_file({}) is None
+    assert user_file(moved) == f"{tmp_path}/overlay/overlay.ini"
+    assert user_file({}) is None
     relative = {**environ, "XDG_CONFIG_HOME": "home/.config"}
-    assert config.user_file(relative) == f"{home}/.config/overlay/overlay.ini"
+    assert user_file(relative) == f"{home}/.config/overlay/overlay.ini"
 
 
 def test_lock(environ, site, home):
@@ -333,7 +336,7 @@ def test_lock(environ, site, home):
     site.write_text("[site]\nlock = create.size\n[create]\nsize = 1\nfiles = 1\n")
     write(home / ".config/overlay/overlay.ini", "[create]\nsize = 2\nfiles = 2\n")
     environ["OVERLAY_CREATE_SIZE"] = "3"
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     assert (found["create.size"], found["create.files"]) == (1 << 20, 2000)
 
 
@@ -341,7 +344,7 @@ def test_lock_of_an_image(environ, site, home):
     """An image of the site's list can be locked too."""
     site.write_text("[site]\nlock = images.a\n[images]\na = /site.sif\n")
     write(home / ".config/overlay/overlay.ini", "[images]\na = /mine.sif\nb = /b.sif\n")
-    assert config.load(environ, "/nowhere").images() == {
+    assert configuration.load(environ, "/nowhere").images() == {
         "a": "/site.sif",
         "b": "/b.sif",
     }
@@ -352,8 +355,8 @@ def test_always_locked(environ, site, home, name):
     """The lock itself and the site's message are nobody else's."""
     key = name.partition(".")[2]
     write(home / ".config/overlay/overlay.ini", f"[site]\n{key} = create.size\n")
-    environ[config.variable(name)] = "create.size"
-    found = config.load(environ, "/nowhere")
+    environ[configuration.variable(name)] = "create.size"
+    found = configuration.load(environ, "/nowhere")
     assert not found[name]
 
 
@@ -362,7 +365,7 @@ def test_lock_in_overlay_d(environ, site):
     site.write_text("[create]\nsize = 1\n")
     write(site.parent / "overlay.d" / "a.ini", "[site]\nlock = create.size\n")
     environ["OVERLAY_CREATE_SIZE"] = "3"
-    assert config.load(environ, "/nowhere")["create.size"] == 1 << 20
+    assert configuration.load(environ, "/nowhere")["create.size"] == 1 << 20
 
 
 def test_locks_add_up(environ, site):
@@ -371,7 +374,7 @@ def test_locks_add_up(environ, site):
     for name, key in (("a", "size"), ("b", "files")):
         write(site.parent / "overlay.d" / f"{name}.ini", f"\n[site]\nlock = create.{key}\n")
     environ["OVERLAY_CREATE_SIZE"] = environ["OVERLAY_CREATE_FILES"] = "3"
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     assert (found["create.size"], found["create.files"]) == (None, None)
     assert found["site.lock"] == ("create.margin", "create.size", "create.files")
     assert str(found.lock("create.size")) == f"{site.parent}/overlay.d/a.ini, line 3"
@@ -383,7 +386,7 @@ def test_lock_of_a_section(environ, site, home):
     site.write_text("[site]\nlock = quota images\n[images]\na = /site.sif\n")
     write(home / ".config/overlay/overlay.ini", "[images]\nb = /b.sif\n[quota]\ntimeout = 9\n")
     environ["OVERLAY_QUOTA_COMMAND"] = "true"
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     assert found.images() == {"a": "/site.sif"}
     assert (found["quota.timeout"], found["quota.command"]) == (5, ())
 
@@ -393,7 +396,7 @@ def test_lock_of_the_default_image(environ, site, home):
     site.write_text("[site]\nlock = images.default\n[images]\ndefault = a\na = /site.sif\n")
     write(home / ".config/overlay/overlay.ini", "[images]\na = /mine.sif\nb = /b.sif\n")
     environ["OVERLAY_IMAGES_A"] = "/mine.sif"
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     assert found.images() == {"a": "/site.sif", "b": "/b.sif"}
 
 
@@ -450,7 +453,7 @@ def test_lock_holds_against_options(run, site, base, setting, command, option):
 def test_lock_and_the_same_option(environ, site):
     """An option that says what the site says is harmless, and so is a lock on nothing."""
     site.write_text("[site]\nlock = create\n[create]\nallocation = sparse\n")
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     found.hold("create.allocation", "--sparse", "sparse")
     found.hold("create.size", "-s", "16")
     found.hold("create.allocation", "--sparse", None)
@@ -495,13 +498,13 @@ def test_user_wrong_value_of_a_locked_key(environ, site, home):
     """What a user's file says of a locked key is passed over, not checked."""
     site.write_text("[site]\nlock = create.size\n")
     write(home / ".config/overlay/overlay.ini", "[create]\nsize = big\n")
-    assert config.load(environ, "/nowhere")["create.size"] is None
+    assert configuration.load(environ, "/nowhere")["create.size"] is None
 
 
 def test_wrong_environment(environ):
     """A wrong value of the environment is told with the variable's name."""
     environ["OVERLAY_CREATE_ALLOCATION"] = "holes"
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     with pytest.raises(OverlayError) as error:
         found["create.allocation"]
     assert error.value.what == (
@@ -513,7 +516,7 @@ def test_wrong_environment(environ):
 def test_image_with_unset_variable(environ, site):
     """An image whose path needs a variable that is not set says so when it is asked for."""
     site.write_text("[images]\nx = $NO_SUCH_PLACE/x.sif\n")
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     assert found.images()["x"] is None
     with pytest.raises(OverlayError) as error:
         found["images.x"]
@@ -525,7 +528,7 @@ def test_empty_environment(environ, site):
     """A variable that is set to nothing counts as one that is not set."""
     site.write_text("[create]\nallocation = sparse\nsize = 7\n")
     environ["OVERLAY_CREATE_ALLOCATION"] = environ["OVERLAY_CREATE_SIZE"] = ""
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     assert (found["create.allocation"], found["create.size"]) == ("sparse", 7 << 20)
 
 
@@ -539,7 +542,7 @@ def test_unknown_variables(run, environ, scratch):
         "OVERLAY_CREATE": "5",
         "OVERLAY_CREATE_MIN_SIZE": "1",
     }
-    assert config.warnings(variables) == [
+    assert configuration.warnings(variables) == [
         "OVERLAY_CREATE_SISE is no setting; did you mean OVERLAY_CREATE_SIZE?",
         "OVERLAY_SITE_XYZZY is no setting; known: OVERLAY_SITE_LOCK, OVERLAY_SITE_MESSAGE",
     ]
@@ -551,20 +554,20 @@ def test_unknown_variables(run, environ, scratch):
 
 def test_variable():
     """Every name has a variable that a shell can set."""
-    assert config.variable("create.min_size") == "OVERLAY_CREATE_MIN_SIZE"
-    assert config.variable("images.centos-8.2") == "OVERLAY_IMAGES_CENTOS_8_2"
+    assert configuration.variable("create.min_size") == "OVERLAY_CREATE_MIN_SIZE"
+    assert configuration.variable("images.centos-8.2") == "OVERLAY_IMAGES_CENTOS_8_2"
 
 
 def test_comments_in_a_value(environ, site):
     """Comments may stand between the lines of a value, and blanks in quotes stay."""
     site.write_text("[binds]\npaths = '/a  b'\n  # the second\n  /c\n")
-    assert config.load(environ, "/nowhere")["binds.paths"] == ("/a  b", "/c")
+    assert configuration.load(environ, "/nowhere")["binds.paths"] == ("/a  b", "/c")
 
 
 def test_templates(environ, site, run):
     """A template with a variable that is not set hurts only who asks for it."""
     site.write_text("[templates]\nt = $NO/a:/opt\nu = '/a b' $HOME/c\n")
-    found = config.load(environ, "/nowhere")
+    found = configuration.load(environ, "/nowhere")
     assert found.templates() == {"t": None, "u": ("/a b", f"{environ['HOME']}/c")}
     result = run("create-overlay", "-t", "t")
     assert (result.status, result.stderr) == (
@@ -614,37 +617,37 @@ def test_unset_is_the_only_excuse(environ, site):
 )
 def test_values(name, text, value):
     """Every kind of value has its type; places stand for the caller's own."""
-    found = config.Config({"HOME": "/h", "USER": "me"})
-    found.put(name, text, config.Origin("test"))
+    found = configuration.Config({"HOME": "/h", "USER": "me"})
+    found.put(name, text, Origin("test"))
     assert found[name] == value
 
 
 def test_boolean():
     """Yes and no are read in all usual words."""
-    setting = config.Setting("a", "b", "boolean", "no", "help")
-    read = [config.convert(setting, text, {}) for text in ("yes", "On", "1", "no", "FALSE", "0")]
+    setting = table.Setting("a", "b", "boolean", "no", "help")
+    read = [convert(setting, text, {}) for text in ("yes", "On", "1", "no", "FALSE", "0")]
     assert read == [True, True, True, False, False, False]
     with pytest.raises(ValueError, match="^'maybe' is not yes or no$"):
-        config.convert(setting, "maybe", {})
+        convert(setting, "maybe", {})
 
 
 def test_defaults_convert():
     """Every default and every example is a value that its own setting takes."""
     environ = {"HOME": "/h", "USER": "me", "TMPDIR": "/t"}
-    for setting in config.SETTINGS:
+    for setting in table.SETTINGS:
         for text in (setting.default, setting.example):
             if text is not None and (text or setting.kind != "names"):
-                config.convert(setting, text, environ)
+                convert(setting, text, environ)
 
 
 def test_examples_load(environ, site):
     """overlay.ini with every commented example made real is accepted."""
-    from overlay import reference
+    from overlay.settings import reference
 
     lines = reference.site_ini().splitlines()
     examples = {
         f"# {setting.key} = {setting.example}": setting
-        for setting in config.SETTINGS
+        for setting in table.SETTINGS
         if setting.example and setting.kind != "names"
     }
     for line, setting in examples.items():
@@ -652,7 +655,7 @@ def test_examples_load(environ, site):
         assert lines[place + 1].startswith(f"{setting.key} =")
         lines[place : place + 2] = [line[2:]]
     site.write_text("\n".join(lines))
-    config.load(environ, "/nowhere")
+    configuration.load(environ, "/nowhere")
 
 
 def test_site_file(tmp_path):
@@ -662,20 +665,20 @@ def test_site_file(tmp_path):
         write(root / "etc/overlay.ini", ""),
         write(tmp_path / "etc/overlay.ini", ""),
     )
-    assert config.site_file(str(root)) == str(own)
+    assert site_file(str(root)) == str(own)
     (root / ".installed").touch()
-    assert config.site_file(str(root)) == str(kept)
+    assert site_file(str(root)) == str(kept)
     kept.unlink()
-    assert config.site_file(str(root)) == str(own)
+    assert site_file(str(root)) == str(own)
     own.unlink()
-    package = os.path.dirname(config.__file__)
-    assert config.site_file(str(root)) == os.path.join(package, "overlay.ini")
+    package = os.path.dirname(os.path.dirname(configuration.__file__))
+    assert site_file(str(root)) == os.path.join(package, "overlay.ini")
 
 
 def test_names(environ):
     """All names, images included, come in the order of the sections."""
-    names = config.load(environ, "/nowhere").names()
-    order = list(config.SECTIONS)
+    names = configuration.load(environ, "/nowhere").names()
+    order = list(table.SECTIONS)
     places = [order.index(name.partition(".")[0]) for name in names]
     assert places == sorted(places)
     assert "images.base" in names and "create.size" in names

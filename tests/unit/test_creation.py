@@ -5,8 +5,11 @@ import stat
 import subprocess
 
 import pytest
-from overlay import creation, extfs, image
+from overlay.create.make import gather, plan
+from overlay.create.request import Creation, check_request, file_name
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError
+from overlay.image import ext3_size
+from overlay.image import image as images
 from support import create, tool
 
 MIB = 1 << 20
@@ -21,10 +24,10 @@ def make(settings, scratch, monkeypatch):
     temporary.mkdir()
 
     def make(size=16 * MIB, files=1000, notices=None, config=(), **options):
-        request = creation.Creation(size, files, **options)
+        request = Creation(size, files, **options)
         loaded = settings(scratch_local=str(temporary), **dict(config))
-        creation.check_request(request)
-        facts = creation.gather(request, loaded, ENVIRON)
+        check_request(request)
+        facts = gather(request, loaded, ENVIRON)
         told = [] if notices is None else notices
         return create(request, loaded, facts, ENVIRON, told.append)
 
@@ -57,7 +60,7 @@ def refused(function, *arguments, **options):
 )
 def test_file_name(size, files, path, name):
     """The name follows from size and files; a given one gets .ext3 unless it has an ending."""
-    assert creation.file_name(creation.Creation(size, files, path=path)) == name
+    assert file_name(Creation(size, files, path=path)) == name
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_file_name(size, files, path, name):
 )
 def test_file_name_refuses(path, sentence, hint):
     """A name that leads nowhere or would be misread is refused."""
-    error = refused(creation.file_name, creation.Creation(1, 1, path=path))
+    error = refused(file_name, Creation(1, 1, path=path))
     assert (error.what, error.hint, error.status) == (sentence, hint, USAGE)
 
 
@@ -129,8 +132,8 @@ def test_file_name_refuses(path, sentence, hint):
 )
 def test_check_request_refuses(size, files, plain, sentence, hint):
     """What no image can be is refused with the smallest that can, or the unit that was meant."""
-    error = refused(creation.check_request, creation.Creation(size, files), plain_count=plain)
-    smallest = extfs.smallest_size(files)
+    error = refused(check_request, Creation(size, files), plain_count=plain)
+    smallest = ext3_size.smallest_size(files)
     assert error.what == sentence
     assert error.hint == hint.format(smallest // MIB)
     assert error.status == USAGE
@@ -138,11 +141,11 @@ def test_check_request_refuses(size, files, plain, sentence, hint):
 
 def test_check_request_too_many_files():
     """More files than any image can hold: the most for this size is named."""
-    error = refused(creation.check_request, creation.Creation(500 * MIB, 1 << 40))
-    most = extfs.most_files(500 * MIB) // 1000
+    error = refused(check_request, Creation(500 * MIB, 1 << 40))
+    most = ext3_size.most_files(500 * MIB) // 1000
     assert error.what == "1,099,511,627,776 files are more than an ext3 image can hold"
     assert error.hint == f"the most for 500 MiB: -n {most}K"
-    creation.check_request(creation.Creation(500 * MIB, most * 1000))
+    check_request(Creation(500 * MIB, most * 1000))
 
 
 def test_made(make, scratch):
@@ -279,7 +282,7 @@ def test_force_refuses(make, scratch, kind, status, sentence):
 
 def test_force_in_use(make):
     """An overlay that a session has open is not replaced."""
-    from overlay import lock
+    from overlay.image import lock
 
     path = make(path="x").path
     descriptor = os.open(path, os.O_RDWR)
@@ -345,7 +348,7 @@ def test_remove_stale(make, scratch):
     """What a killed run left is removed by the next; what may be alive stays."""
     import socket
 
-    from overlay import lock
+    from overlay.image import lock
 
     host, gone = socket.gethostname(), ended_process()
     stale = scratch / f".overlay-partial.{host}.{gone}"
@@ -375,10 +378,10 @@ def test_printed_plan_does_the_same(make, settings, scratch):
     """The lines of --dry-run, pasted, make the same image."""
     for name, sparse in (("reserved", False), ("sparse", True)):
         made = make(path=f"direct-{name}", sparse=sparse)
-        request = creation.Creation(16 * MIB, 1000, path=name, sparse=sparse)
+        request = Creation(16 * MIB, 1000, path=name, sparse=sparse)
         loaded = settings(scratch_local=str(make.temporary))
-        facts = creation.gather(request, loaded, ENVIRON)
-        lines = creation.plan(request, loaded, facts).shell()
+        facts = gather(request, loaded, ENVIRON)
+        lines = plan(request, loaded, facts).shell()
         done = subprocess.run(
             ["sh", "-e"],
             input=lines,
@@ -388,8 +391,8 @@ def test_printed_plan_does_the_same(make, settings, scratch):
             env=ENVIRON,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        pasted = image.look(f"{name}.ext3", write=True)
-        direct = image.look(made.path)
+        pasted = images.look(f"{name}.ext3", write=True)
+        direct = images.look(made.path)
         for field in (
             "blocks_count",
             "inodes_count",
@@ -412,9 +415,9 @@ def test_mke2fs_fails(make, settings, scratch):
     failing = scratch.parent / "mke2fs"
     failing.write_text("#!/bin/sh\necho one >&2\necho 'mke2fs: no luck' >&2\nexit 3\n")
     failing.chmod(0o755)
-    request = creation.Creation(16 * MIB, 1000, path="x")
+    request = Creation(16 * MIB, 1000, path="x")
     loaded = settings(scratch_local=str(make.temporary))
-    facts = creation.gather(request, loaded, ENVIRON)
+    facts = gather(request, loaded, ENVIRON)
     facts.tools["mke2fs"] = str(failing)
     error = refused(create, request, loaded, facts, ENVIRON, print)
     assert error.what == f"cannot create '{scratch}/x.ext3': mke2fs: no luck; nothing was changed"
@@ -424,9 +427,9 @@ def test_mke2fs_fails(make, settings, scratch):
 
 def test_appears_meanwhile(make, settings, scratch):
     """A file that appears while the image is made is not overwritten."""
-    request = creation.Creation(16 * MIB, 1000, path="x")
+    request = Creation(16 * MIB, 1000, path="x")
     loaded = settings(scratch_local=str(make.temporary))
-    facts = creation.gather(request, loaded, ENVIRON)
+    facts = gather(request, loaded, ENVIRON)
     (scratch / "x.ext3").write_text("first")
     error = refused(create, request, loaded, facts, ENVIRON, print)
     assert (error.what, error.status) == (

@@ -5,15 +5,15 @@ import io
 import os
 
 import pytest
-from overlay import engine
 from overlay.errors import UNAVAILABLE, OverlayError
+from overlay.launch import engine as engines
 
-APPTAINER = engine.Engine("/usr/bin/apptainer", "apptainer")
+APPTAINER = engines.Engine("/usr/bin/apptainer", "apptainer")
 
 
 def arguments(overlays=(("a.ext3", True),), **options):
     """Return the words behind the engine's name for a session."""
-    return engine.Launch("base.sif", list(overlays), **options).arguments(APPTAINER)[1:]
+    return engines.Launch("base.sif", list(overlays), **options).arguments(APPTAINER)[1:]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_overlays_read_back():
 )
 def test_binds(bind, expected):
     """A bind is said with --bind, or with --mount where --bind would misread it."""
-    assert engine.bind_option(bind) == expected
-    assert engine.needs_mount(bind) == (expected[0] == "--mount")
+    assert engines.bind_option(bind) == expected
+    assert engines.needs_mount(bind) == (expected[0] == "--mount")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_whole(options, expected):
 )
 def test_parse_version(output, expected):
     """Every engine's way to say its version is read."""
-    assert engine.parse_version("/x", output) == expected
+    assert engines.parse_version("/x", output) == expected
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_parse_version(output, expected):
 def test_parse_version_refuses(output):
     """What is no version is refused with the line to try."""
     with pytest.raises(OverlayError) as error:
-        engine.parse_version("/my engine", output)
+        engines.parse_version("/my engine", output)
     assert error.value.what == "'/my engine' does not say which version it is"
     assert error.value.hint == "try it by hand: '/my engine' --version"
     assert error.value.status == UNAVAILABLE
@@ -185,7 +185,7 @@ def program(path, text="#!/bin/sh\n", mode=0o755):
 def test_check(tmp_path, version, feature, sentence):
     """An engine too old for what was asked is refused with both versions."""
     path = program(tmp_path / "apptainer", f"#!/bin/sh\necho '{version}'\n")
-    found = engine.Engine(path, "apptainer")
+    found = engines.Engine(path, "apptainer")
     if sentence is None:
         assert found.check(feature, os.environ) is None
         return
@@ -203,7 +203,7 @@ def test_find(tmp_path):
     environ = {"PATH": f"{tmp_path}/none::relative:{tmp_path}/one:{tmp_path}/two"}
 
     def found(*commands):
-        result = engine.find(commands, environ)
+        result = engines.find(commands, environ)
         return result.path, result.name
 
     assert found("singularity", "apptainer") == (one, "singularity")
@@ -215,7 +215,7 @@ def test_find_link(tmp_path):
     """A link called singularity to an apptainer is an apptainer."""
     real = program(tmp_path / "apptainer")
     (tmp_path / "singularity").symlink_to(real)
-    found = engine.find([str(tmp_path / "singularity")], {})
+    found = engines.find([str(tmp_path / "singularity")], {})
     assert (found.path, found.name) == (str(tmp_path / "singularity"), "apptainer")
 
 
@@ -230,7 +230,7 @@ def test_find_link(tmp_path):
 def test_find_none(commands, looked):
     """Without an engine it is said what was looked for."""
     with pytest.raises(OverlayError) as error:
-        engine.find(commands, {"PATH": "/usr/bin:/bin"})
+        engines.find(commands, {"PATH": "/usr/bin:/bin"})
     assert error.value.what == f"no container engine found; looked for {looked}"
     assert error.value.hint == "load one, for example: module load apptainer"
     assert error.value.status == UNAVAILABLE
@@ -241,10 +241,10 @@ def test_launchers_and_own_helpers(tmp_path, place):
     """An engine with helpers of its own looks there; one that is setuid root takes none of ours."""
     real = program(tmp_path / "bin" / "apptainer")
     (tmp_path / "link").symlink_to(real)
-    found = engine.Engine(str(tmp_path / "link"), "apptainer")
+    found = engines.Engine(str(tmp_path / "link"), "apptainer")
     nowhere = {"PATH": str(tmp_path)}
     before = found.takes_launchers(nowhere)
-    assert before in (None, engine.PATH)  # as this machine has helpers in /usr/bin
+    assert before in (None, engines.PATH)  # as this machine has helpers in /usr/bin
     own = tmp_path / place / "apptainer" / "bin"
     program(own / "starter")
     assert found.libexec() == [str(own)]
@@ -256,7 +256,7 @@ def test_launchers_and_own_helpers(tmp_path, place):
     assert found.has_squashfuse(str(own), nowhere)
     suid = program(own / "starter-suid", mode=0o4755)
     if os.getuid():
-        assert not engine.is_setuid(suid)  # it would run as us
+        assert not engines.is_setuid(suid)  # it would run as us
     else:
         assert found.takes_launchers(nowhere) is None
 
@@ -266,7 +266,7 @@ def test_launchers_before_path(tmp_path):
     real = program(tmp_path / "bin" / "apptainer")
     for name in ("fuse-overlayfs", "fuse2fs"):
         program(tmp_path / "else" / name)
-    found = engine.Engine(real, "apptainer")
+    found = engines.Engine(real, "apptainer")
     assert found.takes_launchers({"PATH": f"{tmp_path}/else:/usr/bin"}) is None
 
 
@@ -275,7 +275,7 @@ def test_find_needs_a_program(tmp_path):
     (tmp_path / "apptainer").mkdir()
     program(tmp_path / "file" / "apptainer", mode=0o644)
     with pytest.raises(OverlayError):
-        engine.find([str(tmp_path / "apptainer"), str(tmp_path / "file" / "apptainer")], {})
+        engines.find([str(tmp_path / "apptainer"), str(tmp_path / "file" / "apptainer")], {})
 
 
 @pytest.mark.parametrize(
@@ -284,4 +284,4 @@ def test_find_needs_a_program(tmp_path):
 )
 def test_variable(name, variable):
     """Each engine has its own prefix for variables."""
-    assert engine.Engine("/x", name).variable("PS1") == variable
+    assert engines.Engine("/x", name).variable("PS1") == variable

@@ -5,7 +5,10 @@ import random
 import re
 
 import pytest
-from overlay import creation, extfs, image
+from overlay.create.make import gather
+from overlay.create.request import Creation
+from overlay.image import ext3, ext3_size, ext3_write
+from overlay.image import image as images
 from support import create, is_clean, tool
 
 MIB = 1 << 20
@@ -18,7 +21,7 @@ def opened():
 
     def opened(path):
         descriptors.append(os.open(path, os.O_RDONLY))
-        return extfs.Reader(descriptors[-1], extfs.read_superblock(descriptors[-1]))
+        return ext3.Reader(descriptors[-1], ext3.read_superblock(descriptors[-1]))
 
     yield opened
     for descriptor in descriptors:
@@ -90,7 +93,7 @@ def test_superblock(make_image, opened, options):
 def test_is_ext3(make_image, options, accepted):
     """The rule of the engines: a journal, and no feature that ext3 had not."""
     with open(make_image(options=options), "rb") as file:
-        assert bool(extfs.read_superblock(file.fileno()).is_ext3) == accepted
+        assert bool(ext3.read_superblock(file.fileno()).is_ext3) == accepted
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_lookup(make_image, opened, block):
     options = ["-t", "ext3", "-b", block, "-N", "4000"]
     path = filled(make_image, ["upper/deep/er", "work", "upper/größe"], names, options)
     reader = opened(path)
-    assert reader.inode(extfs.ROOT_INODE).is_directory
+    assert reader.inode(ext3.ROOT_INODE).is_directory
     assert reader.lookup(b"upper")[1].is_directory
     assert reader.lookup(b"upper/deep/er")[1].is_directory
     assert reader.lookup("upper/größe".encode())[1].is_directory
@@ -199,9 +202,9 @@ def test_owner_beyond_16_bits(make_image, opened):
 
 def make(path, size, files, settings):
     """Make an overlay as the command does, sparse, and return what was Created."""
-    request = creation.Creation(size, files, path=str(path), sparse=True)
+    request = Creation(size, files, path=str(path), sparse=True)
     config, environ = settings(), {"PATH": "/usr/bin:/bin"}
-    facts = creation.gather(request, config, environ)
+    facts = gather(request, config, environ)
     return create(request, config, facts, environ, print)
 
 
@@ -218,7 +221,7 @@ def check_promise(path, size, files, settings):
     assert found.available_bytes >= files * 32
     done = tool("e2fsck", "-fn", path)
     assert done.returncode == 0, done.stdout
-    looked = image.look(str(path), write=True)
+    looked = images.look(str(path), write=True)
     assert (looked.kind, looked.upper, looked.writable) == ("ext3", os.getuid(), True)
     looked.close()
     os.unlink(path)
@@ -228,7 +231,7 @@ def walk(number):
     """Return the (size, files) of one step of a random walk from 14 MiB to 1.4 GiB."""
     chance = random.Random(number)
     size = int(2 ** chance.uniform(3.9, 10.5)) * MIB
-    most = extfs.most_files(size)
+    most = ext3_size.most_files(size)
     return size, chance.choice([1, 2, most, chance.randint(1, most), int(most * 0.99) or 1])
 
 
@@ -236,7 +239,7 @@ def walk(number):
 def test_promise(scratch, settings, number):
     """Whatever fits(): exact size, at least the files, clean, and taken by the engine."""
     size, files = walk(number)
-    assert extfs.fits(size, files)
+    assert ext3_size.fits(size, files)
     check_promise(scratch / "x.ext3", size, files, settings)
 
 
@@ -251,7 +254,7 @@ def test_promise(scratch, settings, number):
 )
 def test_promise_known(scratch, settings, size, files):
     """The sizes of the documentation, and a large one with hardly any file."""
-    if not extfs.fits(size, files):
+    if not ext3_size.fits(size, files):
         pytest.fail("a documented size is refused")
     check_promise(scratch / "x.ext3", size, files, settings)
 
@@ -259,24 +262,24 @@ def test_promise_known(scratch, settings, size, files):
 @pytest.mark.parametrize("files", [1, 999, 1000, 65536, 700000, 3000001])
 def test_smallest(scratch, settings, files):
     """The smallest size that a refusal names is accepted, and one MiB less is not."""
-    smallest = extfs.smallest_size(files)
+    smallest = ext3_size.smallest_size(files)
     assert smallest % MIB == 0
-    assert extfs.fits(smallest, files) and not extfs.fits(smallest - MIB, files)
+    assert ext3_size.fits(smallest, files) and not ext3_size.fits(smallest - MIB, files)
     check_promise(scratch / "x.ext3", smallest, files, settings)
 
 
 @pytest.mark.parametrize("mib", [14, 15, 20, 64, 255, 256, 257, 1000])
 def test_most(scratch, settings, mib):
     """The most files that a refusal names are accepted, and one more is not."""
-    most = extfs.most_files(mib * MIB)
-    assert extfs.fits(mib * MIB, most) and not extfs.fits(mib * MIB, most + 1)
+    most = ext3_size.most_files(mib * MIB)
+    assert ext3_size.fits(mib * MIB, most) and not ext3_size.fits(mib * MIB, most + 1)
     check_promise(scratch / "x.ext3", mib * MIB, most, settings)
 
 
 def test_smallest_is_not_wasteful():
     """The tables and the rest take no absurd share: a file costs less than 400 bytes."""
     for files in (100000, 700000, 2000000, 50000000):
-        assert extfs.smallest_size(files) < files * 400 + 64 * MIB
+        assert ext3_size.smallest_size(files) < files * 400 + 64 * MIB
 
 
 def test_fits_is_monotonous():
@@ -284,25 +287,25 @@ def test_fits_is_monotonous():
     chance = random.Random(4)
     for _round in range(300):
         size = int(2 ** chance.uniform(3, 24)) * MIB
-        most = extfs.most_files(size)
+        most = ext3_size.most_files(size)
         larger = size + chance.randint(1, 1000) * MIB
-        if larger <= extfs.LARGEST:
-            assert extfs.most_files(larger) >= most, size
+        if larger <= ext3_size.LARGEST:
+            assert ext3_size.most_files(larger) >= most, size
 
 
 def test_limits():
     """Nothing fits beyond what 32 bits of block and inode numbers can say."""
-    assert extfs.fits(extfs.LARGEST, 1000000)
-    assert not extfs.fits(extfs.LARGEST + MIB, 1)
-    assert not extfs.fits(extfs.LARGEST, 1 << 31)
-    assert extfs.smallest_size(1 << 31) is None
-    assert extfs.smallest_size((1 << 31) - 1) is not None
-    assert extfs.most_files(MIB) == 0
+    assert ext3_size.fits(ext3_size.LARGEST, 1000000)
+    assert not ext3_size.fits(ext3_size.LARGEST + MIB, 1)
+    assert not ext3_size.fits(ext3_size.LARGEST, 1 << 31)
+    assert ext3_size.smallest_size(1 << 31) is None
+    assert ext3_size.smallest_size((1 << 31) - 1) is not None
+    assert ext3_size.most_files(MIB) == 0
 
 
 def test_options_leave_nothing_to_mke2fs_conf(make_image, tmp_path):
     """Features, block, inode and journal sizes are ours, and the result can grow."""
-    told = dumpe2fs(make_image(mib=500, options=extfs.mke2fs_options(500 * MIB, 700000)))
+    told = dumpe2fs(make_image(mib=500, options=ext3_size.mke2fs_options(500 * MIB, 700000)))
     assert set(told["Filesystem features"].split()) == {
         "has_journal",
         "ext_attr",
@@ -324,10 +327,10 @@ def test_set_times(make_image, seconds):
     """Times before 1901 and after 2446 are none; all others are written and read back."""
     path = make_image(directories=("upper", "work", "upper/d"))
     with open(path, "r+b") as file:
-        superblock = extfs.read_superblock(file.fileno())
-        reader = extfs.Reader(file.fileno(), superblock)
+        superblock = ext3.read_superblock(file.fileno())
+        reader = ext3.Reader(file.fileno(), superblock)
         number, before = reader.lookup(b"upper/d")
-        extfs.set_times(file.fileno(), superblock, {number: (seconds, 123456789)})
+        ext3_write.set_times(file.fileno(), superblock, {number: (seconds, 123456789)})
         after = reader.inode(number)
         assert (after.modify_time, after.nanoseconds) == (seconds, 123456789)
         assert (after.mode, after.owner, after.blocks) == (before.mode, before.owner, before.blocks)

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from overlay import extfs, image
 from overlay.errors import DAMAGED, OverlayError
+from overlay.image import ext3
+from overlay.image import image as images
 
 SECONDS = 20  # for some thousand looks; each takes well below a millisecond
 
@@ -23,10 +24,10 @@ def small(request, make_image):
 def spots(path):
     """Return the byte ranges of a sound image that decide what a reader finds."""
     descriptor = os.open(path, os.O_RDONLY)
-    reader = extfs.Reader(descriptor, extfs.read_superblock(descriptor))
+    reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
     block, first = reader.superblock.block_size, reader.superblock.first_data_block
     (table,) = struct.unpack("<I", os.pread(descriptor, 4, (first + 1) * block + 8))
-    root = reader.inode(extfs.ROOT_INODE).blocks[0]
+    root = reader.inode(ext3.ROOT_INODE).blocks[0]
     os.close(descriptor)
     return {
         "superblock": (1024, 1024 + 352),
@@ -81,7 +82,7 @@ def test_mutations(small, limit, spot):
     for number in range(1000):
         os.pwrite(descriptor, mutate(chance, sound), start)
         try:
-            image.look(str(small), write=True).close()
+            images.look(str(small), write=True).close()
             found["overlay"] += 1
         except OverlayError as error:
             assert error.status == DAMAGED, (number, error.what)
@@ -105,8 +106,8 @@ def test_random_superblocks(limit):
             data[32:36] = struct.pack("<I", chance.choice([8, 8192, 32768]))
             data[40:44] = struct.pack("<I", chance.choice([8, 1024, 8192]))
         try:
-            found = extfs.Superblock(bytes(data))
-        except extfs.FormatError:
+            found = ext3.Superblock(bytes(data))
+        except ext3.FormatError:
             continue
         assert found.size > 0 and found.groups_count > 0 and found.available_bytes >= 0
 
@@ -115,8 +116,8 @@ def test_random_superblocks(limit):
 def test_short_superblock(length):
     """A superblock that is cut is none."""
     data = (bytes(56) + b"\x53\xef" + bytes(1024))[:length]
-    with pytest.raises(extfs.FormatError, match="^it has no ext3 superblock$"):
-        extfs.Superblock(data)
+    with pytest.raises(ext3.FormatError, match="^it has no ext3 superblock$"):
+        ext3.Superblock(data)
 
 
 def test_random_directories(limit):
@@ -131,8 +132,8 @@ def test_random_directories(limit):
             data[offset + 4 : offset + 8] = struct.pack("<HBB", step, chance.randrange(9), 1)
             offset += step
         try:
-            assert len(list(extfs.parse_entries(bytes(data)))) <= 128
-        except extfs.FormatError as error:
+            assert len(list(ext3.parse_entries(bytes(data)))) <= 128
+        except ext3.FormatError as error:
             assert str(error) == "a directory in it is damaged"
 
 
@@ -145,7 +146,7 @@ def root_inode(path):
 def test_endless_directory(small, limit, depth):
     """A directory of 4 GiB whose blocks are all the same one is read in bounded time."""
     descriptor = os.open(small, os.O_RDWR)
-    superblock = extfs.read_superblock(descriptor)
+    superblock = ext3.read_superblock(descriptor)
     block = superblock.block_size
     last = superblock.blocks_count - 1
     # One block full of entries, one full of pointers to it, one full of pointers to that.
@@ -170,7 +171,7 @@ def test_endless_directory(small, limit, depth):
     os.close(descriptor)
     limit(5)
     try:
-        image.look(str(small)).close()
+        images.look(str(small)).close()
     except OverlayError as error:
         assert error.status == DAMAGED
 
@@ -178,7 +179,7 @@ def test_endless_directory(small, limit, depth):
 def test_pointers_in_a_circle(small, limit):
     """An indirect block that points to itself ends."""
     descriptor = os.open(small, os.O_RDWR)
-    superblock = extfs.read_superblock(descriptor)
+    superblock = ext3.read_superblock(descriptor)
     block, last = superblock.block_size, superblock.blocks_count - 1
     os.pwrite(descriptor, struct.pack("<I", last) * (block // 4), last * block)
     inode = root_inode(small)
@@ -187,7 +188,7 @@ def test_pointers_in_a_circle(small, limit):
     os.close(descriptor)
     limit(5)
     with pytest.raises(OverlayError) as error:
-        image.look(str(small))
+        images.look(str(small))
     assert error.value.what.startswith(f"{small} is damaged: ")
     assert error.value.status == DAMAGED
 
@@ -195,7 +196,8 @@ def test_pointers_in_a_circle(small, limit):
 HUGE = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
-from overlay import errors, image
+from overlay import errors
+from overlay.image import image
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 try:
     print(image.look(sys.argv[2]).kind)
@@ -207,7 +209,7 @@ except errors.OverlayError as error:
 def test_huge_tables(small):
     """A superblock that claims billions of groups in a file of holes takes no memory."""
     blocks = (1 << 32) - 1
-    if extfs.read_superblock(os.open(small, os.O_RDONLY)).block_size == 4096:
+    if ext3.read_superblock(os.open(small, os.O_RDONLY)).block_size == 4096:
         blocks = 1 << 30  # a file of 4 TiB, which every file system takes
     with open(small, "r+b") as file:
         file.seek(1024)
@@ -218,7 +220,7 @@ def test_huge_tables(small):
         file.seek(1024)
         file.write(data)
         file.truncate(blocks * (1024 << data[24]))
-    lib = os.path.dirname(os.path.dirname(extfs.__file__))
+    lib = os.path.dirname(os.path.dirname(os.path.dirname(ext3.__file__)))
     done = subprocess.run(
         [sys.executable, "-IS", "-c", HUGE, lib, str(small)],
         capture_output=True,

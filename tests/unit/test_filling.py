@@ -5,8 +5,11 @@ import time
 import types
 
 import pytest
-from overlay import creation, filling, process, sources
+from overlay.create import fill, make
+from overlay.create.build import unpacked
+from overlay.create.source import Source
 from overlay.errors import CANNOT_CREATE, MISSING, USAGE, OverlayError
+from overlay.host import process
 
 MIB = 1 << 20
 ENVIRON = {"PATH": "/usr/bin:/bin"}
@@ -35,7 +38,7 @@ def output():
 @pytest.fixture
 def facts(scratch):
     """Return the Facts of a new overlay whose temporary files go to the scratch directory."""
-    return creation.Facts(
+    return make.Facts(
         path="", tools={}, scratch=str(scratch), host="h", pid=1, environ={"PATH": "/usr/bin:/bin"}
     )
 
@@ -65,18 +68,17 @@ def test_bindable(scratch, monkeypatch, pairs, bound):
         os.makedirs(name)
     os.symlink("a", "link")
     parsed = [
-        sources.Source(path, dest, "tar" if path.endswith("tar") else "directory")
-        for path, dest in pairs
+        Source(path, dest, "tar" if path.endswith("tar") else "directory") for path, dest in pairs
     ]
-    assert filling._bindable(parsed, "/elsewhere", ENVIRON) == [parsed[number] for number in bound]
+    assert fill._bindable(parsed, "/elsewhere", ENVIRON) == [parsed[number] for number in bound]
 
 
 def test_overlay_in_its_own_source(scratch):
     """A source in which the new overlay will lie is copied: else that would be copied too."""
-    source = sources.Source(str(scratch), "/x", "directory")
-    assert filling._bindable([source], str(scratch.parent), ENVIRON) == [source]
+    source = Source(str(scratch), "/x", "directory")
+    assert fill._bindable([source], str(scratch.parent), ENVIRON) == [source]
     for place in (scratch, scratch / "below"):
-        assert filling._bindable([source], str(place), ENVIRON) == []
+        assert fill._bindable([source], str(place), ENVIRON) == []
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_overlay_in_its_own_source(scratch):
 )
 def test_nested(one, other, nested):
     """Whether one path lies in another goes by whole names."""
-    assert filling._nested(one, other) is nested
+    assert fill._nested(one, other) is nested
 
 
 def test_parse(settings, scratch, site, site_text, monkeypatch):
@@ -101,15 +103,15 @@ def test_parse(settings, scratch, site, site_text, monkeypatch):
     for name in ("one", "two"):
         (scratch / name).mkdir()
     site.write_text(f"{site_text}[templates]\nt = '{scratch}/one:/x' '{scratch}/one'\n")
-    parsed = filling.parse(options(template="t", sources=["two"]), settings())
+    parsed = fill.parse(options(template="t", sources=["two"]), settings())
     assert [source.dest for source in parsed] == ["/x", "/one", "/two"]
-    error = refused(filling.parse, options(template="u"), settings())
+    error = refused(fill.parse, options(template="u"), settings())
     assert (error.status, error.hint) == (MISSING, "templates of this site: t")
     site.write_text(site_text)
-    error = refused(filling.parse, options(template="u"), settings())
+    error = refused(fill.parse, options(template="u"), settings())
     assert (error.status, error.hint.startswith("this site has none")) == (MISSING, True)
     for wrong in ({"container": "base"}, {"binds": ["/x"]}):
-        assert refused(filling.parse, options(**wrong), settings()).status == USAGE
+        assert refused(fill.parse, options(**wrong), settings()).status == USAGE
 
 
 @pytest.fixture
@@ -129,24 +131,24 @@ def engine(scratch, settings, tmp_path):
 def test_unpacked_once(engine, facts, base, output, scratch):
     """The base image is unpacked once, and anew when it has changed."""
     config = engine(f'mkdir "$3"; echo >>"{scratch}/calls"')
-    place = filling.unpacked(str(base), facts, config, output)
-    assert filling.unpacked(str(base), facts, config, output) == place
+    place = unpacked(str(base), facts, config, output)
+    assert unpacked(str(base), facts, config, output) == place
     own = os.path.dirname(os.path.dirname(place))
     assert os.stat(own).st_mode & 0o777 == 0o700
     os.utime(base, (1, 1))
-    assert filling.unpacked(str(base), facts, config, output) != place
+    assert unpacked(str(base), facts, config, output) != place
     assert (scratch / "calls").read_text() == "\n\n"
-    assert filling.unpacked(str(scratch), facts, config, output) == str(scratch)
+    assert unpacked(str(scratch), facts, config, output) == str(scratch)
 
 
 def test_unpacked_long_ago(engine, facts, base, output, scratch):
     """An unpacked image that nobody has used for a week goes; one that is used stays."""
     config = engine('mkdir "$3"')
-    old = filling.unpacked(str(base), facts, config, output)
+    old = unpacked(str(base), facts, config, output)
     for days, left in ((6, True), (8, False)):
         os.utime(old, (time.time() - days * 86400,) * 2)
         base.write_bytes(base.read_bytes() + b"x")
-        new = filling.unpacked(str(base), facts, config, output)
+        new = unpacked(str(base), facts, config, output)
         assert (os.path.exists(old), os.path.exists(new)) == (left, True)
 
 
@@ -155,7 +157,7 @@ def test_unpacked_by_another(engine, facts, base, output, scratch):
     parent, status = scratch / f"overlay-{os.getuid()}" / "base", base.stat()
     theirs = parent / f"base.sif.{status.st_size}.{status.st_mtime_ns}.{os.getegid()}"
     config = engine(f'mkdir "$3" "{theirs}"; touch "{theirs}/theirs"')
-    place = filling.unpacked(str(base), facts, config, output)
+    place = unpacked(str(base), facts, config, output)
     assert os.listdir(place) == ["theirs"]
     assert os.listdir(parent) == [theirs.name]
 
@@ -163,7 +165,7 @@ def test_unpacked_by_another(engine, facts, base, output, scratch):
 def test_unpacking_fails(engine, facts, base, output, scratch):
     """A failure is told in the engine's words, and leaves nothing."""
     config = engine('mkdir "$3"; touch "$3/half"; echo first; echo FATAL: no >&2; exit 255')
-    error = refused(filling.unpacked, str(base), facts, config, output)
+    error = refused(unpacked, str(base), facts, config, output)
     assert (error.status, error.what.endswith("FATAL: no")) == (CANNOT_CREATE, True)
     assert os.listdir(scratch / f"overlay-{os.getuid()}" / "base") == []
 
@@ -179,5 +181,5 @@ def test_unpacking_interrupted(engine, facts, base, output, scratch, monkeypatch
 
     monkeypatch.setattr(process, "ask", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        filling.unpacked(str(base), facts, config, output)
+        unpacked(str(base), facts, config, output)
     assert os.listdir(scratch / f"overlay-{os.getuid()}" / "base") == []

@@ -5,8 +5,8 @@ import os
 import socket
 
 import pytest
-from overlay import image
 from overlay.errors import DAMAGED, MISSING, OverlayError
+from overlay.image import image as images
 from support import tool
 
 MAKE = "make one: create-overlay -s SIZE -n FILES"
@@ -197,7 +197,7 @@ def test_no_overlay(make, limit, kind, status, sentence, hint, write):
     open_before = len(os.listdir("/proc/self/fd"))
     limit(5)
     with pytest.raises(OverlayError) as error:
-        image.look("x", write=write)
+        images.look("x", write=write)
     assert (error.value.what, error.value.hint) == (sentence, hint)
     assert error.value.status == status
     assert len(os.listdir("/proc/self/fd")) == open_before
@@ -217,7 +217,7 @@ def test_no_overlay(make, limit, kind, status, sentence, hint, write):
 def test_overlay(make, kind, found_kind, writable, upper, write):
     """An overlay is opened, for writing where that was asked and is possible."""
     make(kind)
-    found = image.look("x", write=write)
+    found = images.look("x", write=write)
     assert (found.kind, found.writable) == (found_kind, writable and write)
     assert found.upper == (os.getuid() if upper else None)
     assert found.identity == (os.stat("x").st_dev, os.stat("x").st_ino)
@@ -227,7 +227,7 @@ def test_overlay(make, kind, found_kind, writable, upper, write):
 
 def test_without_upper(make_image):
     """An image that holds other files has no upper."""
-    found = image.look(str(make_image(directories=("data",))), write=True)
+    found = images.look(str(make_image(directories=("data",))), write=True)
     assert (found.kind, found.upper) == ("ext3", None)
     found.close()
 
@@ -237,7 +237,7 @@ def test_upper_is_a_file(make_image, tmp_path):
     (tmp_path / "image.ext3.content").mkdir()
     (tmp_path / "image.ext3.content" / "upper").write_text("x")
     with pytest.raises(OverlayError) as error:
-        image.look(str(make_image(directories=())))
+        images.look(str(make_image(directories=())))
     assert error.value.status == DAMAGED
     assert "upper in " in error.value.what
 
@@ -246,7 +246,7 @@ def test_no_file_name():
     """A name with a NUL byte is refused in words."""
     for write in (False, True):
         with pytest.raises(OverlayError) as error:
-            image.look("a\0b", write=write)
+            images.look("a\0b", write=write)
         assert error.value.what == "$'a\\x00b' is no file name"
         assert error.value.status == MISSING
 
@@ -275,7 +275,7 @@ def as_ordinary(function):
 def told(path, write):
     """Return what look() says or finds, as text."""
     try:
-        found = image.look(path, write=write)
+        found = images.look(path, write=write)
     except OverlayError as error:
         return f"{error.status} {error.what} | {error.hint}"
     return f"{found.kind} {found.writable}"

@@ -3,10 +3,16 @@
 import os
 
 import pytest
-from overlay import creation, jobs, lock, private, staging
-from overlay.commands import job
+from overlay.cli import parse
+from overlay.create import make
 from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError
-from overlay.options import parse
+from overlay.host import private, task
+from overlay.image import lock
+from overlay.jobs import staging
+from overlay.jobs.layer import keep_layer, make_layer, plan_layer
+from overlay.jobs.session import _run_layer
+from overlay.safety import replace
+from overlay.safety.unused import remove_unused
 
 
 @pytest.mark.parametrize(
@@ -30,7 +36,7 @@ from overlay.options import parse
 )
 def test_task_name(environ, expected):
     """By job, array index and rank, else by host and process; nothing but numbers is taken."""
-    assert jobs.task_name(environ, "host", 7) == expected
+    assert task.task_name(environ, "host", 7) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,15 +53,15 @@ def test_task_name(environ, expected):
 )
 def test_is_parallel(environ, expected):
     """Several tasks, or an array."""
-    assert jobs.is_parallel(environ) is expected
+    assert task.is_parallel(environ) is expected
 
 
 def test_ways_out():
     """The three are named, with a file name that can be pasted."""
-    hint = jobs.ways_out("my work.ext3", {"SLURM_ARRAY_TASK_ID": "1"})
+    hint = task.ways_out("my work.ext3", {"SLURM_ARRAY_TASK_ID": "1"})
     assert "-o 'my work.ext3':ro" in hint and "--per-task" in hint
     assert "-o 'my work-'$SLURM_ARRAY_TASK_ID.ext3;" in hint
-    assert "-o a/b-$SLURM_PROCID;" in jobs.ways_out("a/b", {})
+    assert "-o a/b-$SLURM_PROCID;" in task.ways_out("a/b", {})
 
 
 def test_copy_sparse(tmp_path):
@@ -67,7 +73,7 @@ def test_copy_sparse(tmp_path):
         file.write(os.urandom(1234567))
         file.truncate(50 << 20)
     with open(source, "rb") as old, open(target, "wb") as new:
-        written = jobs.copy_sparse(old.fileno(), new.fileno())
+        written = replace.copy_sparse(old.fileno(), new.fileno())
     assert source.read_bytes() == target.read_bytes()
     assert written < 5 << 20 and target.stat().st_blocks * 512 < 5 << 20
 
@@ -97,9 +103,9 @@ def test_remove_unused(tmp_path):
     os.utime(tmp_path / "d")
     with open(tmp_path / "a", "rb+") as file:
         lock.take(file.fileno(), write=False)
-        jobs.remove_unused(str(tmp_path), enough=lambda: not (tmp_path / "b").exists())
+        remove_unused(str(tmp_path), enough=lambda: not (tmp_path / "b").exists())
         assert sorted(os.listdir(tmp_path)) == ["a", "c", "d"]
-        jobs.remove_unused(str(tmp_path))
+        remove_unused(str(tmp_path))
         assert sorted(os.listdir(tmp_path)) == ["a", "d"]
 
 
@@ -133,7 +139,7 @@ def layer(scratch, settings):
     """Return a function that plans the layer of a task, with a directory where it is kept."""
 
     def layer(keep=None):
-        return jobs.plan_layer(
+        return plan_layer(
             settings(),
             {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0"},
             scratch=str(scratch),
@@ -148,21 +154,21 @@ def layer(scratch, settings):
 def test_layer_of_another_session(layer, settings, scratch, monkeypatch):
     """A layer that could not be made takes none away that another session of the task made."""
     config, one, two = settings(), layer(), layer()
-    jobs.make_layer(one, config, config.environ)
+    make_layer(one, config, config.environ)
 
     def no_room(*_arguments):
         raise OverlayError("no room", status=CANNOT_CREATE)
 
-    monkeypatch.setattr(creation, "make", no_room)
+    monkeypatch.setattr(make, "make", no_room)
     with pytest.raises(OverlayError):
-        job._run_layer(two, None, config, None, None)
+        _run_layer(two, None, config, None, None)
     assert os.path.exists(one.path)
 
 
 def test_layer_that_is_gone(layer, scratch):
     """What is no longer there cannot be kept, and that is said as the loss that it is."""
     with pytest.raises(OverlayError) as error:
-        jobs.keep_layer(layer(str(scratch)))
+        keep_layer(layer(str(scratch)))
     assert error.value.status == DATA_LOST and "could not be moved" in error.value.what
 
 

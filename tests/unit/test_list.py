@@ -8,9 +8,10 @@ import subprocess
 import time
 
 import pytest
-from overlay import image, search
-from overlay.commands import list as command
+from overlay.commands import list as listing
 from overlay.errors import OverlayError
+from overlay.image import image as images
+from overlay.image import search
 from support import tool
 
 
@@ -146,9 +147,9 @@ def test_unreadable(copy, run):
     for _path, overlay in one.under("."):
         overlay.close()
     assert sorted(one.unreadable) == ["./b", "./c"]
-    words = command._unreadable(one.unreadable)
+    words = listing._unreadable(one.unreadable)
     assert words == "2 files or directories could not be read, such as ./b"
-    assert command._unreadable(["./b"]) == "./b could not be read"
+    assert listing._unreadable(["./b"]) == "./b could not be read"
 
 
 # ------------------------------------------------------------------ the program --
@@ -223,7 +224,7 @@ def test_sort():
     ]
     orders = {"size": "beacd", "used": "aebcd", "files": "eabcd", "age": "beacd", "name": "abcde"}
     for key, order in orders.items():
-        ordered = sorted(rows, key=lambda row: (command._ORDERS[key](row), row["path"]))
+        ordered = sorted(rows, key=lambda row: (listing._ORDERS[key](row), row["path"]))
         assert "".join(row["path"] for row in ordered) == order
 
 
@@ -242,7 +243,7 @@ def test_sort():
 )
 def test_age(seconds, words):
     """Ages in the unit that fits."""
-    assert command.age(seconds) == words
+    assert listing.age(seconds) == words
 
 
 def test_states(copy):
@@ -254,9 +255,9 @@ def test_states(copy):
     with open("a.ext3", "r+b") as file:
         lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
         fcntl.fcntl(file.fileno(), fcntl.F_OFD_SETLK, lock)
-        row = command._row("./a.ext3", image.look("a.ext3"), 100)
+        row = listing._row("./a.ext3", images.look("a.ext3"), 100)
     assert row["path"] == "a.ext3"
-    assert command._flags(row) == ["in use", "nearly full"]
+    assert listing._flags(row) == ["in use", "nearly full"]
 
 
 # ------------------------------------------------------------------------- cost --
@@ -300,8 +301,8 @@ def test_progress(monkeypatch):
     class Output:
         progress = said.append
 
-    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
-    tell = command._progress(Output)
+    monkeypatch.setattr(listing.time, "monotonic", lambda: now[0])
+    tell = listing._progress(Output)
     one = search.Search()
     one.looked, one.found = 12_000, 3
     for _call in range(100):

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from overlay import holders, lock
+from overlay.host import holders
+from overlay.image import lock
 
 MIB = 1 << 20
 

@@ -6,9 +6,9 @@ import shlex
 
 import manual
 import pytest
-from overlay import errors, options
+from overlay import cli, errors
 from overlay.cli import COMMANDS
-from overlay.config import SETTINGS
+from overlay.settings.table import SETTINGS
 
 PROGRAMS = sorted(COMMANDS)
 STATUSES = {
@@ -31,7 +31,7 @@ def guides():
 def actions(program):
     """Return the argparse actions of a command, those of its subcommands included."""
     found = []
-    parsers = [options.parser(program)]
+    parsers = [cli.parser(program)]
     for parser in parsers:
         for action in parser._actions:
             if action.option_strings:
@@ -155,7 +155,7 @@ def parse(line):
         if re.match(r"(\d?[<>]|\||&&|;)", word) and "--" not in words[:place]:
             words = words[:place]
             break
-    return options.parse(words[0], words[1:])
+    return cli.parse(words[0], words[1:])
 
 
 def examples():

@@ -4,8 +4,8 @@ import os
 import subprocess
 
 import pytest
-from overlay import namespace
 from overlay.errors import UNAVAILABLE, OverlayError
+from overlay.host import namespace
 
 ENVIRON = {"PATH": "/usr/bin:/bin"}
 

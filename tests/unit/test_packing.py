@@ -4,8 +4,9 @@ import subprocess
 import types
 
 import pytest
-from overlay import image, packing
-from overlay.commands import pack
+from overlay.change import pack
+from overlay.commands.pack import _path
+from overlay.image import image as images
 
 
 def options(*overlays, output=None):
@@ -29,7 +30,7 @@ def options(*overlays, output=None):
 )
 def test_path(overlays, output, path):
     """The name of the new file: as given, or the first overlay's with another ending."""
-    assert pack._path(options(*overlays, output=output)) == path
+    assert _path(options(*overlays, output=output)) == path
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def layer(make_image):
         lines += [f"sif /upper/{file} mode {mode}" for file, mode in closed]
         words = ["/usr/sbin/debugfs", "-w", "-f", "-", path]
         subprocess.run(words, input="\n".join(lines), text=True, check=True, capture_output=True)
-        found.append(image.look(str(path)))
+        found.append(images.look(str(path)))
         return found[-1]
 
     yield layer
@@ -66,7 +67,7 @@ def test_closed(layer):
             ("e/x", "0100604"),
         ],
     )
-    assert packing.closed(found) == [b"/d/key", b"/e", b"/f"]
+    assert pack.closed(found) == [b"/d/key", b"/e", b"/f"]
 
 
 def names(words):
@@ -79,11 +80,11 @@ def test_pseudo(layer):
     """Deletions reach what lies below all of them, unless a layer above has it anew."""
     top = layer("a.ext3", ["d"], ["d/.wh.one", "d/two", ".wh.gone"])
     middle = layer("b.ext3", ["d", "gone"], ["d/.wh.two", "d/.wh.three", "gone/.wh.four"])
-    assert packing._pseudo([top]) == []
-    assert names(packing._pseudo([top, middle])) == [".wh.gone", "d/.wh.one", "d/.wh.three"]
+    assert pack._pseudo([top]) == []
+    assert names(pack._pseudo([top, middle])) == [".wh.gone", "d/.wh.one", "d/.wh.three"]
     odd = layer("c.ext3", ["d"], ["d/.wh.größe"])
     expected = ["d/.wh.größe", "d/.wh.three", "d/.wh.two", "gone/.wh.four"]
-    assert names(packing._pseudo([odd, middle])) == expected
+    assert names(pack._pseudo([odd, middle])) == expected
 
 
 @pytest.mark.parametrize(
@@ -101,5 +102,5 @@ def test_pseudo(layer):
 )
 def test_may_differ(record, name, may):
     """What is in one of the trees only is a fault, but for markers put in and second names."""
-    assert packing._name(record) == name
-    assert packing._may_differ(record) == may
+    assert pack._name(record) == name
+    assert pack._may_differ(record) == may

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from overlay.places import View, Way, follow, parse_binds
+from overlay.host.places import View, Way, follow, parse_binds
 
 
 @pytest.fixture

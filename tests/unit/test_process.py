@@ -7,8 +7,8 @@ import subprocess
 import time
 
 import pytest
-from overlay import process
 from overlay.errors import OverlayError
+from overlay.host import process
 from overlay.plan import Step
 
 ENVIRON = {"PATH": "/usr/bin:/bin"}

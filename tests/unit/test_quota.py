@@ -4,8 +4,13 @@ import os
 import time
 
 import pytest
-from overlay import mounts, quota
 from overlay.errors import CANNOT_CREATE, CONFIGURATION, OverlayError
+from overlay.host import mounts, process
+from overlay.host.names import user_name
+from overlay.quota import btrfs, ceph, lustre, nfs, space
+from overlay.quota.check import _SOURCES, check_quota
+from overlay.quota.command import parse_command
+from overlay.quota.limits import Limits, Place
 from support import wait_until
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -27,7 +32,7 @@ def on(monkeypatch):
 def place(scratch, environ, on):
     """Return a Place on NFS, of uid 1001 and gid 100."""
     on("nfs4", "/mnt/e4")
-    place = quota.Place(scratch, environ, 5)
+    place = Place(scratch, environ, 5)
     place.user, place.group = 1001, 100
     return place
 
@@ -50,11 +55,11 @@ def program(tmp_path, environ):
 @pytest.fixture
 def check(scratch, environ, settings, monkeypatch):
     """Return a function that checks a reserved overlay of 100 MiB, the disk never full."""
-    monkeypatch.setattr(quota, "_space", lambda _place, _known: [])
+    monkeypatch.setattr(space, "limits", lambda _place, _known: [])
 
     def check(now=100 * MIB, full=None, files=1, **variables):
         config = settings(**{f"quota_{name}": text for name, text in variables.items()})
-        return quota.check(
+        return check_quota(
             scratch,
             now_bytes=now,
             full_bytes=full or now,
@@ -72,8 +77,8 @@ def says(monkeypatch, on):
 
     def says(blocks, files=NOTHING):
         on("lustre", "/scratch")
-        limits = quota.Limits("user", "test", "your quota on /scratch", blocks, files)
-        monkeypatch.setitem(quota._SOURCES, "lustre", lambda _place: [limits])
+        limits = Limits("user", "test", "your quota on /scratch", blocks, files)
+        monkeypatch.setitem(_SOURCES, "lustre", lambda _place: [limits])
 
     return says
 
@@ -144,7 +149,7 @@ LFS = {
 def test_lfs(name):
     """The answers of `lfs quota` are understood."""
     text, expected = LFS[name]
-    assert tuple(quota.parse_lfs(text)) == expected
+    assert tuple(lustre.parse_lfs(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_lfs(name):
 def test_lfs_unknown(text):
     """What `lfs quota` does not print is no answer."""
     with pytest.raises(ValueError):
-        quota.parse_lfs(text)
+        lustre.parse_lfs(text)
 
 
 QUOTA = """\
@@ -171,7 +176,7 @@ Disk quotas for group staff (gid 50): none
 
 def test_quota(place):
     """The answer of quota(1): the rows of this mount point, user and group."""
-    user, group = quota.parse_quota(QUOTA, place, 1796022498)
+    user, group = nfs.parse_quota(QUOTA, place, 1796022498)
     assert (user.kind, user.name) == ("user", "your quota on /mnt/e4")
     assert sides(user) == ((12291 * KIB, 10240 * KIB, 20480 * KIB), (113, 100, 200))
     assert group.kind == "group"
@@ -180,7 +185,7 @@ def test_quota(place):
 
 def test_quota_after_grace(place):
     """A soft limit is as good as a hard one when its time of grace is over."""
-    user, group = quota.parse_quota(QUOTA, place, 1796022499)
+    user, group = nfs.parse_quota(QUOTA, place, 1796022499)
     assert sides(user) == ((12291 * KIB, 10240 * KIB, 10240 * KIB), (113, 100, 100))
     assert sides(group) == ((12291 * KIB, None, None), (113, None, 200))
 
@@ -190,13 +195,13 @@ def test_quota_after_grace(place):
 )
 def test_quota_none(place, text):
     """No row for this mount point is no quota."""
-    assert quota.parse_quota(text, place, 0) == []
+    assert nfs.parse_quota(text, place, 0) == []
 
 
 def test_quota_unknown(place):
     """A row with fewer columns is not guessed at."""
     with pytest.raises(ValueError):
-        quota.parse_quota("Disk quotas for user alice (uid 1001):\n/x /mnt/e4 1 2 3\n", place, 0)
+        nfs.parse_quota("Disk quotas for user alice (uid 1001):\n/x /mnt/e4 1 2 3\n", place, 0)
 
 
 COMMAND = {
@@ -216,7 +221,7 @@ COMMAND = {
 @pytest.mark.parametrize("text", COMMAND)
 def test_command(place, text):
     """The answers of the site's command, as overlay.ini documents them."""
-    found = quota.parse_command(text, place)
+    found = parse_command(text, place)
     assert [(*sides(limits), limits.name) for limits in found] == COMMAND[text]
 
 
@@ -224,7 +229,7 @@ def test_command(place, text):
 def test_command_unknown(place, text):
     """What is not four numbers is no answer."""
     with pytest.raises(ValueError):
-        quota.parse_command(text, place)
+        parse_command(text, place)
 
 
 def test_qgroup():
@@ -239,23 +244,23 @@ def test_qgroup():
         "rsv_meta_pertrans": 2,
         "rsv_meta_prealloc": 1,
     }
-    (found,) = quota.parse_qgroup(values.__getitem__, "x")
+    (found,) = btrfs.parse_qgroup(values.__getitem__, "x")
     assert sides(found) == ((113, None, 1000), NOTHING)
     values.update(limit_flags=3, max_exclusive=500)
-    assert [sides(limits)[0] for limits in quota.parse_qgroup(values.__getitem__, "x")] == [
+    assert [sides(limits)[0] for limits in btrfs.parse_qgroup(values.__getitem__, "x")] == [
         (113, None, 1000),
         (63, None, 500),
     ]
     values["limit_flags"] = 0
-    assert quota.parse_qgroup(values.__getitem__, "x") == []
+    assert btrfs.parse_qgroup(values.__getitem__, "x") == []
 
 
 def test_filesystem(scratch):
     """The file system of a directory is the one that df(1) names."""
     df = os.popen(f"df --output=fstype,target '{scratch}'").read().splitlines()[1].split()
-    mount = quota.Place(scratch, {}, 0).mount
+    mount = Place(scratch, {}, 0).mount
     assert [mount.type, mount.point] == df
-    mount = quota.Place("/proc", {}, 0).mount
+    mount = Place("/proc", {}, 0).mount
     assert (mount.type, mount.point, mount.source) == ("proc", "/proc", "proc")
 
 
@@ -274,11 +279,11 @@ def test_statvfs(monkeypatch, place):
         return os.statvfs_result((4096, 4096, 5000, 4000, 3000, 0, 0, 0, 0, 255))
 
     monkeypatch.setattr(os, "statvfs", statvfs)
-    directory, whole = quota._space(place, False)
+    directory, whole = space.limits(place, False)
     assert (directory.kind, whole.kind) == ("project", "space")
     assert sides(directory) == ((600 * 4096, None, 900 * 4096), (30, None, 40))
     assert sides(whole) == ((1000 * 4096, None, 4000 * 4096), (0, None, None))
-    assert [limits.kind for limits in quota._space(place, True)] == ["space"]
+    assert [limits.kind for limits in space.limits(place, True)] == ["space"]
 
 
 def test_ceph(monkeypatch, scratch, environ, on):
@@ -299,7 +304,7 @@ def test_ceph(monkeypatch, scratch, environ, on):
         raise OSError(61, "No data available")
 
     monkeypatch.setattr(os, "getxattr", getxattr)
-    found = quota._ceph(quota.Place(scratch, environ, 5))
+    found = ceph.limits(Place(scratch, environ, 5))
     assert [sides(limits) for limits in found] == [
         ((400, None, 1000), (7, None, None)),
         (NOTHING, (9, None, 20)),
@@ -407,7 +412,7 @@ def test_check_setting(says, check):
 def test_free_space(scratch, environ, settings):
     """The free space of a real file system counts."""
     with pytest.raises(OverlayError) as caught:
-        quota.check(
+        check_quota(
             scratch,
             now_bytes=1 << 60,
             full_bytes=1 << 60,
@@ -459,7 +464,7 @@ def test_failing_program(on, program, check, script, words):
 
 def test_missing_program(on, check, monkeypatch):
     """Lustre without lfs is a warning; NFS without quota(1) is not the user's business."""
-    monkeypatch.setattr(quota.process, "which", lambda _name, _environ: None)
+    monkeypatch.setattr(process, "which", lambda _name, _environ: None)
     on("nfs")
     assert check() == []
     on("lustre")
@@ -543,7 +548,7 @@ def test_site_command(on, program, check, scratch):
         check(command=command)
     assert "the quota of the file set jobtmp is short by 99 MiB" in caught.value.what
     asked = (path.parent / "quota line.asked").read_text()
-    assert asked == f"--user={quota._user_name(os.geteuid())} {scratch} $HOME\n"
+    assert asked == f"--user={user_name(os.geteuid())} {scratch} $HOME\n"
     program("quota line", "exit 0")
     assert check(command=command) == []
     on("lustre")

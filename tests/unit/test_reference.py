@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from overlay import config, reference
+from overlay.settings import config as configuration
+from overlay.settings import reference
+from overlay.settings.table import SETTINGS
 from support import ROOT
 
 
@@ -27,7 +29,7 @@ def test_completions(tmp_path, name):
         assert file.read() == (tmp_path / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("setting", config.SETTINGS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_site_ini_is_complete(setting):
     """Every key stands in etc/overlay.ini, in its section, at its default."""
     section = reference.site_ini().partition(f"[{setting.section}]\n")[2].partition("\n[")[0]
@@ -40,9 +42,9 @@ def test_site_ini_is_complete(setting):
 def test_site_ini_loads(environ, site):
     """etc/overlay.ini loads, and changes no default but the list of images."""
     site.write_text(reference.site_ini())
-    found = config.load({"OVERLAY_CONFIG": str(site)}, "/nowhere")
-    plain = config.Config({})
-    for setting in config.SETTINGS:
+    found = configuration.load({"OVERLAY_CONFIG": str(site)}, "/nowhere")
+    plain = configuration.Config({})
+    for setting in SETTINGS:
         if setting.kind != "names":
             assert found[setting.name] == plain[setting.name]
     path = "/share/apps/admin/singularity-images/centos-8.2.2004.sif"

@@ -4,8 +4,9 @@ import os
 import subprocess
 
 import pytest
-from overlay import extfs, repair
 from overlay.errors import DAMAGED, OverlayError
+from overlay.image import ext3
+from overlay.safety import repair
 from support import tool
 
 MIB = 1 << 20
@@ -103,7 +104,7 @@ def test_wrong_sums_only(image):
     debugfs(image, "ssv free_blocks_count 77")
     assert tool("e2fsck", "-fn", image).returncode == 0
     assert check(image, full=True).startswith("repaired")
-    assert extfs.read_superblock(os.open(image, os.O_RDONLY)).free_blocks_count > 77
+    assert ext3.read_superblock(os.open(image, os.O_RDONLY)).free_blocks_count > 77
 
 
 def test_a_decision_is_needed(image):
@@ -125,7 +126,7 @@ def test_gone_on_with(noted, written):
     places = [at for at in places if after[at : at + 1024] != before[at : at + 1024]]
     assert len(places) > 2
     for place in places[len(places) * written // 3 :] if written < 3 else places:
-        if place != extfs.SUPERBLOCK_OFFSET:
+        if place != ext3.SUPERBLOCK_OFFSET:
             half[place : place + 1024] = after[place : place + 1024]
     path.write_bytes(half)
     assert check(path) == "repaired (what was interrupted is done)"
@@ -183,11 +184,11 @@ def test_beyond_the_image(noted):
 def test_journal(image):
     """A journal that waits is played back; what it holds is there, and the rest is repaired."""
     number = tool("debugfs", "-R", "bmap /upper/file 2", image).stdout.strip()
-    size = extfs.read_superblock(os.open(image, os.O_RDONLY)).block_size
+    size = ext3.read_superblock(os.open(image, os.O_RDONLY)).block_size
     new = image.with_suffix(".new")
     new.write_bytes(b"J" * size)
     debugfs(image, "jo", f"jw -b {number} {new}", "jc", "ssv state 0")
-    assert extfs.read_superblock(os.open(image, os.O_RDONLY)).incompatible & extfs.RECOVER
+    assert ext3.read_superblock(os.open(image, os.O_RDONLY)).incompatible & ext3.RECOVER
     assert check(image) == "repaired (its journal was played back)"
     assert tool("e2fsck", "-fn", image).returncode == 0
     content = tool("debugfs", "-R", "cat /upper/file", image).stdout
@@ -200,7 +201,7 @@ def test_large_tables_on_a_disk(image, tmp_path, monkeypatch):
     place = tmp_path / "scratch"
     place.mkdir()
     descriptor = os.open(image, os.O_RDWR)
-    superblock = extfs.read_superblock(descriptor)
+    superblock = ext3.read_superblock(descriptor)
     copy = repair._empty_file(superblock, {**ENVIRON, "TMPDIR": str(place)})
     assert os.fstat(copy).st_dev == place.stat().st_dev and not os.listdir(place)
     known = repair._copy_tables("a", descriptor, copy, superblock, ENVIRON)

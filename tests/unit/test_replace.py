@@ -4,8 +4,9 @@ import errno
 import os
 
 import pytest
-from overlay import permissions, replace
 from overlay.errors import CANNOT_CREATE, OverlayError
+from overlay.host import permissions
+from overlay.safety import replace
 
 
 def refuse(number):

@@ -4,9 +4,12 @@ import os
 import subprocess
 
 import pytest
-from overlay import extfs, image, process, resizing
-from overlay.commands import resize
+from overlay.change import resize
+from overlay.commands.resize import _amount
 from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError
+from overlay.host import process
+from overlay.image import ext3, ext3_size, ext3_write
+from overlay.image import image as images
 from support import tool
 
 MIB = 1 << 20
@@ -34,7 +37,7 @@ def test_amount(text, amount):
     """An amount, or with a + so much more than now."""
     from overlay import size
 
-    assert resize._amount("-s", text, size.parse_size, 100 * MIB) == amount
+    assert _amount("-s", text, size.parse_size, 100 * MIB) == amount
 
 
 @pytest.mark.parametrize("text", ["", "+", "++1", "-1", "x", "1X", "+x", "- 1"])
@@ -42,7 +45,7 @@ def test_amount_refused(text):
     """What is no amount is refused with the option's name."""
     from overlay import size
 
-    error = refused(resize._amount, "-s", text, size.parse_size, MIB)
+    error = refused(_amount, "-s", text, size.parse_size, MIB)
     assert (error.status, error.what.startswith("-s: ")) == (USAGE, True)
 
 
@@ -59,7 +62,7 @@ def filled(tmp_path):
         path = tmp_path / name
         with open(path, "wb") as file:
             file.truncate(mib * MIB)
-        words = extfs.mke2fs_options(mib * MIB, inodes)
+        words = ext3_size.mke2fs_options(mib * MIB, inodes)
         done = tool("mke2fs", "-q", "-F", *words, "-d", content, path)
         assert done.returncode == 0, done.stderr
         return path
@@ -74,20 +77,20 @@ def test_used(filled, mib, files):
     path = filled("a.ext3", mib, files)
     with open(path, "rb") as file:
         descriptor = file.fileno()
-        held, data = resizing.used(descriptor, extfs.read_superblock(descriptor))
+        held, data = resize.used(descriptor, ext3.read_superblock(descriptor))
     assert held == 3 + files
     assert files * 8192 <= data <= files * 8192 + 3 * MIB
 
 
 def test_check_fits():
     """Too small is refused with the smallest; that one is accepted."""
-    error = refused(resizing._check_fits, 10 * MIB, 5000, 4000, 50 * MIB)
+    error = refused(resize._check_fits, 10 * MIB, 5000, 4000, 50 * MIB)
     assert error.status == USAGE
     smallest = int(error.hint.rpartition(" ")[2])
-    resizing._check_fits(smallest * MIB, 5000, 4000, 50 * MIB)
-    error = refused(resizing._check_fits, 100 * MIB, 3000, 4001, MIB)
+    resize._check_fits(smallest * MIB, 5000, 4000, 50 * MIB)
+    error = refused(resize._check_fits, 100 * MIB, 3000, 4001, MIB)
     assert (error.status, error.hint) == (USAGE, "the smallest number: -n 5")
-    resizing._check_fits(100 * MIB, 5000, 4001, MIB)
+    resize._check_fits(100 * MIB, 5000, 4001, MIB)
 
 
 def set_owner(path, *owners):
@@ -109,7 +112,7 @@ def pair(filled):
     """Return an Image and a second path with the same content in another order of inodes."""
     one, two = filled("a.ext3", files=20), filled("b.ext3", 100, 20, inodes=9000)
     set_owner(one, ("/upper/d", 7), ("/upper/d/3", 70000), ("/upper/d/5", 0), ("/upper/d/7", 65534))
-    found = image.look(str(one))
+    found = images.look(str(one))
     yield found, two
     found.close()
 
@@ -117,7 +120,7 @@ def pair(filled):
 def take_over(found, path):
     """Call take_over() for a new image."""
     with open(path, "r+b") as file:
-        resizing.take_over(found, file.fileno(), extfs.read_superblock(file.fileno()))
+        resize.take_over(found, file.fileno(), ext3.read_superblock(file.fileno()))
 
 
 def test_take_over(pair):
@@ -147,20 +150,20 @@ def test_interrupted_at_its_very_end(filled, monkeypatch, error):
     """What comes when an image has grown leaves it grown: it is never cut off."""
     path = filled("a.ext3", files=100)
     environ = {"PATH": "/usr/bin:/bin"}
-    write_state = extfs.write_state
+    write_state = ext3_write.write_state
 
     def fail(descriptor, state):
-        if state == extfs.STATE_CLEAN:
+        if state == ext3.STATE_CLEAN:
             raise error
         write_state(descriptor, state)
 
-    monkeypatch.setattr(extfs, "write_state", fail)
-    whole = image.look(str(path), write=True)
+    monkeypatch.setattr(ext3_write, "write_state", fail)
+    whole = images.look(str(path), write=True)
     with pytest.raises((KeyboardInterrupt, OSError)):
-        resizing.grow(whole, 300 * MIB, environ, lambda text: None)
+        resize.grow(whole, 300 * MIB, environ, lambda text: None)
     whole.close()
     with open(path, "rb") as file:
-        superblock = extfs.read_superblock(file.fileno())
+        superblock = ext3.read_superblock(file.fileno())
     assert superblock.size == os.stat(path).st_size == 300 * MIB
     assert tool("e2fsck", "-fp", path).returncode in (0, 1)
     assert [name for name in os.listdir(path.parent) if name.startswith(".overlay")] == []
@@ -178,7 +181,7 @@ def test_why_not_smaller(filled, words, status):
     """Only what resize2fs says of the size is a wrong size."""
     with open(filled("a.ext3"), "rb") as file:
         found = process.Result(1, "", f"resize2fs 1.47.0 (5-Feb-2023)\n{words}\n")
-        error = resizing._too_small("a.ext3", file.fileno(), MIB, found, "/sbin/resize2fs", {})
+        error = resize._too_small("a.ext3", file.fileno(), MIB, found, "/sbin/resize2fs", {})
     assert error.status == status
     assert ("Input/output" in error.what) == (status == CANNOT_CREATE)
 
@@ -190,5 +193,5 @@ def test_used_of_others(tmp_path):
     assert tool("mke2fs", *words).returncode == 0
     with open(path, "rb") as file:
         descriptor = file.fileno()
-        _files, data = resizing.used(descriptor, extfs.read_superblock(descriptor))
+        _files, data = resize.used(descriptor, ext3.read_superblock(descriptor))
     assert data < 3 * MIB

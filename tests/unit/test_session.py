@@ -4,11 +4,22 @@ import os
 import types
 
 import pytest
-from overlay import engine, session
-from overlay.engine import Engine
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError
-from overlay.image import Image
-from overlay.places import Way
+from overlay.host.places import Way
+from overlay.host.scratch import scratch_directory
+from overlay.image.image import Image
+from overlay.launch import engine as engines
+from overlay.launch.engine import Engine
+from overlay.launch.facts import Facts, gather
+from overlay.launch.launchers import settle_launchers
+from overlay.launch.plan import _EXEC, make_plan
+from overlay.launch.request import (
+    CommandFile,
+    Session,
+    find_container,
+    parse_overlay,
+    read_commands,
+)
 
 UID = 1000
 GID = 100
@@ -48,17 +59,17 @@ def facts(*images, **options):
         "uid": UID,
         "gid": GID,
     }
-    return session.Facts(images=list(images), **{**known, **options})
+    return Facts(images=list(images), **{**known, **options})
 
 
 def decided(settings, request, found):
     """Return the plan of a session."""
-    return session.plan(request, settings(), found)
+    return make_plan(request, settings(), found)
 
 
 def modes(*images, **options):
     """Return a Session that names these images, with the mode after each path's colon."""
-    return session.Session([session.parse_overlay(text) for text in images], **options)
+    return Session([parse_overlay(text) for text in images], **options)
 
 
 def after(option, plan):
@@ -232,8 +243,8 @@ def test_own_helpers_of_the_engine(settings, mode, known, entered):
     if entered is None:
         assert arguments[:2] == [*PREFIX, "-q"]
         return
-    enter = f"{engine.LAUNCHERS}/namespace/enter"
-    places = ":".join(f"{engine.LAUNCHERS}/{name}" for name in entered)
+    enter = f"{engines.LAUNCHERS}/namespace/enter"
+    places = ":".join(f"{engines.LAUNCHERS}/{name}" for name in entered)
     expected = [enter, "/usr/libexec/apptainer/bin", places, *PREFIX, "-q"]
     assert arguments[:5] == expected
 
@@ -241,7 +252,7 @@ def test_own_helpers_of_the_engine(settings, mode, known, entered):
 def test_own_helpers_and_fakeroot(settings):
     """With --fakeroot the namespace of our launchers would be in the way."""
     found = facts(image("a"), launchers="/usr/libexec/apptainer/bin")
-    session.settle_launchers(modes("a", fakeroot=True), found, True)
+    settle_launchers(modes("a", fakeroot=True), found, True)
     assert found.launchers is None
 
 
@@ -249,10 +260,10 @@ def test_own_helpers_and_fakeroot(settings):
 def test_layer_in_memory(settings, own):
     """A layer that the user asks the engine for stays writable, over read-only overlays too."""
     environ = {} if own else {"APPTAINER_WRITABLE_TMPFS": "1"}
-    found = facts(image("a"), launchers=engine.PATH, environ=environ)
+    found = facts(image("a"), launchers=engines.PATH, environ=environ)
     request = modes("a:ro", command=["true"], options=[own] if own else [])
     assert decided(settings, request, found).final.path_first.endswith("/writable")
-    found = facts(image("a"), launchers=engine.PATH)
+    found = facts(image("a"), launchers=engines.PATH)
     plain = decided(settings, modes("a:ro", command=["true"]), found)
     assert plain.final.path_first.endswith("/read-only")
 
@@ -264,7 +275,7 @@ def test_scratch_directory(settings, scratch, name):
     config = settings(scratch_local=f'"{scratch / name}"'.replace("\\", "\\\\"))
     assert config["scratch.local"] == (str(scratch / name),)
     expected = str(scratch / name) if name == "plain" else "/tmp"
-    assert session.scratch_directory(config) == expected
+    assert scratch_directory(config) == expected
 
 
 def test_gather_closes(settings, make_image, base, recorder, monkeypatch):
@@ -272,14 +283,14 @@ def test_gather_closes(settings, make_image, base, recorder, monkeypatch):
     path = make_image()
     before = os.listdir("/proc/self/fd")
     for overlays in ([(str(path), "rw"), ("/none.ext3", None)], [(str(path), "rw")]):
-        request = session.Session(overlays, container="/none.sif")
+        request = Session(overlays, container="/none.sif")
         with pytest.raises(OverlayError):
-            session.gather(request, settings(), {})
+            gather(request, settings(), {})
     assert os.listdir("/proc/self/fd") == before
 
 
 BASE = ["--overlay", "a.ext3"]
-SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
+SHELL = ["/bin/sh", "-c", _EXEC, "run-overlay"]
 
 
 @pytest.mark.parametrize(
@@ -298,12 +309,12 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
         ),
         (
             {"commands": "-"},
-            {"commands": session.CommandFile("-", regular=False, descriptor=9)},
+            {"commands": CommandFile("-", regular=False, descriptor=9)},
             ["-q", "exec", *BASE, "/i/base.sif", "bash", "--", "/dev/fd/9"],
         ),
         (
             {"commands": "f.txt"},
-            {"commands": session.CommandFile("f.txt")},
+            {"commands": CommandFile("f.txt")},
             [
                 "-q",
                 "exec",
@@ -318,7 +329,7 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
         ),
         (
             {"commands": "-f"},
-            {"commands": session.CommandFile("-f")},
+            {"commands": CommandFile("-f")},
             [
                 "-q",
                 "exec",
@@ -333,7 +344,7 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
         ),
         (
             {"commands": "/else/a,b"},
-            {"commands": session.CommandFile("/else/a,b")},
+            {"commands": CommandFile("/else/a,b")},
             [
                 "-q",
                 "exec",
@@ -348,7 +359,7 @@ SHELL = ["/bin/sh", "-c", session._EXEC, "run-overlay"]
         ),
         (
             {"commands": "/dev/fd/63"},
-            {"commands": session.CommandFile("/dev/fd/63", regular=False)},
+            {"commands": CommandFile("/dev/fd/63", regular=False)},
             ["-q", "exec", *BASE, "/i/base.sif", "bash", "--", "/dev/fd/63"],
         ),
         (
@@ -534,7 +545,7 @@ def test_directory_that_an_overlay_has_too(settings, mine, bound, sentence):
 )
 def test_place_of_the_command_file(settings, way, binds, target):
     """The file is mounted where its name leads to inside."""
-    commands = session.CommandFile(way.name, way=way)
+    commands = CommandFile(way.name, way=way)
     found = facts(image(), commands=commands, binds=binds)
     plan = decided(settings, modes("a.ext3", commands=way.name), found)
     assert f"{way.real}:{target}:ro" in after("--bind", plan)
@@ -594,7 +605,7 @@ def test_clear_is_the_sites_choice(settings):
     found = facts(image(), environ=environ)
     config = settings()
     config.put("launch.clear", "", config.origin("launch.clear"))
-    plan = session.plan(modes("a.ext3", command=["x"]), config, found)
+    plan = make_plan(modes("a.ext3", command=["x"]), config, found)
     assert plan.final.environment(environ) == {"HOME": "/h", "PYTHONPATH": "/x"}
 
 
@@ -625,7 +636,7 @@ def test_shell_says_what_is_mounted(settings, site):
 
 def test_windows_line_ends(settings):
     """A file with Windows line ends runs from a copy that is removed; the name stays."""
-    commands = session.CommandFile("my file", text=b"echo\n")
+    commands = CommandFile("my file", text=b"echo\n")
     found = facts(image(), commands=commands, scratch="/scr")
     plan = decided(settings, modes("a.ext3", commands="my file"), found)
     own = f"/scr/overlay-{os.getuid()}"
@@ -653,7 +664,7 @@ def test_windows_line_ends(settings):
 )
 def test_parse_overlay(text, expected):
     """An overlay is a name and, after a colon, how it is mounted."""
-    assert session.parse_overlay(text) == expected
+    assert parse_overlay(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -685,7 +696,7 @@ def test_parse_overlay(text, expected):
 def test_parse_overlay_refuses(text, sentence):
     """A name that the engine would misread is refused in a sentence."""
     with pytest.raises(OverlayError) as error:
-        session.parse_overlay(text)
+        parse_overlay(text)
     assert (error.value.what, error.value.status) == (sentence, USAGE)
 
 
@@ -705,7 +716,7 @@ def test_read_commands(scratch, data, text):
     """Only Windows line ends and a byte order mark are taken out of a command file."""
     path = scratch / "commands"
     path.write_bytes(data)
-    found = session.read_commands(str(path))
+    found = read_commands(str(path))
     assert (found.regular, found.text) == (True, text)
 
 
@@ -724,7 +735,7 @@ def test_read_commands_refuses(scratch, monkeypatch, name, sentence):
     (scratch / "directory").mkdir()
     (scratch / "file").touch()
     with pytest.raises(OverlayError) as error:
-        session.read_commands(name)
+        read_commands(name)
     assert (error.value.what, error.value.status) == (sentence, MISSING)
 
 
@@ -732,12 +743,12 @@ def test_read_commands_pipe(scratch):
     """A pipe is left to the shell inside: nothing of it is read here."""
     reader, writer = os.pipe()
     os.write(writer, b"echo\n")
-    found = session.read_commands(f"/dev/fd/{reader}")
+    found = read_commands(f"/dev/fd/{reader}")
     assert (found.regular, found.text) == (False, None)
     assert os.read(reader, 9) == b"echo\n"
     os.close(reader)
     os.close(writer)
-    assert session.read_commands("-").descriptor is not None  # and so is standard input
+    assert read_commands("-").descriptor is not None  # and so is standard input
 
 
 @pytest.mark.parametrize(
@@ -759,7 +770,7 @@ def test_read_commands_pipe(scratch):
 def test_find_container_refuses(settings, spec, sentence, hint):
     """A base image that is not there is told with what there is."""
     with pytest.raises(OverlayError) as error:
-        session.find_container(spec, settings())
+        find_container(spec, settings())
     assert (error.value.what, error.value.hint) == (sentence, hint)
     assert error.value.status == MISSING
 
@@ -767,16 +778,16 @@ def test_find_container_refuses(settings, spec, sentence, hint):
 def test_find_container(settings, base, site):
     """A name of the site's list, a path, or the default."""
     for spec in ("base", str(base), None):
-        assert session.find_container(spec, settings()) == str(base)
+        assert find_container(spec, settings()) == str(base)
     site.write_text(f"[images]\ndefault = {base}\n")
-    assert session.find_container(None, settings()) == str(base)
+    assert find_container(None, settings()) == str(base)
 
 
 def test_default_container_is_missing(settings, site):
     """A default that is gone is told with the line that names it."""
     site.write_text("[images]\ndefault = x\nx = /no/x.sif\n")
     with pytest.raises(OverlayError) as error:
-        session.find_container(None, settings())
+        find_container(None, settings())
     assert error.value.what == (
         f"the base image /no/x.sif ({site}, line 2: [images] default) cannot be used:"
         " No such file or directory"

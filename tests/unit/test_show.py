@@ -8,12 +8,16 @@ import time
 
 import mutants
 import pytest
-from overlay import contents, extfs, image, markers, survey
 from overlay.commands import show
 from overlay.errors import DAMAGED, MISSING, OverlayError
+from overlay.host.names import user_name
+from overlay.image import contents, ext3, survey
+from overlay.image import image as images
+from overlay.image.entry import Entry
+from overlay.safety.tidy import _existing
 from support import ROOT, tool
 
-USER = survey.user_name(os.getuid())
+USER = user_name(os.getuid())
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +58,7 @@ def populate(upper):
 
 def walked(path, top="/", environ=None):
     """Return the Entries of an overlay by path."""
-    found = image.look(path)
+    found = images.look(path)
     try:
         return {entry.path: entry for entry in contents.walk(found, top, environ or {})}
     finally:
@@ -63,7 +67,7 @@ def walked(path, top="/", environ=None):
 
 def looked(path):
     """Return the Survey of an overlay."""
-    found = image.look(path)
+    found = images.look(path)
     try:
         return survey.Survey(found, low=5)
     finally:
@@ -301,7 +305,7 @@ def test_usage(make):
         (upper / "c").write_bytes(b"x" * 8192)
 
     make(fill)
-    found = image.look("x")
+    found = images.look("x")
     told = {use.path: (use.room, use.files) for use in contents.directories(found, "/", {})}
     assert told["/a/b"] == (40_960, 1)
     assert told["/a"] == (40_960 + 4096, 2)
@@ -322,7 +326,7 @@ def test_without_upper(make_image):
 
 def test_whiteout_device():
     """A character device 0/0 is a deletion."""
-    entry = contents.Entry("/x", 0o020000, "root", "root", 0, 0)
+    entry = Entry("/x", 0o020000, "root", "root", 0, 0)
     entry.device = (0, 0)
     assert show.line(entry.interpret()).endswith("/x (deleted)")
 
@@ -381,7 +385,7 @@ def test_read_only_file(make, scratch):
     """Who may only read it may look at it."""
     make(populate)
     os.chmod("x", 0o444)
-    found = image.look("x")
+    found = images.look("x")
     assert not found.writable and len(list(contents.walk(found, "/", {}))) == 11
     assert survey.Survey(found, low=5).use is None
     found.close()
@@ -420,9 +424,9 @@ def test_inode_times():
     """The seconds of an inode have 34 bits where there is room for them."""
     data = bytearray(160)
     struct.pack_into("<i", data, 16, -1)
-    assert extfs.Inode(bytes(data[:128])).modify_time == -1
+    assert ext3.Inode(bytes(data[:128])).modify_time == -1
     struct.pack_into("<HHIII", data, 128, 32, 0, 0, 1, 0)
-    assert extfs.Inode(bytes(data)).modify_time == (1 << 32) - 1
+    assert ext3.Inode(bytes(data)).modify_time == (1 << 32) - 1
 
 
 @pytest.mark.parametrize("block", ["1024", "4096"])
@@ -442,7 +446,7 @@ def test_directory_named_as_a_marker(make):
         (upper / ".wh.d" / "e" / "f").write_text("x")
 
     make(fill)
-    found = image.look("x")
+    found = images.look("x")
     told = {use.path: use.files for use in contents.directories(found, "/", {})}
     found.close()
     assert told == {"/": 3, "/.wh.d": 2, "/.wh.d/e": 1}
@@ -450,4 +454,4 @@ def test_directory_named_as_a_marker(make):
 
 def test_layer_below_is_gone():
     """A base image that cannot be read any more speaks for keeping every marker."""
-    assert markers._existing([b"a", b"b"], "/none.sif", [], {}) == {b"a", b"b"}
+    assert _existing([b"a", b"b"], "/none.sif", [], {}) == {b"a", b"b"}

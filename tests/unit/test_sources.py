@@ -10,8 +10,12 @@ import subprocess
 import tarfile
 
 import pytest
-from overlay import creation, extfs, private, sources
+from overlay.create import make
+from overlay.create import source as sources
+from overlay.create.measure import measure
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError
+from overlay.host import private
+from overlay.image import ext3, ext3_size
 from support import NAMES, tool
 
 MIB = 1 << 20
@@ -64,7 +68,7 @@ def place(scratch):
 def test_parse(place, monkeypatch, text, kind, path, dest):
     """SOURCE[:DEST]: a directory goes to its own name, an archive to the top."""
     monkeypatch.chdir(place)
-    found = sources.parse(text, [])
+    found = sources.parse_source(text, [])
     assert (found.kind, found.path, found.dest) == (kind, path, dest)
 
 
@@ -87,14 +91,14 @@ def test_parse(place, monkeypatch, text, kind, path, dest):
 def test_parse_refuses(place, monkeypatch, text, status, sentence):
     """A source that is not there or no source, and a place that the host covers."""
     monkeypatch.chdir(place)
-    error = refused(sources.parse, text, ["/scratch", "/home/me/"])
+    error = refused(sources.parse_source, text, ["/scratch", "/home/me/"])
     assert (error.status, sentence in error.what) == (status, True), error.what
 
 
 def test_parse_beside_hidden(place, monkeypatch):
     """A place that only begins with the same letters is not covered."""
     monkeypatch.chdir(place)
-    assert sources.parse("tree:/scratch2", ["/scratch"]).dest == "/scratch2"
+    assert sources.parse_source("tree:/scratch2", ["/scratch"]).dest == "/scratch2"
 
 
 # -------------------------------------------------------------------- measure --
@@ -156,18 +160,18 @@ def test_measure(tmp_path, fill):
     tree.mkdir(parents=True)
     (tmp_path / "content" / "work").mkdir()
     fill(tree)
-    amount = sources.measure(tree, ENVIRON)
+    amount = measure(tree, ENVIRON)
     entries = sum(len(names) + len(files) for _path, names, files in os.walk(tree))
     assert amount.files == 1 + (1 if fill is linked else entries)
-    size = extfs.smallest_size(amount.files, amount.bytes)
+    size = ext3_size.smallest_size(amount.files, amount.bytes)
     image = tmp_path / "a.ext3"
     with open(image, "wb") as file:
         file.truncate(size)
-    options = extfs.mke2fs_options(size, amount.files + extfs.SPARE_INODES)
+    options = ext3_size.mke2fs_options(size, amount.files + ext3_size.SPARE_INODES)
     done = tool("mke2fs", "-q", "-F", *options, "-d", tmp_path / "content", image)
     assert done.returncode == 0, done.stderr
     with open(image, "rb") as file:
-        superblock = extfs.read_superblock(file.fileno())
+        superblock = ext3.read_superblock(file.fileno())
     assert superblock.available_bytes < 10 * MIB + size // 8
 
 
@@ -176,9 +180,9 @@ def test_measure_unreadable(tmp_path):
     (tmp_path / "closed").mkdir()
     (tmp_path / "closed" / "file").write_bytes(b"x" * 5000)
     (tmp_path / "closed").chmod(0)
-    error = refused(sources.measure, tmp_path / "no", ENVIRON)
+    error = refused(measure, tmp_path / "no", ENVIRON)
     assert (error.status, "No such file" in error.what) == (MISSING, True)
-    amount = sources.measure(tmp_path, ENVIRON)
+    amount = measure(tmp_path, ENVIRON)
     (tmp_path / "closed").chmod(0o700)
     assert amount.files == 3
     assert amount.bytes >= 4 * 4096
@@ -573,10 +577,8 @@ def test_removed_whatever_its_modes(tmp_path):
     (staging / "a" / "b" / "c" / "f").touch()
     for name in ("a/b/c", "a/b", "a"):
         (staging / name).chmod(0)
-    facts = creation.Facts(
-        path="", tools={}, scratch=str(tmp_path), host="h", pid=1, environ=ENVIRON
-    )
-    creation.remove_staging(facts)
+    facts = make.Facts(path="", tools={}, scratch=str(tmp_path), host="h", pid=1, environ=ENVIRON)
+    make.remove_staging(facts)
     assert list(tmp_path.glob("*/*")) == []
 
 

@@ -6,8 +6,10 @@ import shutil
 import subprocess
 
 import pytest
-from overlay import extfs, image, undo
 from overlay.errors import DAMAGED, OverlayError
+from overlay.image import ext3, ext3_size, ext3_write
+from overlay.image import image as images
+from overlay.safety import undo
 from support import tool
 
 MIB = 1 << 20
@@ -17,7 +19,7 @@ ENVIRON = {"PATH": "/usr/bin:/bin"}
 def superblock(path):
     """Return the Superblock of an image."""
     with open(path, "rb") as file:
-        return extfs.read_superblock(file.fileno())
+        return ext3.read_superblock(file.fileno())
 
 
 def set_fields(path, *pairs):
@@ -32,7 +34,7 @@ def grow(path, size, ours):
     found = superblock(path)
     back = undo.name(path, os.stat(path), found)
     with open(path, "r+b") as file:
-        extfs.write_state(file.fileno(), 0)
+        ext3_write.write_state(file.fileno(), 0)
         os.truncate(path, size)
         assert not ours or undo.note(back, file.fileno(), found, size)
     options = [] if ours else ["-z", back]
@@ -227,7 +229,7 @@ def test_all_that_growth_changes(tmp_path, options, size, grown):
     path = str(tmp_path / "a.ext3")
     with open(path, "wb") as file:
         file.truncate(size * MIB)
-    options = options or extfs.mke2fs_options(size * MIB, 20_000)
+    options = options or ext3_size.mke2fs_options(size * MIB, 20_000)
     (tmp_path / "tree").mkdir()
     for number in range(200):
         (tmp_path / "tree" / f"f{number}").write_bytes(b"%d" % number * 3000)
@@ -247,9 +249,9 @@ def test_between_the_counts(half_grown):
     with open(path, "r+b") as file:
         file.seek(1024)
         file.write(before[1024:1032])  # numbers of inodes and blocks; those of free ones are new
-    with pytest.raises(extfs.FormatError):
+    with pytest.raises(ext3.FormatError):
         superblock(path)
-    found = image.look(path)
+    found = images.look(path)
     assert found.kind == "ext3" and not found.superblock.is_clean
     found.close()
     assert recover(path)
@@ -259,7 +261,7 @@ def test_between_the_counts(half_grown):
         file.seek(1024 + 12)
         file.write(b"\xff\xff\xff")
     with pytest.raises(OverlayError, match="contradicts itself"):  # and without one it is damage
-        image.look(path)
+        images.look(path)
 
 
 def test_page_missing_of_it(half_grown):

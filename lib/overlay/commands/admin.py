@@ -1,13 +1,23 @@
 """overlay-admin: the settings, whether a node is ready, and overlays by owner."""
 
+import argparse
 import json
 import os
 import textwrap
 import time
 
-from overlay import config as configuration
 from overlay import size
+from overlay.commands.arguments import (
+    Command,
+    Parser,
+    add_directories,
+    add_help,
+    add_json,
+    add_verbosity,
+)
 from overlay.errors import NOT_READY, OverlayError, quote
+from overlay.settings import config as configuration
+from overlay.settings.files import read_file
 
 
 def main(options, environ, root, output):
@@ -15,9 +25,6 @@ def main(options, environ, root, output):
     return {"config": _config, "doctor": _doctor, "report": _report}[options.subcommand](
         options, environ, root, output
     )
-
-
-# ------------------------------------------------------------------------------- config --
 
 
 def _config(options, environ, root, output):
@@ -69,12 +76,9 @@ def check_file(path, environ):
     Raises OverlayError (CONFIGURATION) with file, line and what is allowed.
     """
     config = configuration.Config(environ)
-    configuration.read_file(config, path)
+    read_file(config, path)
     configuration.check_locks(config, whole=False)
     configuration.check_limits(config)
-
-
-# ------------------------------------------------------------------------------- doctor --
 
 
 _MARKS = {"ok": "32", "warning": "33", "problem": "31;1"}  # colours, ECMA-48
@@ -82,9 +86,10 @@ _MARKS = {"ok": "32", "warning": "33", "problem": "31;1"}  # colours, ECMA-48
 
 def _doctor(options, environ, root, output):
     """Show one line for every check, and what to do where it is not well."""
-    from overlay import doctor
+    from overlay.doctor import examine
+    from overlay.doctor.check import OK, WARNING
 
-    checks = doctor.examine(environ, root, options.directories)
+    checks = examine.examine(environ, root, options.directories)
     if options.json:
         found = list(checks)
         ready = not _problems(found)
@@ -97,13 +102,13 @@ def _doctor(options, environ, root, output):
     found = []
     for check in checks:
         found.append(check)
-        if not (options.quiet and check.state == doctor.OK):
+        if not (options.quiet and check.state == OK):
             output.result(
                 "\n".join(_check_lines(check, width, terminal and "NO_COLOR" not in environ)),
                 exact=True,
             )
     problems = _problems(found)
-    warnings = sum(check.state == doctor.WARNING for check in found)
+    warnings = sum(check.state == WARNING for check in found)
     if problems:
         words = f"this node is not ready: {_number(problems, 'problem')}, {_number(warnings, 'warning')}"
     else:
@@ -154,17 +159,14 @@ def _printable(text):
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-# ------------------------------------------------------------------------------- report --
-
-
 _HEADING = ("OWNER", "OVERLAYS", "SIZE", "ON DISK", "USED", "FILES", "NOT CLEAN", "IN USE", "OLD",
             "FULL", "DAMAGED", "UNREADABLE")  # fmt: skip
 
 
 def _report(options, environ, root, output):
     """Show the overlays under directories by owner; return the first status that is not 0."""
-    from overlay import report
-    from overlay.search import Search
+    from overlay.doctor import report
+    from overlay.image.search import Search
 
     config = configuration.load(environ, root, output.notice)
     statuses = []
@@ -246,3 +248,89 @@ def _table(owners):
         )
         for line in zip(*columns)
     )
+
+
+def _add_options(parser):
+    commands = parser.add_subparsers(
+        title="commands", dest="subcommand", metavar="COMMAND", required=True, parser_class=Parser
+    )
+    for name, (summary, build) in _SUBCOMMANDS.items():
+        made = commands.add_parser(
+            name, help=summary[0].lower() + summary[1:-1], description=summary
+        )
+        build(made)
+        add_help(made.add_argument_group("general"))
+
+
+def _add_config_options(parser):
+    group = parser.add_argument_group("settings")
+    group.add_argument(
+        "--origin",
+        action="store_true",
+        help="show too where each value comes from, and whether the site has locked it",
+    )
+    group.add_argument(
+        "--check",
+        metavar="FILE",
+        help="see whether FILE could stand as overlay.ini, and show nothing else",
+    )
+    _add_output_options(parser)
+
+
+def _add_doctor_options(parser):
+    group = parser.add_argument_group("file systems")
+    add_directories(
+        group,
+        "*",
+        "a directory whose file system is tried (default: the current one, and the site's"
+        " places for overlays and temporary files)",
+    )
+    _add_output_options(parser)
+
+
+def _add_report_options(parser):
+    group = parser.add_argument_group("overlays")
+    add_directories(group, "+", "a directory below which they lie")
+    group.add_argument(
+        "--older",
+        metavar="DAYS",
+        type=_days,
+        default=90,
+        help="count those as old in which nothing was written for so many days (default: 90)",
+    )
+    group = _add_output_options(parser, verbose=True)
+    group.add_argument("--csv", action="store_true", help="print comma-separated values, in bytes")
+
+
+def _days(text):
+    """Return a number of days from the command line."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
+    return int(text)
+
+
+def _add_output_options(parser, verbose=False):
+    """Add the options of what is printed; return a group of those that exclude each other."""
+    group = parser.add_argument_group("output")
+    forms = group.add_mutually_exclusive_group()
+    add_json(forms)
+    add_verbosity(group, verbose=verbose, dry_run=False)
+    return forms
+
+
+_SUBCOMMANDS = {
+    "config": ("Show every setting, or check a file of settings.", _add_config_options),
+    "doctor": ("See whether this node is ready for overlays.", _add_doctor_options),
+    "report": ("Count overlays and what they take, by owner.", _add_report_options),
+}
+
+
+PROGRAMS = {
+    "overlay-admin": Command(
+        "Show the settings, see whether a node is ready, count overlays by owner.",
+        "overlay-admin config --origin\n"
+        "overlay-admin doctor /scratch\n"
+        "overlay-admin report --older 180 /scratch",
+        _add_options,
+    ),
+}

@@ -2,31 +2,17 @@
 
 import os
 
-from overlay import config as configuration
-from overlay import (
-    creation,
-    extfs,
-    guard,
-    holders,
-    image,
-    lock,
-    process,
-    record,
-    repair,
-    replace,
-    resizing,
-    salvage,
-    session,
-)
-from overlay.errors import (
-    CANNOT_CREATE,
-    DAMAGED,
-    NOT_ALLOWED,
-    USAGE,
-    OverlayError,
-    quote,
-    reason,
-)
+from overlay.change.own import own
+from overlay.change.repair import repaired
+from overlay.commands.arguments import Command, add_verbosity
+from overlay.errors import CANNOT_CREATE, DAMAGED, NOT_ALLOWED, USAGE, OverlayError, quote, reason
+from overlay.host import holders, process
+from overlay.host.scratch import scratch_directory
+from overlay.image import ext3, lock, record
+from overlay.image import image as images
+from overlay.safety import guard, repair, replace, salvage
+from overlay.safety.use import end_servers, in_use
+from overlay.settings import config as configuration
 
 
 def main(options, environ, root, output):
@@ -46,7 +32,7 @@ def main(options, environ, root, output):
 
 def _check(path, options, config, environ, output):
     """Check one overlay and return what to say of it. Raises OverlayError."""
-    found = image.look(path, write=True)
+    found = images.look(path, write=True)
     try:
         if options.own and not found.writable:
             raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
@@ -65,10 +51,10 @@ def _check(path, options, config, environ, output):
             guard.check_may_repair(whole, config)
         if options.own:
             repair.check(path, whole.descriptor, environ, full=True)
-            whole.superblock = extfs.read_superblock(whole.descriptor)
-            resizing.own(whole, output.notice)
+            whole.superblock = ext3.read_superblock(whole.descriptor)
+            own(whole, output.notice)
         if options.repair:
-            scratch = session.scratch_directory(config)
+            scratch = scratch_directory(config)
             return repair_copy(whole, scratch, environ)
         said = repair.check(path, whole.descriptor, environ, full=True)
         record.end(whole.descriptor)
@@ -79,14 +65,14 @@ def _check(path, options, config, environ, output):
 
 def _look_only(path, environ):
     """Check an overlay that the caller may only read, while nobody writes it."""
-    found = image.look(path)
+    found = images.look(path)
     try:
         try:
             lock.take(found.descriptor, write=False)
             if lock.holder(found.descriptor, write=False):
                 raise lock.Busy(True)
         except lock.Busy as busy:
-            raise guard.in_use(found, busy) from None
+            raise in_use(found, busy) from None
         program = process.need("e2fsck", "e2fsprogs", environ)
         if repair.is_sound(program, found.descriptor, environ):
             return "clean"
@@ -111,8 +97,8 @@ def recover(found, output):
         return
     if not left_behind:
         writer = lock.holder(found.descriptor, write=True) == "writer"
-        raise guard.in_use(found, lock.Busy(writer))
-    servers = guard.end_servers(found, processes)
+        raise in_use(found, lock.Busy(writer))
+    servers = end_servers(found, processes)
     output.notice(
         f"{quote(found.path)}: ended what a killed session left behind"
         f" ({', '.join(f'{server.name} {server.pid}' for server in servers)})"
@@ -131,7 +117,7 @@ def repair_copy(whole, scratch, environ):
     replace.check_names(path, os.fstat(whole.descriptor))
     repair.recover(path, whole.descriptor, environ)
     replace.remove_stale(os.path.dirname(path), scratch)
-    if extfs.read_superblock(whole.descriptor).is_clean and repair.is_sound(
+    if ext3.read_superblock(whole.descriptor).is_clean and repair.is_sound(
         e2fsck, whole.descriptor, environ
     ):
         repair.check_layout(path, whole.descriptor)
@@ -145,11 +131,11 @@ def repair_copy(whole, scratch, environ):
                 replace.copy(path, whole.descriptor, descriptor, environ)
                 status = os.fstat(whole.descriptor)
                 if status.st_blocks * 512 >= status.st_size:
-                    creation.reserve(path, descriptor, status.st_size, environ, None, "repair")
+                    replace.reserve(path, descriptor, status.st_size, environ, None, "repair")
                 salvage.spare(e2fsck, descriptor, environ)
-                extfs.set_dir_nlink(descriptor, whole.superblock, True)
+                ext3.set_dir_nlink(descriptor, whole.superblock, True)
                 first = process.run([e2fsck, "-f", "-y", descriptor], environ)
-                extfs.set_dir_nlink(descriptor, whole.superblock, False)
+                ext3.set_dir_nlink(descriptor, whole.superblock, False)
                 salvage.save_work(descriptor, environ)
                 _see_that_it_is_taken(path, first.status, e2fsck, descriptor, environ)
                 found = salvage.lost_and_found(descriptor) - before
@@ -163,7 +149,7 @@ def repair_copy(whole, scratch, environ):
                 f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
                 status=CANNOT_CREATE,
             ) from None
-    return _repaired(path, found, gone, kept)
+    return repaired(path, found, gone, kept)
 
 
 def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
@@ -174,10 +160,10 @@ def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
     why = f"e2fsck {status}"
     if repair.is_sound(e2fsck, descriptor, environ):
         repair.check_layout(path, descriptor)
-        superblock = extfs.read_superblock(descriptor)
+        superblock = ext3.read_superblock(descriptor)
         if not superblock.is_ext3:
             why = "it would be no ext3 image any more"
-        elif extfs.Reader(descriptor, superblock).lookup(b"upper") is None:
+        elif ext3.Reader(descriptor, superblock).lookup(b"upper") is None:
             why = "its directory upper, which has all that is in it, would have no name any more"
         else:
             return
@@ -189,20 +175,32 @@ def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
     )
 
 
-def _repaired(path, found, gone, kept):
-    """Return what a repair did, with the files that lost their names, and the names that are gone.
+def _add_options(parser):
+    parser.usage = "check-overlay [option ...] OVERLAY ..."
+    group = parser.add_argument_group("overlays")
+    group.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
+    group.add_argument(
+        "--repair",
+        action="store_true",
+        help="repair what needs decisions, on a copy that replaces the overlay when it is sound",
+    )
+    group.add_argument(
+        "--recover",
+        action="store_true",
+        help="first end the processes that a killed session has left behind",
+    )
+    group.add_argument(
+        "--own",
+        action="store_true",
+        help="make everything inside yours: for a copy of somebody else's overlay",
+    )
+    add_verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
 
-    found  lines that describe new files in lost+found
-    gone   of salvage.gone()
-    kept   path of the image as it was; None when it is not kept
-    """
-    words = "repaired"
-    if found:
-        command = f"/sbin/debugfs -R 'rdump /lost+found .' {quote(path)}"
-        words += f"; these files lost their names (to get them: {command}){found}"
-    if gone:
-        words += "\nthese names are gone" if found else "; these names are gone"
-        if kept:
-            words += f" (as it was, it is kept: {quote(kept)})"
-        words += ":" + "".join(f"\n  {one.words}" for one in gone)
-    return words
+
+PROGRAMS = {
+    "check-overlay": Command(
+        "Check overlays, and repair them.",
+        "check-overlay env.ext3\ncheck-overlay --repair env.ext3",
+        _add_options,
+    ),
+}

@@ -2,9 +2,24 @@
 
 import os
 
-from overlay import config as configuration
-from overlay import creation, extfs, process, quota, session, size
+from overlay import size
+from overlay.commands.arguments import (
+    Command,
+    add_binds,
+    add_container,
+    add_json,
+    add_sizes,
+    add_verbosity,
+)
+from overlay.create import make
+from overlay.create.policy import check_place, check_policy, check_room
+from overlay.create.request import Creation, check_request
 from overlay.errors import USAGE, OverlayError, printable, quote
+from overlay.host import process
+from overlay.host.scratch import scratch_directory
+from overlay.image import ext3_size
+from overlay.quota.check import find_limits
+from overlay.settings import config as configuration
 
 
 def main(options, environ, root, output):
@@ -15,42 +30,42 @@ def main(options, environ, root, output):
     _hold(options, config)
     parsed = content = None
     if _is_filled(options):
-        from overlay import filling  # what an empty one does without
+        from overlay.create import fill  # what an empty one does without
 
-        parsed = filling.parse(options, config)
+        parsed = fill.parse(options, config)
     with process.cleaning_up():
         _check_first(options, config)
-        scratch = creation.Facts(
+        scratch = make.Facts(
             path="",
             tools={},
-            scratch=session.scratch_directory(config),
+            scratch=scratch_directory(config),
             host=os.uname().nodename,
             pid=os.getpid(),
             environ=environ,
         )
         try:
             if not options.dry_run:
-                creation.make_staging(config, scratch)
+                make.make_staging(config, scratch)
             if parsed is not None:
-                content = filling.collect(parsed, options, scratch, config, output)
+                content = fill.collect(parsed, options, scratch, config, output)
             request = _request(options, config, content)
-            creation.check_policy(request, config)
-            facts = creation.gather(request, config, environ)
-            creation.check_place(facts.path, config, output.notice)
-            creation.check_room(request, facts.path, config, environ, output.notice)
+            check_policy(request, config)
+            facts = make.gather(request, config, environ)
+            check_place(facts.path, config, output.notice)
+            check_room(request, facts.path, config, environ, output.notice)
             if options.dry_run:
-                output.result(creation.plan(request, config, facts).shell(), exact=True)
+                output.result(make.plan(request, config, facts).shell(), exact=True)
                 return 0
             if content:
                 output.notice(
                     f"writing {size.format_files(content.amount.files)},"
                     f" {size.format_size(content.amount.bytes)}"
                 )
-            created = creation.run(request, config, facts, environ, output.notice)
+            created = make.run(request, config, facts, environ, output.notice)
         finally:
-            creation.remove_staging(scratch)
+            make.remove_staging(scratch)
     if (options.json or not options.quiet) and config["quota.check"] != "off":
-        created.limits, _failures = quota.look(os.path.dirname(created.path), config, environ)
+        created.limits, _failures = find_limits(os.path.dirname(created.path), config, environ)
     if options.json:
         import json
 
@@ -78,19 +93,19 @@ def _check_first(options, config):
     bytes_ = _amount("-s", options.size, size.parse_size, config["create.size"] or 0)
     if not (bytes_ and files or options.overlay):
         return
-    request = creation.Creation(
+    request = Creation(
         bytes_, files, path=options.overlay, sparse=bool(options.sparse), force=options.force
     )
     if options.size and options.files:
-        creation.check_policy(request, config)
-    facts = creation.gather(request, config, config.environ)
+        check_policy(request, config)
+    facts = make.gather(request, config, config.environ)
     if facts.existing is not None:
         facts.existing.close()
     if config["scratch.outside"] == "refuse":
-        creation.check_place(facts.path, config, None)
+        check_place(facts.path, config, None)
     if _is_filled(options) and bytes_ and files:
         # What is only to be warned of is said later.
-        creation.check_room(request, facts.path, config, config.environ, lambda *_words: None)
+        check_room(request, facts.path, config, config.environ, lambda *_words: None)
 
 
 def _hold(options, config):
@@ -114,12 +129,12 @@ def _request(options, config, content):
     data = 0
     if content and options.size is None:
         data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20)
-        default_size = extfs.smallest_size(files, data)
+        default_size = ext3_size.smallest_size(files, data)
         default_size = default_size and max(default_size, config["create.min_size"] or 0)
     bytes_ = _amount("-s", options.size, size.parse_size, default_size)
     if options.usable and options.size is not None:
-        bytes_ = extfs.smallest_size(files, bytes_) or bytes_
-    request = creation.Creation(
+        bytes_ = ext3_size.smallest_size(files, bytes_) or bytes_
+    request = Creation(
         bytes_,
         files,
         path=options.overlay,
@@ -130,7 +145,7 @@ def _request(options, config, content):
         content=content,
     )
     plain = bool(options.files) and options.files.replace(".", "").isdecimal()
-    creation.check_request(request, plain_count=plain)
+    check_request(request, plain_count=plain)
     return request
 
 
@@ -186,3 +201,88 @@ def _summary(created):
         )
         + f"next: mount-overlay -o {quote(path if short.startswith(('..', '-')) else short)}"
     )
+
+
+def _add_options(parser):
+    group = parser.add_argument_group("the overlay")
+    add_sizes(
+        group,
+        "its size: MiB, or with a unit as in 500M, 20G, 1.5T",
+        "how many files it can hold: thousands, or with a unit as in 700K, 2M",
+    )
+    group.add_argument(
+        "-o",
+        "--overlay",
+        metavar="NAME",
+        help="its name; .ext3 is added unless it ends in .ext3 or .img"
+        " (default: overlay-<size>M-<files>K.ext3)",
+    )
+    allocation = group.add_mutually_exclusive_group()
+    allocation.add_argument(
+        "--sparse",
+        action="store_true",
+        default=None,
+        help="take disk blocks only as they are written",
+    )
+    allocation.add_argument(
+        "--reserve",
+        dest="sparse",
+        action="store_false",
+        help="take all disk blocks at once, without writing them",
+    )
+    group.add_argument(
+        "--force", action="store_true", help="replace an overlay of that name and all in it"
+    )
+    group.add_argument(
+        "--usable",
+        action="store_true",
+        help="SIZE is the room for data; the file is as much larger as its tables need",
+    )
+    group = parser.add_argument_group("filled at creation")
+    group.add_argument(
+        "--from",
+        metavar="SOURCE[:DEST]",
+        dest="sources",
+        action="append",
+        default=[],
+        help="fill it with a directory, a tar archive or a squashfs file, whose content appears"
+        " at DEST inside (default: /NAME of a directory, / for an archive); may be given several"
+        " times; without -s and -n the overlay is as large as this needs, and some more",
+    )
+    group.add_argument(
+        "-t", "--template", metavar="NAME", help="fill it with a template of the site"
+    )
+    group.add_argument(
+        "--list-templates", action="store_true", help="list the site's templates and exit"
+    )
+    group.add_argument(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="fill it with what the commands of FILE make, run in the base image on a local disk:"
+        " much faster than in a mounted overlay",
+    )
+    add_container(group, "the base image for -f: one of the site's names, or a path")
+    add_binds(group, "bind a path of the host for -f: PATH, or PATH:INSIDE[:ro]")
+    group = parser.add_argument_group("output")
+    add_json(group)
+    add_verbosity(group, verbose=False)
+
+
+def _add_conda_options(parser):
+    _add_options(parser)
+    parser.set_defaults(template="conda")
+
+
+PROGRAMS = {
+    "create-overlay": Command(
+        "Create an overlay: one file that holds as many files as you need.",
+        "create-overlay -s 500 -n 700\ncreate-overlay -s 20G -n 2M -o env",
+        _add_options,
+    ),
+    "create-overlay-conda": Command(
+        "Create an overlay with the site's conda in it.",
+        "create-overlay-conda -s 7000 -n 700 -o env",
+        _add_conda_options,
+    ),
+}

@@ -3,12 +3,13 @@
 import os
 import time
 
-from overlay import config as configuration
 from overlay import size
+from overlay.commands.arguments import Command, add_directories, add_listing_output, parse_mixed
 from overlay.errors import MISSING, OverlayError, quote
-from overlay.places import check_current
-from overlay.search import Search, reachable
-from overlay.survey import Survey
+from overlay.host.places import check_current
+from overlay.image.search import Search, reachable
+from overlay.image.survey import Survey
+from overlay.settings import config as configuration
 
 _PATIENCE = 1  # seconds before a progress line appears
 _INTERVAL = 0.2  # seconds between two of them
@@ -177,3 +178,31 @@ def _unreadable(paths):
     if len(paths) == 1:
         return f"{quote(paths[0])} could not be read"
     return f"{len(paths)} files or directories could not be read, such as {quote(paths[0])}"
+
+
+def _add_options(parser):
+    group = parser.add_argument_group("where, and in what order")
+    add_directories(
+        group,
+        "*",
+        "a directory to look below (default: this one, and the site's scratch locations)",
+    )
+    group.add_argument(
+        "--sort",
+        metavar="KEY",
+        choices=("size", "used", "files", "age", "name"),
+        default="name",
+        help="in which order: size, used, files: the largest first; age: the oldest first;"
+        " name (the default)",
+    )
+    add_listing_output(parser)
+
+
+PROGRAMS = {
+    "list-overlays": Command(
+        "List the overlays under directories.",
+        "list-overlays\nlist-overlays --sort size /scratch/projects",
+        _add_options,
+        parse_mixed,
+    ),
+}

@@ -3,9 +3,15 @@
 import errno
 import os
 
-from overlay import config as configuration
-from overlay import creation, extfs, guard, image, lock, packing, replace, search, session
+from overlay.change import pack
+from overlay.commands.arguments import Command, add_verbosity
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote, reason
+from overlay.host.scratch import scratch_directory
+from overlay.image import ext3, lock, search
+from overlay.image import image as images
+from overlay.launch.request import check_twice, parse_overlay
+from overlay.safety import guard, replace
+from overlay.settings import config as configuration
 
 
 def main(options, environ, root, output):
@@ -22,12 +28,12 @@ def main(options, environ, root, output):
             status=CANNOT_CREATE,
             hint="choose another name with -o; --force replaces it",
         )
-    found = [image.look(name) for name in options.overlays]
+    found = [images.look(name) for name in options.overlays]
     existing = None
     try:
         _check(found, path)
         if place:
-            existing = creation.replaceable(place)
+            existing = replace.replaceable(place)
             if existing.identity in [one.identity for one in found]:
                 raise OverlayError(
                     f"{quote(path)} is what is to be packed",
@@ -37,7 +43,7 @@ def main(options, environ, root, output):
         guard.acquire(
             found, False, config=config, environ=environ, notice=output.notice, session=False
         )
-        request = packing.Packing(
+        request = pack.Packing(
             found,
             path,
             compression=options.compression or config["pack.compression"],
@@ -49,9 +55,9 @@ def main(options, environ, root, output):
             for one in found:
                 for name in _closed(one):
                     output.notice(f"will be readable for everybody: {quote(os.fsdecode(name))}")
-        length = packing.pack(request, session.scratch_directory(config), environ, output)
+        length = pack.pack(request, scratch_directory(config), environ, output)
         if not options.quiet:
-            output.result(packing.summary(path, length, found))
+            output.result(pack.summary(path, length, found))
         if options.remove:
             _remove(found, output)
     finally:
@@ -62,8 +68,8 @@ def main(options, environ, root, output):
 
 def _closed(image):
     try:
-        return packing.closed(image)
-    except extfs.FormatError as error:
+        return pack.closed(image)
+    except ext3.FormatError as error:
         raise OverlayError(
             f"{quote(image.path)} is damaged: {error}",
             status=DAMAGED,
@@ -81,8 +87,8 @@ def _path(options):
 
 
 def _check(found, path):
-    session.check_twice(found)
-    session.parse_overlay(path)
+    check_twice(found)
+    parse_overlay(path)
     for one in found:
         if one.kind != "ext3":
             raise OverlayError(
@@ -119,3 +125,50 @@ def _remove(found, output):
                 hint=f"if it is not needed: rm {quote(path)}",
             ) from None
         output.notice(f"removed {quote(path)}")
+
+
+def _add_options(parser):
+    parser.usage = "pack-overlay [option ...] OVERLAY ..."
+    group = parser.add_argument_group("overlays")
+    group.add_argument(
+        "overlays",
+        metavar="OVERLAY",
+        nargs="*",
+        help="an ext3 overlay; of several the first lies on top",
+    )
+    group.add_argument(
+        "-o",
+        "--output",
+        metavar="NAME",
+        help="the new file; .sqsh is added unless it ends so (default: OVERLAY with .sqsh)",
+    )
+    group.add_argument(
+        "--compression",
+        choices=("zstd", "gzip", "lz4", "xz"),
+        help="what it is compressed with (default: the site's, zstd)",
+    )
+    group.add_argument(
+        "--open",
+        action="store_true",
+        help="make everything readable for all users, and list what was not",
+    )
+    group.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not compare the new file with the original",
+    )
+    group.add_argument(
+        "--remove", action="store_true", help="delete the original when all went well"
+    )
+    group.add_argument("--force", action="store_true", help="replace a file of that name")
+    add_verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
+
+
+PROGRAMS = {
+    "pack-overlay": Command(
+        "Freeze overlays into one compressed read-only file.",
+        "pack-overlay env.ext3\npack-overlay work.ext3 env.ext3 -o all.sqsh",
+        _add_options,
+    ),
+}

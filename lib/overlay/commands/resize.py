@@ -2,9 +2,16 @@
 
 import os
 
-from overlay import config as configuration
-from overlay import creation, extfs, guard, process, repair, resizing, size
+from overlay import size
+from overlay.change import resize
+from overlay.commands.arguments import Command, add_json, add_sizes, add_verbosity
+from overlay.create.policy import check_policy, check_room
+from overlay.create.request import Creation
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
+from overlay.host import process
+from overlay.image import ext3, ext3_size
+from overlay.safety import guard, repair
+from overlay.settings import config as configuration
 
 
 def main(options, environ, root, output):
@@ -23,23 +30,23 @@ def main(options, environ, root, output):
             guard.check_may_repair(whole, config)
         # One that was cut short is undone before anything is reckoned from it.
         repair.check(whole.path, whole.descriptor, environ)
-        whole.superblock = extfs.read_superblock(whole.descriptor)
+        whole.superblock = ext3.read_superblock(whole.descriptor)
         whole.status = os.fstat(whole.descriptor)
         superblock = whole.superblock
         now = whole.status.st_size
         if now - superblock.size > superblock.blocks_per_group * superblock.block_size:
             now = superblock.size  # a resize that was cut short has left the file longer
-        files_now = superblock.inodes_count - extfs.RESERVED_INODES
+        files_now = superblock.inodes_count - ext3.RESERVED_INODES
         wanted = _amount("-s", options.size, size.parse_size, now)
         files = _amount("-n", options.files, size.parse_count, files_now)
         _check(whole, wanted, files if options.files else None, config, environ, output)
         if options.files is not None and files != files_now:
-            new = resizing.rebuild(whole, wanted, files, config, environ, output.notice)
+            new = resize.rebuild(whole, wanted, files, config, environ, output.notice)
         elif wanted > now:
-            resizing.grow(whole, wanted, environ, output.notice)
+            resize.grow(whole, wanted, environ, output.notice)
             new = whole.superblock
         elif wanted < now:
-            new = resizing.shrink(whole, wanted, config, environ, output.notice)
+            new = resize.shrink(whole, wanted, config, environ, output.notice)
         else:
             new = superblock
             output.notice(f"{quote(options.overlay)} has that size already")
@@ -69,10 +76,10 @@ def _check(whole, wanted, files, config, environ, output):
             status=NOT_ALLOWED,
             hint=f"when it is a copy of yours: check-overlay --own {quote(whole.path)}",
         )
-    if wanted > extfs.LARGEST:
+    if wanted > ext3_size.LARGEST:
         raise OverlayError(
             f"{size.format_size(wanted)} is more than an ext3 image can be"
-            f" ({size.format_size(extfs.LARGEST)})",
+            f" ({size.format_size(ext3_size.LARGEST)})",
             status=USAGE,
         )
     # A number of files that is not asked for is not held against the policy: it follows the
@@ -80,17 +87,15 @@ def _check(whole, wanted, files, config, environ, output):
     held = files if files is not None else config["create.max_files"] or 1
     if files is None and config["create.min_files"]:
         held = max(held, config["create.min_files"])
-    request = creation.Creation(wanted, held)
-    creation.check_policy(request, config)
+    request = Creation(wanted, held)
+    check_policy(request, config)
     allocated = whole.status.st_blocks * 512
     if files is None and wanted > whole.status.st_size:
         # Only what comes to it must still be allowed.
         request.size -= whole.status.st_size
         request.sparse = allocated < whole.status.st_size
         try:
-            creation.check_room(
-                request, os.path.realpath(whole.path), config, environ, output.notice
-            )
+            check_room(request, os.path.realpath(whole.path), config, environ, output.notice)
         except OverlayError as error:
             error.hint = "choose a smaller size, or make room"
             raise
@@ -116,3 +121,27 @@ def _say(options, wanted, new, output):
             f"{quote(options.overlay)}: {size.format_size(wanted)}, room for"
             f" {size.format_size(new.available_bytes)} of data and {size.format_files(files)}"
         )
+
+
+def _add_options(parser):
+    group = parser.add_argument_group("the overlay")
+    group.add_argument("overlay", metavar="OVERLAY", help="an ext3 overlay that nobody uses")
+    add_sizes(
+        group,
+        "its new size: MiB, or with a unit as in 20G; +5G is five more. Larger is quick and"
+        " brings more files in proportion, smaller is made on a copy",
+        "how many files it can hold: thousands, or with a unit as in 2M; +500K is so many"
+        " more. All of it is written anew",
+    )
+    group = parser.add_argument_group("output")
+    add_json(group)
+    add_verbosity(group, verbose=False, dry_run=False)
+
+
+PROGRAMS = {
+    "resize-overlay": Command(
+        "Give an overlay more room or more files, or less.",
+        "resize-overlay env.ext3 -s +5G\nresize-overlay env.ext3 -n 2M",
+        _add_options,
+    ),
+}

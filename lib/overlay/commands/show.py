@@ -4,10 +4,14 @@ import os
 import stat
 import time
 
-from overlay import config as configuration
-from overlay import contents, image, record, size
+from overlay import size
+from overlay.commands.arguments import Command, add_listing_output, parse_mixed
 from overlay.errors import USAGE, OverlayError, quote
-from overlay.survey import Survey, user_name
+from overlay.host.names import user_name
+from overlay.image import contents, record
+from overlay.image import image as images
+from overlay.image.survey import Survey
+from overlay.settings import config as configuration
 
 _BAR = 20  # characters
 _MOST = 20  # directories that --du lists for a person
@@ -29,7 +33,7 @@ def main(options, environ, root, output):
     worst, documents = 0, []
     for number, path in enumerate(options.overlays):
         try:
-            found = image.look(path)
+            found = images.look(path)
             try:
                 if options.json:
                     documents.append(_document(found, options, environ, low))
@@ -213,3 +217,50 @@ def _use(survey):
 def _date(seconds):
     """Return a time as ls --time-style=long-iso shows it; seconds come from the image."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _add_options(parser):
+    parser.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
+    group = parser.add_argument_group("what is inside")
+    chosen = group.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--files",
+        metavar="PATH",
+        nargs="?",
+        const="/",
+        help="list the files below PATH, as ls -l does; without PATH all of them",
+    )
+    chosen.add_argument(
+        "--du",
+        metavar="PATH",
+        nargs="?",
+        const="/",
+        help="list the largest directories below PATH, and how many files they hold",
+    )
+    add_listing_output(parser)
+
+
+def _parse(parser, words):
+    """Take what stands behind --files or --du for an overlay where no other is named.
+
+    Or where it is a file here: a path inside begins with /, though nobody need type that.
+    """
+    options = parse_mixed(parser, words)
+    for name in ("files", "du"):
+        value = getattr(options, name)
+        if value and (
+            not options.overlays or (not value.startswith("/") and os.path.lexists(value))
+        ):
+            options.overlays.append(value)
+            setattr(options, name, "/")
+    return options
+
+
+PROGRAMS = {
+    "show-overlay": Command(
+        "Show how full overlays are, who uses them, and what is inside.",
+        "show-overlay env.ext3\nshow-overlay env.ext3 --files /opt/env",
+        _add_options,
+        _parse,
+    ),
+}

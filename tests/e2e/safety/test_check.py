@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 from e2e.safety.trees import CLEAN, debugfs, e2fsck, holders, state
-from overlay import extfs, repair, undo
+from overlay.image import ext3, ext3_write
+from overlay.safety import repair, undo
 from support import digests, tool, wait_until
 
 
@@ -285,9 +286,9 @@ def test_killed_growth(ok, scratch, make, between):
     ):
         counts = path.read_bytes()[1024:1032]
         with open(path, "r+b") as file:
-            found = extfs.read_superblock(file.fileno())
+            found = ext3.read_superblock(file.fileno())
             back = undo.name(str(path), os.stat(path), found)
-            extfs.write_state(file.fileno(), 0)
+            ext3_write.write_state(file.fileno(), 0)
             os.truncate(path, 200 << 20)
             assert undo.note(back, file.fileno(), found, 200 << 20)
         assert tool("resize2fs", "-f", path).returncode == 0
@@ -296,8 +297,8 @@ def test_killed_growth(ok, scratch, make, between):
             with open(path, "r+b") as file:
                 file.seek(1024)
                 file.write(counts)
-            with open(path, "rb") as file, pytest.raises(extfs.FormatError):
-                extfs.read_superblock(file.fileno())
+            with open(path, "rb") as file, pytest.raises(ext3.FormatError):
+                ext3.read_superblock(file.fileno())
         ok(*line)
         assert not os.path.exists(back)
         assert state(path) == CLEAN
@@ -312,10 +313,10 @@ def test_the_locked_file_and_not_its_name(scratch, make):
     descriptor = os.open(path, os.O_RDWR)
     os.rename(other, path)
     repair.check(str(path), descriptor, {"PATH": "/usr/bin:/bin"})
-    assert extfs.read_superblock(descriptor).is_clean
+    assert ext3.read_superblock(descriptor).is_clean
     os.close(descriptor)
     with open(path, "rb") as file:
-        assert not extfs.read_superblock(file.fileno()).is_clean
+        assert not ext3.read_superblock(file.fileno()).is_clean
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_hard_links(run, scratch, make, line):
 def set_state(path, value):
     """Mark an image as not clean, or clean."""
     with open(path, "r+b") as file:
-        extfs.write_state(file.fileno(), value)
+        ext3_write.write_state(file.fileno(), value)
 
 
 def test_ended(start, make, environ, scratch):
@@ -407,7 +408,7 @@ def test_half_an_unlink(run, make):
 
 def overwritten(path, name, text, *lines):
     """Let the pointers of a file's first indirect block be text, as a kill can leave them."""
-    size = extfs.BLOCK_SIZE
+    size = ext3.BLOCK_SIZE
     found = tool("debugfs", "-R", f"stat {name}", path).stdout
     block = int(re.search(r"\(IND\):(\d+)", found)[1])
     with open(path, "r+b") as file:

@@ -12,7 +12,7 @@ import pytest
 from e2e.conftest import copy
 from e2e.safety.test_kill import at_work
 from e2e.safety.trees import Session, debugfs, e2fsck, kill_tree
-from overlay import extfs
+from overlay.image import ext3, ext3_size
 from support import tool
 
 SEED = 8
@@ -21,9 +21,9 @@ OLD = 500, 3000  # names in the directories, which e2fsck -p rewrites to index t
 
 def content(path):
     """Return a dictionary from each path inside an image to the checksum of what is there."""
-    found, pending = {}, [(b"", extfs.ROOT_INODE)]
+    found, pending = {}, [(b"", ext3.ROOT_INODE)]
     with open(path, "rb") as file:
-        reader = extfs.Reader(file.fileno(), extfs.read_superblock(file.fileno()))
+        reader = ext3.Reader(file.fileno(), ext3.read_superblock(file.fileno()))
         while pending:
             above, number = pending.pop()
             for name, other, _kind in reader.entries(reader.inode(number)):
@@ -52,7 +52,7 @@ def large(tmp_path_factory):
             (directory / f"a-file-with-a-long-name-{file}").write_text(f"{file} " * (file % 900))
     with open(path, "wb") as file:
         file.truncate(64 << 20)
-    options = extfs.mke2fs_options(64 << 20, 8000)
+    options = ext3_size.mke2fs_options(64 << 20, 8000)
     assert tool("mke2fs", *options, "-d", tree, path).returncode == 0
     return path, content(path)
 

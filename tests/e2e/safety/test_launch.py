@@ -4,7 +4,7 @@ import collections
 import re
 
 import pytest
-from overlay import session
+from overlay.launch.plan import _EXEC
 from support import BASE, ROOT, execute
 
 LAUNCHERS = ROOT / "lib" / "overlay" / "helpers"
@@ -29,7 +29,7 @@ def started(environ, scratch):
     return started
 
 
-INSIDE = ["/bin/sh", "-c", session._EXEC, "run-overlay", "true"]
+INSIDE = ["/bin/sh", "-c", _EXEC, "run-overlay", "true"]
 
 
 @pytest.mark.parametrize(

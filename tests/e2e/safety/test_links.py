@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 from e2e.safety.trees import debugfs
-from overlay import extfs, namespace, process
+from overlay.host import namespace, process
+from overlay.image import ext3, ext3_size
 from support import BASE, PATH, digests, tool
 
 MIB = 1 << 20
@@ -51,7 +52,7 @@ def craft(tmp_path, scratch, private):
         path.unlink(missing_ok=True)
         with path.open("wb") as file:
             file.truncate(16 * MIB)
-        words = extfs.mke2fs_options(16 * MIB, 500)
+        words = ext3_size.mke2fs_options(16 * MIB, 500)
         done = tool("mke2fs", *words, "-d", tree, path)
         assert done.returncode == 0, done
         if lines:
@@ -292,8 +293,8 @@ def shared(scratch, ok):
     ok("create-overlay", "-q", "--sparse", "-s", 64, "-n", 4, "--from", "tree:/opt/tree", "-o", "a")
     shutil.rmtree(scratch / "tree")
     with (scratch / "a.ext3").open("r+b") as file:
-        superblock = extfs.read_superblock(file.fileno())
-        reader = extfs.Reader(file.fileno(), superblock)
+        superblock = ext3.read_superblock(file.fileno())
+        reader = ext3.Reader(file.fileno(), superblock)
         where = {}
         for first, offset, data in reader.tables():
             for place in range(0, len(data), superblock.inode_size):

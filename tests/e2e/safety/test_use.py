@@ -7,8 +7,11 @@ import time
 
 import pytest
 from e2e.safety.trees import CLEAN, Session, debugfs, descendants, e2fsck, holders, kill_tree, state
-from overlay import guard, image, mounts, record
 from overlay.errors import DAMAGED, IN_USE, OverlayError
+from overlay.host import mounts
+from overlay.image import image as images
+from overlay.image import record
+from overlay.safety import guard
 from support import BASE, execute, wait_until
 
 CLOCK = r"(\d\d\d\d-\d\d-\d\d )?\d\d:\d\d"
@@ -273,7 +276,7 @@ def unclean(make, settings, environ):
             assert record.write(file.fileno(), fields)
         mount = mounts.Mount("ext4" if local else "nfs4", "/", "source")
         monkeypatch.setattr(mounts, "find", lambda descriptor: mount)
-        found, said = image.look(str(path), write=True), []
+        found, said = images.look(str(path), write=True), []
         try:
             chosen = settings(**variables)
             guard.acquire([found], True, config=chosen, environ=environ, notice=said.append)

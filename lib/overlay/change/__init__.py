@@ -1,0 +1,1 @@
+"""Overlays that are made into others: larger, smaller, packed, repaired."""

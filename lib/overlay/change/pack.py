@@ -1,0 +1,306 @@
+"""Overlays frozen into one compressed read-only squashfs file, for sharing and fast reading.
+
+The content is read through fuse2fs in a namespace of the user's own (overlay.host.namespace) and
+written by mksquashfs(1) under another name; it is compared with the original before it
+takes its name.
+"""
+
+import os
+
+from overlay import size
+from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
+from overlay.host import namespace, private, process
+from overlay.host.permissions import Access
+from overlay.image import ext3, markers
+from overlay.image.record import write
+from overlay.safety import replace
+from overlay.safety.tidy import Paths
+
+# zstd at level 3 packs nearly as tight as at 15, and several times faster.
+_LEVELS = {"zstd": ("-Xcompression-level", "3"), "lz4": (), "gzip": (), "xz": ()}
+COMPRESSIONS = tuple(_LEVELS)
+
+_DEEPEST = 16384  # bytes of a path; four times what Linux takes
+_LONGEST = 1 << 28  # bytes of all paths that are told
+
+OLDEST = (4, 4)  # version of squashfs-tools: see _tool()
+
+_OPEN = ("-action", "chmod(a+rX)@!type(l)")
+
+# The second of two names for one marker: a device, which no user could unpack again.
+_LEFT_OUT = ("-wildcards", "-e", "... .wh..opq")
+
+# What must be equal in the original and the packed tree, as sorted records that end with a
+# zero byte, which no name has; the name comes last, because it may have anything else. An
+# empty record stands for the end of the list. A directory's size is its own, and the top's
+# time that of its mounting for some file systems.
+_LIST = (
+    r"{{ find . ! -name . -type d -printf '%y\t{mode}\t%Ts\t\t\t\t%P\0' -o"
+    r" ! -name . -printf '%y\t{mode}\t%Ts\t%s\t%n\t%l\t%P\0';"
+    r" find . -type f -print0 | xargs -0 -r sha256sum -z; printf '\0'; }} | sort -z"
+)
+_NAME = 6  # the field of a record of find that is the name
+
+
+class Packing:
+    """What the user asked for.
+
+    found        Images, ext3, the top layer first, locked against writers
+    path         of the new file
+    compression  one of COMPRESSIONS
+    everybody    whether everything is made readable for all
+    verify       whether the new file is compared with the original
+    existing     the Image whose place it takes, None when there is none
+    """
+
+    def __init__(self, found, path, *, compression, everybody=False, verify=True, existing=None):
+        self.found = found
+        self.path = path
+        self.compression = compression
+        self.everybody = everybody
+        self.verify = verify
+        self.existing = existing
+
+
+def pack(packing, scratch, environ, output):
+    """Make the squashfs file and return its size in bytes.
+
+    Raises OverlayError (CANNOT_CREATE, DATA_LOST, UNAVAILABLE); nothing is changed then.
+    """
+    path = replace.place(packing.path)
+    tool = _tool(environ)
+    namespace.need(environ)
+    replace.remove_stale(os.path.dirname(path), scratch)
+    with process.cleaning_up():
+        staging = private.make_work(scratch, os.uname().nodename, os.getpid())
+        try:
+            with replace.unfinished(path) as new:
+                mounts, tree = _mounts(packing.found, staging)
+                words = [
+                    tool,
+                    tree,
+                    new.descriptor,
+                    "-noappend",
+                    "-exit-on-error",
+                    "-comp",
+                    packing.compression,
+                ]
+                words += [*_LEVELS[packing.compression], *_pseudo(packing.found)]
+                words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
+                words += _OPEN if packing.everybody else ()
+                words += _LEFT_OUT
+                _run(namespace.wrap(words, environ, **mounts), path, environ)
+                if packing.verify:
+                    output.notice("comparing it with the original")
+                    _compare(packing, mounts, tree, new.descriptor, staging, environ)
+                return _into_place(packing, new)
+        except OSError as error:
+            raise OverlayError(
+                f"cannot create {quote(path)}: {reason(error)}; nothing was changed",
+                status=CANNOT_CREATE,
+            ) from None
+        except ext3.FormatError as error:
+            raise OverlayError(
+                f"cannot create {quote(path)}: an overlay is damaged: {error}; nothing was changed",
+                status=CANNOT_CREATE,
+                hint="see which: check-overlay OVERLAY",
+            ) from None
+        finally:
+            private.leave(scratch, staging)
+
+
+def _tool(environ):
+    """Return the path of mksquashfs. Raises OverlayError (UNAVAILABLE) for one that is too old.
+
+    Before OLDEST names in definitions of files had no quotes: what stood behind a space in the
+    name of a deleted file could be a definition of its own, with a command that is run.
+    """
+    import re
+
+    tool = process.need("mksquashfs", "squashfs-tools", environ)
+    said = process.run([tool, "-version"], environ)
+    found = re.search(r"mksquashfs version (\d+)\.(\d+)", said.output + said.errors)
+    if not found or tuple(map(int, found.groups())) < OLDEST:
+        words = (
+            "does not say which version it is" if not found else f"is {'.'.join(found.groups())}"
+        )
+        raise OverlayError(
+            f"{quote(tool)} {words}, and before {'.'.join(map(str, OLDEST))} it can take a name in"
+            " an overlay for a command",
+            status=UNAVAILABLE,
+            hint="pack on another machine, or ask the site's admin for newer squashfs-tools",
+        )
+    return tool
+
+
+def _into_place(packing, new):
+    """Give a finished file its name, note whether it has markers, and return its size."""
+    there = any(markers.scan(_reader(image)) for image in packing.found)
+    made_of = [] if packing.everybody else [Access(image.descriptor) for image in packing.found]
+    if packing.existing is None:
+        new.into_place(made_of=made_of)
+    else:
+        mode = new.mode() if packing.everybody else None
+        new.over(packing.existing.descriptor, mode=mode, made_of=made_of)
+    status = os.fstat(new.descriptor)
+    write(
+        new.descriptor,
+        {
+            "markers": "some" if there else "none",
+            "stamp": f"{status.st_mtime_ns}.{status.st_size}",
+        },
+    )
+    return status.st_size
+
+
+def _reader(image):
+    return ext3.Reader(image.descriptor, image.superblock)
+
+
+def _mounts(found, staging):
+    """Return (what namespace.wrap mounts, the directory with all of it)."""
+    images, uppers = [], []
+    for number, image in enumerate(found):
+        whole, upper = (os.path.join(staging, f"{name}{number}") for name in ("image", "layer"))
+        os.mkdir(whole)
+        os.mkdir(upper)
+        images.append((image.descriptor, whole, upper))
+        uppers.append(upper)
+    if len(uppers) == 1:
+        return {"images": images}, uppers[0]
+    merged = os.path.join(staging, "merged")
+    os.mkdir(merged)
+    return {"images": images, "layers": (uppers, merged)}, merged
+
+
+def _run(words, path, environ):
+    status = process.show(words, environ)
+    if status:
+        raise OverlayError(
+            f"cannot create {quote(path)}: mksquashfs ended with {status}; nothing was changed",
+            status=CANNOT_CREATE,
+        )
+
+
+def _pseudo(found):
+    """Return options that put deletions of the base image into a pack of several overlays.
+
+    In the merged tree they have already done their work among the overlays and are gone;
+    what none of the upper layers has made anew stays deleted in whatever lies below.
+    """
+    if len(found) == 1:
+        return []
+    readers = [_reader(image) for image in found]
+    gone, words = set(), []
+    for number, reader in enumerate(readers):
+        upper = reader.lookup(b"upper")
+        paths = Paths(reader, upper[0])
+        deleted = set()
+        for marker in markers.scan(reader):
+            directory = marker.directory and paths.of(marker.directory)
+            name = marker.name[len(b".wh.") :]
+            if directory is None or marker.directory is None:
+                continue
+            whole = b"/".join(part for part in (directory, name) if part)
+            above = readers[:number]
+            hidden = any(whole == path or whole.startswith(path + b"/") for path in gone)
+            anew = any(other.lookup(b"upper/" + whole) for other in above)
+            if marker.name not in markers.OPAQUE:
+                deleted.add(whole)
+            if hidden or anew:
+                continue
+            place = b"/".join(part for part in (directory, marker.name) if part)
+            text = os.fsdecode(place)
+            # Of these two nobody's quotes need to be right.
+            if not text.isprintable() or '"' in text or "\\" in text:
+                raise OverlayError(
+                    f"the deletion of {quote(os.fsdecode(whole))} cannot be put into a pack of"
+                    " several overlays",
+                    status=CANNOT_CREATE,
+                    hint="pack each of them apart, and name them in the same order",
+                )
+            words += ["-p", f'"{text}" f 644 {os.getuid()} {os.getgid()} true']
+        gone |= deleted
+    return words
+
+
+def _compare(packing, mounts, tree, descriptor, staging, environ):
+    """Compare names, types, modes, times, sizes, links and contents with the original.
+
+    descriptor  of the packed file
+    Raises OverlayError (DATA_LOST) when they differ.
+    """
+    # The second asks for every file by its whole path, and takes twice as long.
+    squashfuse = process.which("squashfuse_ll", environ)
+    squashfuse = squashfuse or process.need("squashfuse", "squashfuse", environ)
+    packed = os.path.join(staging, "packed")
+    os.mkdir(packed)
+    # Both at the same time, each by a server of its own; what is in one of them only is told.
+    making = _LIST.format(mode="" if packing.everybody else "%m")
+    script = (
+        f'list() {{ cd "$1" || exit 125; {making}; }}; "$1" -o ro "$2" "$3" || exit 125;'
+        ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! &&'
+        ' comm -z -3 "$3.before" "$3.after"'
+    )
+    shell = ["/bin/sh", "-c", script, "sh", squashfuse, descriptor, packed, tree]
+    result = process.run(namespace.wrap(shell, environ, **mounts), environ)
+    wrong = [record for record in result.output.split("\0")[:-1] if not _may_differ(record)]
+    if wrong or result.errors or result.status:
+        why = _name(wrong[0]) if wrong else result.errors.strip() or "it cannot be read"
+        raise OverlayError(
+            f"what was packed is not the same as the original ({quote(why)}); nothing was changed",
+            status=DATA_LOST,
+        )
+
+
+def _name(record):
+    """Return the name in a record of find, or of sha256sum."""
+    fields = record.removeprefix("\t").split("\t", _NAME)
+    return fields[_NAME] if len(fields) > _NAME else record.partition("  ")[2]
+
+
+def _may_differ(record):
+    """Return whether a record may be in one tree only; behind a tab it is in the packed one.
+
+    The second name of a marker is left out, and deletions of several overlays are put in.
+    """
+    name = os.path.basename(_name(record))
+    return name == ".wh..opq" or (name.startswith(".wh.") and record.startswith("\t"))
+
+
+def closed(image):
+    """Return the paths in an image that others cannot read, as bytes, sorted.
+
+    Without permission for others to read a file, or to read and enter a directory. Raises
+    ext3.FormatError.
+    """
+    reader, blocks, length = _reader(image), set(), 0
+    found, pending = [], [(b"", reader.lookup(b"upper")[1])]
+    while pending:
+        path, inode = pending.pop()
+        if len(path) > _DEEPEST:
+            raise ext3.FormatError("directories in it are nested too deeply")
+        for name, number, _kind in reader.entries(inode, blocks):
+            if name in (b".", b".."):
+                continue
+            one = reader.inode(number)
+            needed = 0o5 if one.is_directory else 0o4
+            if one.mode >> 12 != 0xA and one.mode & needed != needed:
+                found.append(path + b"/" + name)
+                length += len(found[-1])
+                if length > _LONGEST:
+                    raise ext3.FormatError("the names in it are too long")
+            if one.is_directory:
+                pending.append((path + b"/" + name, one))
+    return sorted(found)
+
+
+def summary(path, length, found):
+    """Return the line that says what came of it."""
+    before = sum(image.status.st_size for image in found)
+    name = f"./{path}" if path.startswith("-") else path
+    return (
+        f"packed {quote(path)}, {size.format_size(length)}"
+        f" ({'it was' if len(found) == 1 else 'they were'} {size.format_size(before)})\n"
+        f"next: mount-overlay -o {quote(name)}"
+    )

@@ -1,0 +1,134 @@
+"""The command lines: one parser a command, from shared groups of options."""
+
+import argparse
+
+from overlay import __version__
+from overlay.errors import USAGE, OverlayError
+from overlay.output import write_result
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises OverlayError (USAGE) instead of printing and ending."""
+
+    def __init__(self, prog, description, epilog=None):
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+
+    def error(self, message):
+        """Raise what argparse found wrong, as ours."""
+        raise OverlayError(message, status=USAGE, hint=f"{self.prog} --help")
+
+    def _check_value(self, action, value):
+        """Say which words there are, the same in every version of Python."""
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(action.choices)
+            raise argparse.ArgumentError(action, f"{value!r} is not one of {known}")
+
+    def _print_message(self, message, file=None):
+        """Print the help or the version the way that results are printed."""
+        write_result(message)
+
+
+class Command:
+    """A command line.
+
+    summary   what the command does, a sentence
+    examples  lines for --help
+    """
+
+    def __init__(self, summary, examples, add_options, parse=Parser.parse_args):
+        """Take what adds the options to a Parser, and what lets that Parser parse words."""
+        self.summary = summary
+        self.examples = examples
+        self._add_options = add_options
+        self._parse = parse
+
+    def parser(self, program):
+        """Return the Parser for a program."""
+        examples = "".join(f"  {line}\n" for line in self.examples.splitlines())
+        made = Parser(program, self.summary, f"examples:\n{examples}\nsee also: man {program}")
+        self._add_options(made)
+        group = made.add_argument_group("general")
+        add_help(group)
+        group.add_argument(
+            "-V",
+            "--version",
+            action="version",
+            version=f"{program} {__version__}",
+            help="show the version and exit",
+        )
+        return made
+
+    def parse(self, program, words):
+        """Return the options of a command line, as an argparse.Namespace.
+
+        Raises OverlayError (USAGE).
+        """
+        return self._parse(self.parser(program), words)
+
+
+def parse_mixed(parser, words):
+    """Parse names and options that mix: show-overlay a.ext3 --json b.ext3."""
+    return (parser.parse_args if "--" in words else parser.parse_intermixed_args)(words)
+
+
+def add_help(group):
+    """Add -h."""
+    group.add_argument("-h", "--help", action="help", help="show this help and exit")
+
+
+def add_verbosity(group, verbose=True, dry_run=True):
+    """Add -q, -v and --dry-run, as far as the command has them."""
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors and warnings only")
+    if verbose:
+        group.add_argument("-v", "--verbose", action="store_true", help="say more")
+    if not dry_run:
+        return
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be done, as lines for a shell, and do nothing",
+    )
+
+
+def add_json(group):
+    """Add --json."""
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_sizes(group, size, files):
+    """Add -s and -n with their texts for --help."""
+    group.add_argument("-s", "--size", metavar="SIZE", help=size)
+    group.add_argument("-n", "--files", metavar="FILES", help=files)
+
+
+def add_container(group, text):
+    """Add -c with its text for --help."""
+    group.add_argument("-c", "--container", metavar="NAME-or-PATH", help=text)
+
+
+def add_binds(group, text):
+    """Add -b with its text for --help."""
+    group.add_argument(
+        "-b", "--bind", metavar="SPEC", action="append", dest="binds", default=[], help=text
+    )
+
+
+def add_directories(group, count, text):
+    """Add names of directories, as many as count says."""
+    group.add_argument("directories", metavar="DIR", nargs=count, help=text)
+
+
+def add_listing_output(parser):
+    """Add what is printed how, for the commands that list."""
+    group = parser.add_argument_group("output")
+    add_json(group)
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="the result, errors and warnings only"
+    )

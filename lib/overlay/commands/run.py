@@ -1,0 +1,232 @@
+"""mount-overlay and run-overlay: a shell, a file of commands, or one command, in overlays."""
+
+import argparse
+import os
+
+from overlay.commands.arguments import Command, add_binds, add_container, add_sizes, add_verbosity
+from overlay.errors import USAGE, OverlayError, quote
+from overlay.host import process
+from overlay.launch.facts import gather
+from overlay.launch.plan import make_plan
+from overlay.launch.request import Session, parse_overlay
+from overlay.launch.run import look_inside, run
+from overlay.settings import config as configuration
+
+
+def main(options, environ, root, output):
+    """Launch what the options ask for, and return the exit status."""
+    commands, command = getattr(options, "file", None), getattr(options, "command", None)
+    if output.program == "run-overlay":
+        _check_commands(commands, command)
+    request = Session(
+        [parse_overlay(text) for text in options.overlays],
+        container=options.container,
+        binds=options.binds,
+        gpus=[name for name in ("nv", "rocm") if getattr(options, name)],
+        fakeroot=options.fakeroot,
+        options=options.engine_options,
+        commands=commands,
+        command=command,
+        program=output.program,
+        verbose=options.verbose,
+    )
+    config = configuration.load(environ, root, output.notice)
+    _hold(options, config)
+    if options.stage or options.discard_writes or getattr(options, "per_task", False):
+        from overlay.jobs.session import run_in_job
+
+        return run_in_job(options, request, config, output)
+    if options.size is not None or options.files is not None or getattr(options, "keep", None):
+        tasks = output.program == "run-overlay"
+        raise OverlayError(
+            f"{'-s, -n and --keep' if tasks else '-s and -n'} are for a layer that is made for the"
+            f" session alone: {'--per-task' if tasks else '--discard-writes'}",
+            status=USAGE,
+            hint="to make an overlay: create-overlay; to give one another size: resize-overlay",
+        )
+    if not options.dry_run:
+        return process.end_like(run(request, config, wait=options.wait, output=output))
+    facts = gather(request, config, environ)
+    look_inside(request, facts, remember=False)
+    plan = make_plan(request, config, facts)
+    for level, text in plan.notices:
+        output.notice(text, level)
+    output.result(plan.shell(), exact=True)
+    return 0
+
+
+# Words for the engine that say what our own options do, by the setting that these would set aside.
+_SAME = {"binds.paths": ("--bind", "-B", "--mount"), "launch.gpu": ("--nv", "--rocm", "--nvccli")}
+
+
+def _hold(options, config):
+    """Refuse options that would set aside what the site has locked."""
+    config.hold("images.default", "-c", options.container)
+    config.hold("binds.paths", "-b", options.binds)
+    config.hold("launch.gpu", "--nv", options.nv and "nv")
+    config.hold("launch.gpu", "--rocm", options.rocm and "rocm")
+    for word in options.engine_options:
+        for name, words in _SAME.items():
+            if word.partition("=")[0] in words or (name == "binds.paths" and word[:2] == "-B"):
+                config.hold(name, f"--engine-option={quote(word)}", word)
+    config.hold("jobs.size", "-s", options.size)
+    config.hold("jobs.files", "-n", options.files)
+
+
+def _check_commands(commands, command):
+    if commands is not None and command is not None:
+        raise OverlayError(
+            "there are both a file of commands (-f) and a command (after --)",
+            status=USAGE,
+            hint="give one of them",
+        )
+    if commands is None and not command:
+        raise OverlayError(
+            "there is nothing to run",
+            status=USAGE,
+            hint="run-overlay -o OVERLAY -f FILE, or run-overlay -o OVERLAY -- COMMAND;"
+            " for a shell: mount-overlay -o OVERLAY",
+        )
+    if commands == "":
+        raise OverlayError("the name of the command file is empty", status=USAGE)
+    if commands and os.sep not in commands and commands.endswith(".ext3"):
+        raise OverlayError(
+            f"{commands} is an overlay, not a file of commands",
+            status=USAGE,
+            hint=f"run-overlay -o {commands} -f FILE",
+        )
+
+
+def _add_session_options(parser):
+    group = parser.add_argument_group("overlays and base image")
+    group.add_argument(
+        "-o",
+        "--overlay",
+        metavar="NAME[:ro|:rw]",
+        action="append",
+        dest="overlays",
+        default=[],
+        help="an overlay; may be given several times, top layer first: the first is writable,"
+        " the others are read-only",
+    )
+    add_container(
+        group, "the base image: one of the site's names, or the path of a .sif file or directory"
+    )
+    group.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        nargs="?",
+        type=_seconds,
+        const=float("inf"),
+        help="wait until overlays that are in use are free; without SECONDS for ever",
+    )
+    group = parser.add_argument_group("inside")
+    add_binds(
+        group, "bind a path of the host: PATH, or PATH:INSIDE[:ro]; may be given several times"
+    )
+    group.add_argument("--nv", action="store_true", help="make NVIDIA GPUs usable")
+    group.add_argument("--rocm", action="store_true", help="make AMD GPUs usable")
+    group.add_argument("--fakeroot", action="store_true", help="be root inside")
+    group.add_argument(
+        "--engine-option",
+        metavar="OPT",
+        action="append",
+        dest="engine_options",
+        default=[],
+        help="hand a word to the engine as it is, for example --engine-option=--no-home; may be"
+        " given several times",
+    )
+
+
+def _add_job_options(parser):
+    """Add the options for copies and layers on a disk of the node.
+
+    Returns the group, and in it that of the options which exclude each other.
+    """
+    group = parser.add_argument_group("in jobs")
+    group.add_argument(
+        "--stage",
+        action="store_true",
+        help="copy the read-only overlays to a disk of the node first, once for all its tasks",
+    )
+    add_sizes(
+        group,
+        "the size of that layer: MiB, or with a unit as in 500M, 20G",
+        "how many files that layer can hold: thousands, or with a unit as in 700K, 2M",
+    )
+    layer = group.add_mutually_exclusive_group()
+    layer.add_argument(
+        "--discard-writes",
+        action="store_true",
+        help="use all overlays read-only; what is written inside is thrown away at the end",
+    )
+    return group, layer
+
+
+def _seconds(text):
+    """Return a number of seconds from the command line."""
+    if not text.isascii() or not text.replace(".", "", 1).isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return float(text)
+
+
+def _add_mount_options(parser):
+    parser.usage = "mount-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...]"
+    _add_session_options(parser)
+    _add_job_options(parser)
+    add_verbosity(parser.add_argument_group("output"))
+
+
+def _add_run_options(parser):
+    group = parser.add_argument_group("commands")
+    group.add_argument(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="run the commands of FILE with bash; - reads them from standard input",
+    )
+    # What stands behind -- is taken off before argparse sees it; this is for --help.
+    parser.usage = (
+        "run-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...] -f FILE\n"
+        "       run-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...] -- COMMAND [ARG ...]"
+    )
+    _add_session_options(parser)
+    group, layer = _add_job_options(parser)
+    layer.add_argument(
+        "--per-task",
+        action="store_true",
+        help="use all overlays read-only; what this task writes goes into an overlay of its own",
+    )
+    group.add_argument(
+        "--keep",
+        metavar="DIR",
+        help="with --per-task: move that overlay to DIR at the end, instead of throwing it away",
+    )
+    add_verbosity(parser.add_argument_group("output"))
+
+
+def _parse_run(parser, words):
+    """Take what stands behind the first "--" as the command, options included."""
+    command = None
+    if "--" in words:
+        place = words.index("--")
+        words, command = words[:place], words[place + 1 :]
+    options = parser.parse_args(words)
+    options.command = command
+    return options
+
+
+PROGRAMS = {
+    "mount-overlay": Command(
+        "Open a shell in which overlays are laid over the site's base image.",
+        "mount-overlay -o env.ext3\nmount-overlay -o work.ext3 -o env.ext3:ro",
+        _add_mount_options,
+    ),
+    "run-overlay": Command(
+        "Run a file of commands, or one command, in overlays.",
+        "run-overlay -o env.ext3 -f commands.txt\n"
+        "run-overlay -o env.ext3:ro -- python3 script.py --option",
+        _add_run_options,
+        _parse_run,
+    ),
+}

@@ -1,0 +1,1 @@
+"""A new overlay: asked for, filled, made."""

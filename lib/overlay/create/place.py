@@ -1,0 +1,88 @@
+"""The places where sources go in the staging directory, and trees copied there."""
+
+import os
+import stat
+
+from overlay import size
+from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
+from overlay.host import namespace, process
+
+DEEPEST = 256  # directories in one another; what walks through trees later is recursive
+
+
+def make_place(top, source):
+    """Make the directory where a source goes, below top, and return its path.
+
+    Raises OverlayError (DAMAGED) when a link or a file that another source has brought is in
+    in its way, CANNOT_CREATE.
+    """
+    name = source.dest.strip("/")
+    what = f"{quote(source.path)} cannot go to {quote(source.dest)}"
+    try:
+        if not make_directories(top, name):
+            raise OverlayError(
+                f"{what}: another source has a link or a file in its way", status=DAMAGED
+            )
+    except OSError as error:
+        raise OverlayError(f"{what}: {reason(error)}", status=CANNOT_CREATE) from None
+    return os.path.join(top, name)
+
+
+def make_directories(top, name):
+    """Make a directory below top, and those above it, without following links.
+
+    Others are to be let through whatever the umask is: a session needs /usr, /data and so on.
+    Return whether it is there; not when something in its way is no directory.
+    """
+    path = top
+    for part in filter(None, name.split("/")):
+        path = os.path.join(path, part)
+        try:
+            os.mkdir(path, 0o755)
+            os.chmod(path, 0o755)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                return False
+    return True
+
+
+def copy_tree(tree, target, environ, *options, through=None):
+    """Copy the content of a directory into another, over what has the same names there.
+
+    options  more for cp(1)
+    through  a directory that is made for it: the tree is read in its place, where the kernel
+             follows no link that somebody puts there while it is read
+    Raises OverlayError: DAMAGED when a directory and something else have one name,
+    CANNOT_CREATE.
+    """
+    # Without --remove-destination cp would write into a file through a link to it.
+    words = [process.need("cp", "coreutils", environ), "-a", "--remove-destination", *options]
+    if not namespace.available(environ):
+        result = process.run([*words, "--", os.path.join(tree, "."), target], environ)
+    elif through is None:
+        words = namespace.wrap([*words, "--", os.path.join(tree, "."), target], environ)
+        result = process.run(words, environ)
+    else:
+        os.mkdir(through)
+        try:
+            words += ["--", os.path.join(through, "."), target]
+            words = namespace.wrap(words, environ, binds=[(os.path.abspath(tree), through)])
+            result = process.run(words, environ)
+        finally:
+            os.rmdir(through)
+    if result.status:
+        words = (result.errors.strip() or "cp fails").splitlines()[-1]
+        raise OverlayError(
+            f"cannot copy {quote(tree)}: {words}",
+            status=DAMAGED if "cannot overwrite" in words else CANNOT_CREATE,
+        )
+
+
+def too_much(path, limit):
+    """Return the error for an archive that is larger than the room there is."""
+    return OverlayError(
+        f"{quote(path)} does not fit: its files have more than the {size.format_size(limit)}"
+        " that are left",
+        status=CANNOT_CREATE,
+        hint="choose a larger size with -s",
+    )

@@ -1,0 +1,89 @@
+"""Squashfs files, listed before they are unpacked: what is in them is not trusted."""
+
+import os
+import re
+import stat
+
+from overlay.create.place import DEEPEST, copy_tree, make_directories, too_much
+from overlay.errors import DAMAGED, OverlayError, quote
+from overlay.host import private, process
+
+# A line of unsquashfs -lln: kind, size or device number, path.
+_LISTED = re.compile(
+    r"^([a-z-])\S{9} +\d+/\d+ +(\d+)(, *\d+)? +\d+-\d\d-\d\d \d\d:\d\d (/.*)?$", re.M | re.A
+)
+
+
+def unpack_squashfs(path, target, limit, environ):
+    """Unpack a squashfs file whose listing shows nothing that speaks against it."""
+    import tempfile
+
+    program = process.need("unsquashfs", "squashfs-tools", environ)
+    listing = process.run([program, "-lln", "-d", "", path], environ)
+    if listing.status:
+        raise _fails(path, listing)
+    whiteouts = _whiteouts(path, listing.output, limit)
+    if _only_directories(target):
+        _run_unsquashfs(program, path, target, whiteouts, environ)
+        return
+    # unsquashfs writes through links that it finds; alone in a directory it finds none.
+    alone = tempfile.mkdtemp(dir=os.path.dirname(target))
+    try:
+        _run_unsquashfs(program, path, alone, whiteouts, environ)
+        copy_tree(alone, target, environ, "--link")
+    finally:
+        private.remove(alone)
+
+
+def _fails(path, result):
+    words = (result.errors.strip() or result.output.strip()).splitlines() or ["it failed"]
+    return OverlayError(f"cannot unpack {quote(path)}: {words[-1]}", status=DAMAGED)
+
+
+def _only_directories(target):
+    return not any(
+        files or any(os.path.islink(os.path.join(directory, name)) for name in names)
+        for directory, names, files in os.walk(target)
+    )
+
+
+def _whiteouts(path, listing, limit):
+    """Return the names of the deletions in a squashfs file: overlayfs's devices 0/0.
+
+    Names may hold the ends of lines, so lines can be forged: they only add to what is looked
+    for here. Files with several names count with each. Raises OverlayError for other devices,
+    and for what is too large or too deep.
+    """
+    found, left = [], limit
+    for kind, number, minor, name in _LISTED.findall(listing):
+        if name.count("/") > DEEPEST:
+            raise OverlayError(f"{quote(path)} is refused: it is too deep", status=DAMAGED)
+        if kind == "-":
+            left -= int(number)
+        elif kind in "bc":
+            if (kind, int(number), int(minor.strip(", "))) != ("c", 0, 0):
+                raise OverlayError(f"{quote(path)} is refused: it holds a device", status=DAMAGED)
+            found.append(name.lstrip("/"))
+    if left < 0:
+        raise too_much(path, limit)
+    return found
+
+
+def _run_unsquashfs(program, path, target, whiteouts, environ):
+    """Unpack into a directory without links, and make the deletions there.
+
+    unsquashfs makes devices for root only. Every user may make the character device 0/0,
+    overlayfs's mark of a deletion (mknod(2), Linux 5.8).
+    """
+    result = process.run([program, "-n", "-f", "-d", target, path], environ)
+    lines = (result.errors + result.output).splitlines()
+    lines = [line for line in lines if "could not create character device" not in line]
+    if result.status and not (whiteouts and not any("rror" in line for line in lines)):
+        raise _fails(path, result)
+    for name in whiteouts:
+        device = os.path.join(target, name)
+        parent, parts = os.path.dirname(name), name.split("/")
+        if ".." in parts or not make_directories(target, parent):
+            raise OverlayError(f"{quote(path)} is refused: {quote(name)}", status=DAMAGED)
+        if not os.path.lexists(device):
+            os.mknod(device, stat.S_IFCHR | 0o600, 0)

@@ -1,0 +1,300 @@
+"""Tar archives, unpacked member by member.
+
+Everything that comes from an archive is treated as untrusted: nothing is written outside
+the directory, whatever names and links it holds.
+"""
+
+import errno
+import math
+import os
+import stat
+import sys
+
+from overlay.create.place import DEEPEST, make_directories, too_much
+from overlay.errors import CANNOT_CREATE, DAMAGED, UNAVAILABLE, OverlayError, quote
+from overlay.host import process
+
+_LONGEST_HEADER = 8 << 20  # bytes of what describes one member of a tar archive
+_LATEST = 1 << 40  # seconds since 1970
+
+# How compressed archives begin, and what decompresses them: modules of Python, one program.
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bz2",
+    b"\xfd7zXZ": "lzma",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+
+def open_regular(path):
+    """Open a regular file for reading; a FIFO would wait for a writer for ever. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = open(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is neither a directory nor a regular file")
+    return file
+
+
+def is_tar(head):
+    """Return whether bytes are the beginning of a tar archive."""
+    return head[257:262] == b"ustar"
+
+
+def compression(head):
+    """Return what decompresses an archive that begins so; None for a plain one."""
+    found = [name for magic, name in _COMPRESSED.items() if head.startswith(magic)]
+    return found[0] if found and not is_tar(head) else None
+
+
+def unpack_tar(path, unpacker, environ):
+    """Unpack a tar archive, compressed or not, one member after the other, to its very end."""
+    import tarfile
+
+    class Member(tarfile.TarInfo):
+        """A member of an archive that ends with its mark, and not where it is cut or damaged."""
+
+        @classmethod
+        def fromtarfile(cls, archive):
+            try:
+                return super().fromtarfile(archive)
+            except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):
+                raise tarfile.ReadError("it ends early") from None
+            except tarfile.InvalidHeaderError as error:
+                raise tarfile.ReadError(str(error)) from None
+
+    try:
+        with _opened(path, environ) as file:
+            stream = _Stream(file)
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
+                unpacker.run(archive, stream)
+                # A checksum, a missing end and further archives show only there.
+                while block := archive.fileobj.read(1 << 20):
+                    if block.strip(b"\0"):
+                        raise tarfile.ReadError("more follows behind its end")
+                if archive.fileobj.tell() % tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("it ends early")
+    except ImportError as error:
+        raise OverlayError(
+            f"{quote(path)}: this Python cannot decompress it ({error})", status=UNAVAILABLE
+        ) from None
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        *_data_errors(),
+    ) as error:
+        raise OverlayError(f"{quote(path)} is damaged: {error}", status=DAMAGED) from None
+
+
+def _data_errors():
+    """Return what decompressors raise for damaged data; of those that have been loaded."""
+    names = (("zlib", "error"), ("lzma", "LZMAError"))
+    return [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
+
+
+def _opened(path, environ):
+    """Return the decompressed bytes of an archive, as a context.
+
+    tarfile's own decompressors do not see checksums, further parts and a missing end.
+    """
+    import importlib
+
+    file = open_regular(path)
+    name = compression(os.pread(file.fileno(), 512, 0))
+    if name is None:
+        return file
+    if name == "zstd":
+        return _Zstd(path, file, environ)
+    return importlib.import_module(name).open(file, "rb")
+
+
+class _Zstd:
+    """The decompressed bytes of a zstd file, as a context."""
+
+    def __init__(self, path, file, environ):
+        self._arguments = [process.need("zstd", "zstd", environ), "-dcq"]
+        self._environ = environ
+        self._path = path
+        self._file = file
+
+    def __enter__(self):
+        import subprocess
+
+        self._child = subprocess.Popen(
+            self._arguments,
+            env=self._environ,
+            stdin=self._file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        return self._child.stdout
+
+    def __exit__(self, kind, _error, _traceback):
+        self._child.stdout.close()
+        self._file.close()
+        if self._child.wait() and kind is None:
+            raise OverlayError(f"{quote(self._path)} is damaged: zstd fails", status=DAMAGED)
+
+
+class _Stream:
+    """The bytes of an archive, of which only so many may be read for a header.
+
+    tarfile takes a header into memory whole, however long it says that it is.
+    """
+
+    def __init__(self, file):
+        self._file = file
+        self.left = _LONGEST_HEADER
+
+    def read(self, count):
+        """Return the next bytes."""
+        data = self._file.read(count)
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError("a header is too long")
+        return data
+
+
+class Unpacker:
+    """Unpacks the members of one archive below a directory, and nothing anywhere else.
+
+    Symbolic links are made at the very end, so that no member can be written through one;
+    a member whose path goes through a link of this archive or another source is refused.
+
+    below  whether the place is a directory of its own, which takes mode and time of the
+           archive's top: at / that could close all of the overlay to others
+    """
+
+    def __init__(self, path, target, limit, below, files, tick):
+        self._most = files
+        self._tick = tick
+        self._below = below
+        self._path = path
+        self._target = target
+        self._left = limit
+        self._links = {}  # path below target -> (target of the link, time)
+        self._directories = {}  # path below target -> (mode, time)
+        self._files = set()
+        self._made = set()  # directories that are there, and no links
+
+    def run(self, archive, stream):
+        """Unpack everything."""
+        count = 0
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # they would fill the memory
+            stream.left = math.inf
+            count += 1
+            if count > self._most:
+                raise OverlayError(
+                    f"{quote(self._path)} does not fit: it has more than {self._most:,} files",
+                    status=CANNOT_CREATE,
+                    hint="choose a larger number with -n",
+                )
+            if count % 1000 == 0:
+                self._tick(count)
+            name = self._name(member)
+            if name:
+                self._unpack(archive, member, name)
+            elif self._below and member.isdir():
+                self._directories[""] = (member.mode & 0o7777, member.mtime)
+            stream.left = _LONGEST_HEADER
+        stream.left = math.inf
+        for name, (link, time) in self._links.items():
+            path = os.path.join(self._target, name)
+            os.symlink(link, path)
+            os.utime(path, (time, time), follow_symlinks=False)
+        for name, (mode, time) in sorted(self._directories.items(), reverse=True):
+            path = os.path.join(self._target, name)
+            os.chmod(path, mode)
+            os.utime(path, (time, time))
+
+    def _refuse(self, member, why):
+        raise OverlayError(
+            f"{quote(self._path)} is refused: its member {quote(member.name)} {why}",
+            status=DAMAGED,
+            hint="nothing was created; look at the archive: tar -tvf " + quote(self._path),
+        )
+
+    def _name(self, member):
+        """Return the path of a member below the target, "" for the target itself."""
+        if member.name.startswith("/") or ".." in member.name.split("/"):
+            self._refuse(member, "has a name that leads outside")
+        if not abs(member.mtime) < _LATEST:
+            self._refuse(member, "has a time that cannot be")
+        name = os.path.normpath(member.name)
+        parts = name.split("/")
+        if len(parts) > DEEPEST:
+            self._refuse(member, "is too deep")
+        for count in range(1, len(parts)):
+            if "/".join(parts[:count]) in self._links:
+                self._refuse(member, "goes through a link of the archive")
+        return "" if name == "." else name
+
+    def _make_directory(self, member, name):
+        if name not in self._made:
+            if not make_directories(self._target, name):
+                self._refuse(member, "goes through what is no directory")
+            self._made.add(name)
+
+    def _unpack(self, archive, member, name):
+        path = os.path.join(self._target, name)
+        self._make_directory(member, os.path.dirname(name))
+        if member.isdir():
+            self._make_directory(member, name)
+            os.chmod(path, 0o700)
+            self._directories[name] = (member.mode & 0o7777, member.mtime)
+            return
+        if os.path.lexists(path):
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                self._refuse(member, "takes the place of a directory")
+            os.unlink(path)  # the later of two members of one name counts
+        self._links.pop(name, None)
+        if member.issym():
+            self._add_link(member, name, member.linkname, member.mtime)
+        elif member.islnk():
+            other = os.path.normpath(member.linkname)
+            if other in self._links:  # one more name of a symbolic link
+                self._add_link(member, name, *self._links[other])
+                return
+            if other not in self._files:
+                self._refuse(member, "is a link to something that is not in the archive")
+            os.link(os.path.join(self._target, other), path, follow_symlinks=False)
+            self._files.add(name)
+        elif member.isreg():
+            self._write(archive, member, path)
+            self._files.add(name)
+        elif member.isfifo():
+            os.mkfifo(path)
+            os.chmod(path, member.mode & 0o777)
+            os.utime(path, (member.mtime, member.mtime))
+        else:
+            self._refuse(member, "is a device")
+
+    def _add_link(self, member, name, link, time):
+        """Note a symbolic link; refuse a relative one that climbs out of the archive.
+
+        An absolute one is seen inside a container, where it leads to the container's own.
+        """
+        reached = os.path.normpath(os.path.join(os.path.dirname(name), link))
+        if reached.split("/")[0] == "..":
+            self._refuse(member, "is a link that leads outside")
+        self._links[name] = (link, time)
+
+    def _write(self, archive, member, path):
+        if member.size > self._left:
+            raise too_much(self._path, self._left)
+        if any(offset + length > member.size for offset, length in member.sparse or ()):
+            self._refuse(member, "has parts behind its end")
+        self._left -= member.size
+        archive.makefile(member, path)
+        for key, value in member.pax_headers.items():
+            if key.startswith("SCHILY.xattr.user."):
+                try:
+                    os.setxattr(path, key[13:], value.encode(errors="surrogateescape"))
+                except OSError:
+                    pass  # scratch has none
+        os.chmod(path, member.mode & 0o7777)
+        os.utime(path, (member.mtime, member.mtime))

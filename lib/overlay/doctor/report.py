@@ -1,0 +1,160 @@
+"""Overlays by owner, for the site's admin: how many there are, how large, in which state."""
+
+import os
+
+from overlay.errors import DAMAGED, MISSING, OverlayError
+from overlay.host.names import user_name
+from overlay.image import survey
+from overlay.image.ext3 import RESERVED_INODES
+
+_DAY = 86400  # seconds
+
+# What is counted for each owner, in the order of the columns.
+FIGURES = (
+    "overlays",
+    "size",
+    "allocated",
+    "used",
+    "files",
+    "not_clean",
+    "in_use",
+    "old",
+    "nearly_full",
+    "damaged",
+    "unreadable",
+)
+
+
+class Owner:
+    """The figures of one owner, or of all together.
+
+    overlays           how many of them there are, damaged and unreadable ones included
+    size, allocated    bytes: of the files, and those of them that take disk blocks
+    used               bytes of data inside
+    files              files and directories inside
+    not_clean          those that a session left unclean, and that nobody uses now
+    in_use             those that a session has open
+    old                those in which nothing was written for some days
+    nearly_full        those that have too little room, or too few files, left
+    damaged, unreadable
+    """
+
+    __slots__ = ("name", *FIGURES)
+
+    def __init__(self, name):
+        self.name = name
+        for figure in FIGURES:
+            setattr(self, figure, 0)
+
+    @property
+    def kept_off(self):
+        """How many files the file system need not hold, because they are inside."""
+        return max(0, self.files - self.overlays)
+
+    def add(self, other):
+        """Add the figures of another."""
+        for figure in FIGURES:
+            setattr(self, figure, getattr(self, figure) + getattr(other, figure))
+
+    def as_dictionary(self):
+        """Return it for --json and --csv."""
+        return {"owner": self.name, **{figure: getattr(self, figure) for figure in FIGURES}}
+
+    def count(self, overlay, now, days):
+        """Count the Survey of one overlay.
+
+        now   seconds since 1970
+        days  after which one in which nothing is written is old
+        """
+        self.overlays += 1
+        self.size += overlay.size or 0
+        self.allocated += overlay.allocated or 0
+        self.used += overlay.used or 0
+        self.files += _files_inside(overlay)
+        self.not_clean += overlay.clean is False and not overlay.use
+        self.in_use += bool(overlay.use)
+        self.old += bool(overlay.written and now - overlay.written > days * _DAY)
+        self.nearly_full += bool(overlay.nearly_full)
+
+    def count_broken(self, status, damaged):
+        """Count an overlay of which only its os.stat_result is known."""
+        self.overlays += 1
+        self.damaged += damaged
+        self.unreadable += not damaged
+        self.size += status.st_size
+        self.allocated += status.st_blocks * 512
+
+
+def _files_inside(overlay):
+    """Return how many files and directories of somebody's are in an overlay."""
+    if not overlay.files_used:
+        return 0  # a directory: its files are on the file system
+    # Beside the inodes that ext3 itself takes, upper and work; in a squashfs file, the root.
+    own = RESERVED_INODES + 2 if overlay.kind == "ext3" else 1
+    return max(0, overlay.files_used - own)
+
+
+def found(search, tops, failed):
+    """Yield what a Search finds under directories, as (path, Image or OverlayError).
+
+    failed  called with the OverlayError of a directory that cannot be looked into
+    Files that cannot be read come last; their names say that they are overlays.
+    """
+    for top in tops:
+        try:
+            yield from search.under(top)
+        except OverlayError as error:
+            failed(error)
+    for path in search.unreadable:
+        if not os.path.isdir(path):
+            yield path, OverlayError("it cannot be read", status=MISSING)
+
+
+def collect(overlays, *, low, now, days, broken=lambda path, words: None):
+    """Return the Owners of some overlays, the one with most bytes first.
+
+    overlays  (path, Image or OverlayError) as found() yields them
+    low       percent of room or files below which an overlay is nearly full
+    broken    called with the path and the words of an overlay that cannot be counted whole
+    An overlay that vanishes meanwhile is not counted.
+    """
+    owners = {}
+
+    def owner(number):
+        if number not in owners:
+            owners[number] = Owner(user_name(number))
+        return owners[number]
+
+    for path, image in overlays:
+        try:
+            if isinstance(image, OverlayError):
+                raise image
+            overlay = survey.Survey(image, low=low, who=False)
+        except (OverlayError, OSError) as error:
+            status = _status(path)
+            if status is None:
+                continue  # it went while we looked
+            damaged = getattr(error, "status", MISSING) == DAMAGED
+            owner(status.st_uid).count_broken(status, damaged)
+            broken(path, getattr(error, "what", str(error)))
+        else:
+            owner(overlay.owner).count(overlay, now, days)
+        finally:
+            if not isinstance(image, OverlayError):
+                image.close()
+    return sorted(owners.values(), key=lambda one: (-one.allocated, one.name))
+
+
+def total(owners):
+    """Return the Owner that stands for all."""
+    one = Owner("total")
+    for other in owners:
+        one.add(other)
+    return one
+
+
+def _status(path):
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None

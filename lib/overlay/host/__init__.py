@@ -1,0 +1,1 @@
+"""This machine: its processes, mounts, names, and the places for temporary files."""

@@ -1,0 +1,90 @@
+"""Work on the content of overlays without root: in a user and mount namespace of one's own.
+
+There an ordinary user may mount, and reads all that is his whatever its mode says
+(user_namespaces(7), unshare(1)). A process namespace goes with it, so that nothing that was
+started inside outlives the work, however it ends.
+"""
+
+from overlay.errors import UNAVAILABLE, OverlayError
+from overlay.host import process
+
+OPTIONS = ("--user", "--map-current-user", "--mount", "--keep-caps")
+_FLEETING = ("--pid", "--fork", "--kill-child")
+
+# Mounts images read-only with fuse2fs and trees over one another, binds trees, then runs a
+# command. The triples are fuse2fs IMAGE DIRECTORY, upper DIRECTORY PLACE for what the image
+# mounted there holds, fuse-overlayfs TREE:TREE DIRECTORY or bind TREE DIRECTORY; -- ends them.
+#
+# What is in an image is not to be trusted: its upper is shown as the directory where we are,
+# which is seen to be in the image, whatever takes its name meanwhile. The kernel follows no
+# link in it, nor in what is bound (mount(2), Linux 5.10); on an older one it is for the
+# command not to follow any, as mke2fs, mksquashfs and find do. A tree of the host's that has
+# other file systems in it can only be bound with them.
+_SCRIPT = """
+while [ "$1" != -- ]; do
+    case $1 in
+    upper)
+        (cd -P -- "$2" && top=$PWD && cd -P ./upper && [ "$PWD" = "$top/upper" ] &&
+            mount -c --bind . "$3") || {
+            echo "its upper is not a directory of its own" >&2
+            exit 125
+        } ;;
+    bind) mount --bind "$2" "$3" 2>/dev/null || mount --rbind "$2" "$3" || exit 125 ;;
+    */fuse-overlayfs) "$1" -o "ro,noacl,allow_other,lowerdir=$2" "$3" || exit 125 ;;
+    *) "$1" -o ro,fakeroot,kernel_cache "$2" "$3" || exit 125 ;;
+    esac
+    [ "$1" = upper ] || mount -o remount,bind,nosymfollow "$3" 2>/dev/null
+    shift 3
+done
+shift
+"$@"
+"""
+
+
+def available(environ):
+    """Return whether this user can have such a namespace here; starts a process."""
+    unshare = process.which("unshare", environ)
+    return bool(unshare) and process.succeeds([unshare, *OPTIONS, "true"], environ)
+
+
+def blocks_links(environ):
+    """Return whether the kernel can be told to follow no link in a mount; starts a process."""
+    script = "mount --bind /tmp /tmp && mount -o remount,bind,nosymfollow /tmp"
+    unshare = process.need("unshare", "util-linux", environ)
+    return process.succeeds([unshare, *OPTIONS, "/bin/sh", "-c", script], environ)
+
+
+def wrap(arguments, environ, *, binds=(), images=(), layers=None):
+    """Return the command line that runs another one with trees and images mounted.
+
+    binds   (tree, directory): what is bound where, after the images
+    images  (descriptor, directory, place): open ext3 images, where each is mounted, read-only,
+            and the directory that then shows its upper/; the words have the number of the
+            descriptor, which process.run() hands on, so that what is mounted is what is locked
+    layers  (trees, directory): trees that are shown as one there, the top one first
+    Raises OverlayError (UNAVAILABLE) when a tool is missing.
+    """
+    unshare = process.need("unshare", "util-linux", environ)
+    triples = []
+    if images:
+        fuse2fs = process.need("fuse2fs", "fuse2fs", environ)
+        for descriptor, directory, place in images:
+            triples += [fuse2fs, descriptor, directory, "upper", directory, place]
+    if layers:
+        trees, place = layers
+        overlayfs = process.need("fuse-overlayfs", "fuse-overlayfs", environ)
+        triples += [overlayfs, ":".join(trees), place]
+    triples += [word for tree, place in binds for word in ("bind", tree, place)]
+    words = [unshare, *OPTIONS, *_FLEETING, "/bin/sh", "-c", _SCRIPT, "sh", *triples, "--"]
+    return [*words, *arguments]
+
+
+def need(environ):
+    """Raise OverlayError (UNAVAILABLE) when this user cannot have a namespace here."""
+    if not available(environ):
+        raise OverlayError(
+            "users cannot make namespaces on this machine, and without them the"
+            " content of an overlay cannot be read",
+            status=UNAVAILABLE,
+            hint="try it on another node, or ask the site's admin: overlay-admin doctor",
+        )

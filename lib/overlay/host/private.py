@@ -1,0 +1,223 @@
+"""The caller's own directory on a disk of the node, in a scratch that all can write.
+
+What we put on scratch lies in there: names that others could guess, and make before us, do
+no harm in a directory that is ours alone. The host is in the names, because scratch may be
+one that nodes share.
+"""
+
+import contextlib
+import fcntl
+import os
+import stat
+
+from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
+
+_HINT = "set TMPDIR to a directory of yours with room"
+
+_instead = {}  # scratch -> name of the directory where the usual one is another's
+LOCK = ".lock"
+
+
+def name(scratch):
+    """Return the name of the directory in scratch: overlay-UID.
+
+    Where somebody else has made that, it is one of ours that begins so, or a new name with
+    an end that nobody can guess.
+    """
+    path = _usual(scratch)
+    if not is_taken(scratch):
+        return path
+    if scratch not in _instead:
+        _instead[scratch] = _own_name(path) or f"{path}-{os.urandom(8).hex()}"
+    return _instead[scratch]
+
+
+def _usual(scratch):
+    return os.path.join(scratch, f"overlay-{os.getuid()}")
+
+
+def is_taken(scratch):
+    """Return whether somebody else has made what the directory in scratch would be called."""
+    return _is_others(_usual(scratch))
+
+
+def _is_others(path):
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False  # it is not there, or cannot be looked at: told when it is made
+    return not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid()
+
+
+def _own_name(path):
+    """Return the path of a directory of ours beside another's, for what is to be shared."""
+    scratch, base = os.path.split(path)
+    try:
+        names = sorted(os.listdir(scratch))
+    except OSError:
+        return None
+    paths = [os.path.join(scratch, entry) for entry in names if entry.startswith(base + "-")]
+    return next((path for path in paths if not _is_others(path)), None)
+
+
+def make(scratch):
+    """Make the directory in scratch, and return its name.
+
+    Raises OverlayError (CANNOT_CREATE) when it cannot be, or is somebody else's.
+    """
+    path = name(scratch)
+    try:
+        status = None
+        while status is None:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+                _own(path)
+            # Another process of the user may have just removed it, empty as it was.
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise OverlayError(f"{quote(path)} is not yours", status=CANNOT_CREATE, hint=_HINT)
+        if status.st_mode & 0o077:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        raise OverlayError(
+            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=_HINT
+        ) from None
+    return path
+
+
+def work_name(scratch, host, pid):
+    """Return the name of the directory for the work of one process."""
+    return os.path.join(name(scratch), f"{_prefix(host)}{pid}")
+
+
+def _prefix(host):
+    return f"work.{host}."
+
+
+def make_work(scratch, host, pid):
+    """Make the directory for the work of one process, empty; return its name.
+
+    Raises OverlayError (CANNOT_CREATE).
+    """
+    path = work_name(scratch, host, pid)
+    remove(path)  # of a killed process of our number
+
+    def new():
+        os.mkdir(path, 0o700)
+        _own(path)
+
+    _within(scratch, path, new)
+    return path
+
+
+def _own(path):
+    """Give a new directory the caller's group, where the one above hands on another."""
+    with contextlib.suppress(OSError):  # such as of a file system without groups
+        os.chown(path, -1, os.getegid())
+        os.chmod(path, 0o700)  # chown leaves the bit that hands it on
+
+
+def put(scratch, path, data):
+    """Write a file in the directory in scratch. Raises OverlayError (CANNOT_CREATE)."""
+
+    def write():
+        with open(path, "wb") as file:
+            file.write(data)
+
+    _within(scratch, path, write)
+
+
+def open_file(scratch, entry):
+    """Open a file in the directory, made if it is not there; return the descriptor.
+
+    Raises OverlayError (CANNOT_CREATE).
+    """
+    path = os.path.join(name(scratch), entry)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    return _within(scratch, path, lambda: os.open(path, flags, 0o600))
+
+
+def _within(scratch, path, function):
+    """Call what makes a path in the directory, which others may remove while it is empty."""
+    for last in (False, False, True):
+        make(scratch)
+        try:
+            return function()
+        except OSError as error:
+            if last or not isinstance(error, FileNotFoundError):
+                raise OverlayError(
+                    f"cannot make {quote(path)}: {reason(error)}",
+                    status=CANNOT_CREATE,
+                    hint=_HINT,
+                ) from None
+
+
+def leave(scratch, path):
+    """Remove what has been made in the directory, and that too if nothing else is in it."""
+    if os.path.isdir(path):
+        remove(path)
+    else:
+        _try(os.unlink, path)
+    _try(os.rmdir, name(scratch))
+
+
+def remove_stale(scratch, host):
+    """Remove what killed processes of this host have left of their work."""
+    directory, prefix = name(scratch), _prefix(host)
+    try:
+        names = os.listdir(directory)
+        if os.lstat(directory).st_uid != os.getuid():
+            return
+    except OSError:
+        return
+    for entry in names:
+        pid = entry[len(prefix) :].partition(".")[0]
+        if entry.startswith(prefix) and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            remove(os.path.join(directory, entry))
+
+
+def remove(tree):
+    """Remove a directory and all that is in it, closed directories too, as far as possible."""
+    if os.path.islink(tree):
+        return
+    _try(os.chmod, tree, 0o700)
+    for directory, names, _files in os.walk(tree):
+        for entry in names:
+            path = os.path.join(directory, entry)
+            if not os.path.islink(path):
+                _try(os.chmod, path, 0o700)  # before the walk comes there
+    for directory, names, files in os.walk(tree, topdown=False):
+        for entry in files:
+            _try(os.unlink, os.path.join(directory, entry))
+        for entry in names:
+            path = os.path.join(directory, entry)
+            _try(os.unlink if os.path.islink(path) else os.rmdir, path)
+    _try(os.rmdir, tree)
+
+
+def _try(function, *arguments):
+    with contextlib.suppress(OSError):
+        function(*arguments)
+
+
+class Locked:
+    """The lock on the user's directory in scratch, for one process of the node at a time.
+
+    It is the kernel's, and free again however its holder ends.
+    """
+
+    def __init__(self, scratch):
+        self._descriptor = open_file(scratch, LOCK)
+
+    def take(self, wait=True):
+        """Take the lock. Returns False when another has it and we do not wait."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self):
+        """Let it go."""
+        os.close(self._descriptor)

@@ -1,0 +1,488 @@
+"""The only place that starts programs: argument lists, never a shell."""
+
+import os
+import signal
+import time
+
+from overlay.errors import UNAVAILABLE, OverlayError, quote, reason
+from overlay.host import keeper
+
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_PATIENCE = 3  # seconds that a program has to heed TERM
+
+# Where tools like mke2fs lie, although an ordinary user's PATH may not say so.
+_SYSTEM = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
+
+
+def which(name, environ):
+    """Return the absolute path of a program, or None.
+
+    Looks along PATH, then in the directories of the system's own tools. A name with a
+    slash is taken as it is.
+    """
+    if "/" in name:
+        return name if _executable(name) else None
+    for directory in (*environ.get("PATH", "").split(":"), *_SYSTEM):
+        # An empty or relative part would mean the current directory: a shell looks there,
+        # a tool that runs in other people's directories had better not.
+        if directory.startswith("/") and _executable(os.path.join(directory, name)):
+            return os.path.join(directory, name)
+    return None
+
+
+def absolute(environ):
+    """Return an environment whose PATH has absolute parts only, for all that is started.
+
+    Programs of ours start others by name, where the caller may be in somebody else's directory.
+    """
+    parts = environ.get("PATH", "").split(":")
+    kept = [part for part in parts if part.startswith("/")]
+    # An empty PATH would mean the current directory as well.
+    return environ if kept == parts else {**environ, "PATH": ":".join(kept or _SYSTEM)}
+
+
+def _executable(path):
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def need(name, package, environ):
+    """Return the absolute path of a tool. Raises OverlayError (UNAVAILABLE) without it."""
+    path = which(name, environ)
+    if path is None:
+        raise OverlayError(
+            f"the program {name} is missing on this machine",
+            status=UNAVAILABLE,
+            hint=f"ask the site's admin to install {package}",
+        )
+    return path
+
+
+class Result:
+    """How a program ended: status (negative for a signal), and what it printed."""
+
+    __slots__ = ("errors", "output", "status")
+
+    def __init__(self, status, output, errors):
+        self.status = status
+        self.output = output
+        self.errors = errors
+
+
+def run(arguments, environ, *, variables=None, text=""):
+    """Run a program to its end and return its Result; text, undecodable bytes escaped.
+
+    A number among the arguments is an open file: the program gets its name in proc(5), and
+    inherits it. So it works on that file whatever its path leads to by now, and the locks
+    that we hold on it last as long as the program, if we are killed. The program sees the C
+    locale, because its words are read by us, and text as its standard input.
+    Raises OverlayError (UNAVAILABLE) when it cannot be started.
+    """
+    environment = {**environ, "LC_ALL": "C", **(variables or {})}
+    # Files in memory, not pipes: the program cannot wait for us, nor we for it, and that
+    # spares a short command the module subprocess.
+    files = [os.memfd_create(name) for name in ("input", "output", "errors")]
+    try:
+        with open(files[0], "wb", closefd=False) as file:
+            file.write(text.encode())
+        os.lseek(files[0], 0, os.SEEK_SET)
+        actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
+        status = _run(arguments, environment, actions)
+        return Result(status, *map(_all_of, files[1:]))
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _all_of(file):
+    """Return what has been written to a file, as text."""
+    with open(file, "rb", closefd=False) as written:
+        written.seek(0)
+        return written.read().decode(errors="backslashreplace")
+
+
+def _run(arguments, environment, actions):
+    """Run a program to its end and return its status; when we are to end, so is it.
+
+    Signals wait until it can be ended: none may leave it running behind our back.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        child = _spawn(arguments, environment, actions, setsigmask=mask)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except BaseException:
+            _end(child)
+            raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _spawn(arguments, environment, actions, **options):
+    """Start a program with what Python has changed of the signals as it was; return its number.
+
+    Raises OverlayError (UNAVAILABLE) when it cannot be started.
+    """
+    options.setdefault("setsigdef", (signal.SIGPIPE, signal.SIGXFSZ))
+    files = [word for word in arguments if isinstance(word, int)]
+    words = [f"/proc/self/fd/{word}" if word in files else word for word in arguments]
+    try:
+        for file in files:
+            os.set_inheritable(file, True)
+        return os.posix_spawn(words[0], words, environment, file_actions=actions, **options)
+    except OSError as error:
+        raise _not_started(words[0], error) from None
+    finally:
+        for file in files:
+            os.set_inheritable(file, False)
+
+
+def _end(child):
+    """End a program, by TERM, and by KILL if it does not heed that; wait for it."""
+    try:
+        os.kill(child, signal.SIGTERM)
+        for _time in range(int(_PATIENCE / 0.02)):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return
+            time.sleep(0.02)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # it had ended already, by the same Ctrl-C
+
+
+def ask(arguments, environ, seconds):
+    """Run a program that may hang, such as one that asks a server; return its Result.
+
+    It gets the C locale, no input, and a process group of its own, which is killed when it
+    has not ended in time. Raises TimeoutError, and OverlayError as run() does.
+    """
+    import subprocess
+
+    try:
+        child = subprocess.Popen(
+            arguments,
+            env={**environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="backslashreplace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_started(arguments[0], error) from None
+    try:
+        output, errors = child.communicate(timeout=seconds)
+        return Result(child.returncode, output, errors)
+    except BaseException as error:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.stdout.close()
+        child.stderr.close()
+        try:
+            child.wait(0.5)
+        except subprocess.TimeoutExpired:
+            pass  # a system call that nothing ends, on a dead server: not waited for
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise TimeoutError from None
+        raise
+
+
+def show(arguments, environ):
+    """Run a program whose output goes to our standard error; return its exit status.
+
+    For what shows its own progress on a terminal; elsewhere only its errors are shown.
+    """
+    quiet = [] if os.isatty(2) else [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    return _run(arguments, environ, quiet or [(os.POSIX_SPAWN_DUP2, 2, 1)])
+
+
+def succeeds(arguments, environ):
+    """Run a program that says nothing, and return whether it ends well.
+
+    What run() does with less work, for the launch path. Raises OverlayError (UNAVAILABLE).
+    """
+    actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+    return _run(arguments, environ, actions) == 0
+
+
+def become(step, environ, keep=()):
+    """Replace this process by the program of a Step. Does not return.
+
+    Terminal, signals and exit status are from here on the program's own.
+    keep  descriptors that stay open in it, and the locks that they hold
+    """
+    _restore_signals()
+    for descriptor in keep:
+        os.set_inheritable(descriptor, True)
+    try:
+        os.execve(step.arguments[0], step.arguments, step.environment(environ))
+    except OSError as error:
+        raise _not_started(step.arguments[0], error) from None
+
+
+def _restore_signals():
+    """Give up what Python changed at its start: `yes | head` inside must end by SIGPIPE."""
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def _not_started(program, error):
+    return OverlayError(f"cannot start {quote(program)}: {reason(error)}", status=UNAVAILABLE)
+
+
+def stay(step, environ, copy=None, keep=()):
+    """Run a Step as a child in our process group; return its status, negative for a signal.
+
+    copy  an open binary file that gets what the child prints, beside our standard error;
+          then a signal that asks us to end goes to all that runs inside, and is raised here
+          when the child has ended
+    keep  descriptors of the overlays; whoever ends the session when we are killed has them
+    What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
+    what is sent to this process alone, by kill(1) or a batch system, is handed on.
+    """
+    before = handlers()
+    # What the caller ignores, as nohup and a shell in the background do, is ignored inside.
+    heard = {number for number, handler in before.items() if handler is not signal.SIG_IGN}
+    defaults = [*heard, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ]
+    in_foreground = _in_foreground()
+    reading = writing = child = guard = copier = None
+    # Taken one by one, with who has sent them: a handler would not hear of that.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*before, signal.SIGCHLD})
+    try:
+        guard = keeper.Keeper(keep, in_foreground)
+        if copy is not None:
+            reading, writing = os.pipe()
+        child = _start(step, environ, defaults, writing, guard)
+        if copy is not None:
+            os.close(writing)
+            writing = None
+            copier = _Copier(reading, copy, child, in_foreground)
+        status, asked = _wait(child, heard, in_foreground, copy is not None)
+        if copier is not None:
+            copier.finish()
+    except BaseException:
+        if child is not None:
+            _end(child)
+        set_handlers(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        raise
+    finally:
+        for descriptor in (reading, writing):
+            if descriptor is not None:
+                os.close(descriptor)
+        if guard is not None:
+            guard.dismiss()
+    # There is nobody left to hand signals on to. After a session its overlay is still to be
+    # looked at; what else follows may be ended.
+    set_handlers(before if copy is not None else dict.fromkeys(heard, signal.SIG_IGN))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if copy is not None and asked:
+        signal.raise_signal(signal.SIGINT if asked in _TERMINAL else asked)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _wait(child, heard, in_foreground, everybody):
+    """Wait for the end of a child, handing on what is sent to us; blocked, all of it.
+
+    heard      signals that are not ignored
+    everybody  whether what asks us to end goes to all that runs inside, as from a terminal
+    Return the child's status, as of waitpid(2), and the first signal that asked us to end.
+    """
+    asked = None
+    while True:
+        found = signal.sigwaitinfo({*heard, signal.SIGCHLD})
+        number = signal.Signals(found.si_signo)
+        if number == signal.SIGCHLD:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return status, asked
+            continue
+        asks = number in {*_TERMINAL, *_ENDING}
+        asked = asked or (number if asks else None)
+        if number in _TERMINAL and found.si_code == _SI_KERNEL:
+            continue  # the terminal has sent it to the child as well
+        if not (everybody and asks and keeper.tell_all(child, number)):
+            keeper.relay(child, number, in_foreground)
+
+
+def _start(step, environ, defaults, output, guard):
+    """Start the engine for stay() and return its number. Signals are blocked.
+
+    defaults  signals that it does not ignore
+    output    the descriptor for what it prints, None for ours
+    guard     the Keeper, which is told of it before it runs: posix_spawn(3) would leave a
+              moment in which we could be killed and nobody knew of it
+    Raises OverlayError (UNAVAILABLE) when it cannot be started.
+    """
+    environment = step.environment(environ)
+    reading, writing = os.pipe()
+    try:
+        child = os.fork()
+        if child == 0:
+            try:
+                guard.watch(os.getpid())
+                for number in defaults:
+                    signal.signal(number, signal.SIG_DFL)
+                for number in (1, 2) if output is not None else ():
+                    os.dup2(output, number)
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
+                os.execve(step.arguments[0], step.arguments, environment)
+            except OSError as error:
+                os.write(writing, str(error.errno).encode())
+            finally:
+                os._exit(127)
+        os.close(writing)
+        writing = None
+        failed = os.read(reading, 16)  # nothing, when exec has closed it
+        if failed:
+            os.waitpid(child, 0)
+            error = OSError(int(failed), os.strerror(int(failed)))
+            raise _not_started(step.arguments[0], error)
+        return child
+    except OSError as error:
+        raise _not_started(step.arguments[0], error) from None
+    finally:
+        for descriptor in (reading, writing):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def handlers():
+    """Return what this process does on the signals that stay() takes care of, by number."""
+    return {number: signal.getsignal(number) for number in (*_TERMINAL, *_RELAYED)}
+
+
+def set_handlers(known):
+    """Make it so again; None is a handler that is not Python's, and was not changed."""
+    for number, handler in known.items():
+        if handler is not None:
+            signal.signal(number, handler)
+
+
+class _Copier:
+    """Hands on what a child prints through a pipe, to standard error and to a file.
+
+    A thread does it until the child has ended: what it has left in the background may keep
+    the pipe open. Where the file cannot be written any more, the session is ended.
+    """
+
+    def __init__(self, reading, copy, child, in_foreground):
+        import threading  # not needed on the launch path
+
+        self._error = None
+        self._in_foreground = in_foreground
+        self._thread = threading.Thread(target=self._run, args=(reading, copy, child))
+        self._thread.start()
+
+    def finish(self):
+        """Wait until all is copied, when the child has ended. Raises OSError of the file."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, reading, copy, child):
+        try:
+            _copy_all(reading, copy, child)
+        except OSError as error:
+            self._error = error
+            keeper.end(child, self._in_foreground)
+
+
+def _copy_all(reading, copy, child):
+    """Copy what comes through a pipe, until its end or that of a child."""
+    import select
+
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    ended = os.pidfd_open(child)
+    poll.register(ended, select.POLLIN)
+    try:
+        while True:
+            ready = dict(poll.poll())
+            data = os.read(reading, 1 << 16) if reading in ready else b""
+            if not data and (reading in ready or ended in ready):
+                return
+            copy.write(data)
+            copy.flush()
+            try:
+                os.write(2, data)
+            except OSError:
+                pass  # nobody looks; the file has it
+    finally:
+        os.close(ended)
+
+
+# Left to the terminal, which sends them to all of the process group.
+_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+
+_SI_KERNEL = 0x80  # siginfo.h: sent by the kernel, as a terminal does
+
+_RELAYED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+
+
+def _in_foreground():
+    """Return whether our process group is now the foreground one of a terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def end_like(status):
+    """Return an exit status, or end by the signal that a negative one stands for.
+
+    A shell and a batch system then see of us what they would have seen of the engine.
+    """
+    if status >= 0:
+        return status
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core would be of this process
+    if -status not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(-status, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
+    os.kill(os.getpid(), -status)
+    return 128 - status
+
+
+class cleaning_up:
+    """A context in which TERM and HUP are exceptions, so that what was begun is removed.
+
+    Afterwards the signal has its own effect: the process ends by it. In another such
+    context it does nothing; that one ends the process, when it has tidied up as well.
+    """
+
+    class Ended(BaseException):
+        """A signal that asks us to end arrived."""
+
+        def __init__(self, number):
+            super().__init__(number)
+            self.number = number
+
+    def __enter__(self):
+        self._before = {}
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(number)
+            within = getattr(handler, "__func__", None) is cleaning_up._raise
+            if handler is not signal.SIG_IGN and not within:
+                self._before[number] = handler
+                signal.signal(number, self._raise)
+
+    def _raise(self, number, _frame):
+        signal.signal(number, signal.SIG_IGN)
+        raise self.Ended(number)
+
+    def __exit__(self, kind, error, _traceback):
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if kind is self.Ended else handler)
+        if kind is self.Ended and error.number in self._before:
+            os.kill(os.getpid(), error.number)
+        return False

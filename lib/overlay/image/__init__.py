@@ -1,0 +1,1 @@
+"""What an overlay is, and what it says of itself."""

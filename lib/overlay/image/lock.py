@@ -1,0 +1,134 @@
+"""Who uses an image: the engine's own lock, probed, and a lock of ours beside it.
+
+Apptainer from 1.3 locks an image over its length with an open file description lock
+(fcntl(2), F_OFD_SETLK), older ones and Singularity with F_SETLK; both show to F_OFD_GETLK
+here. Ours lies on one byte far beyond every image, so that it meets only itself: it is
+taken before the engine is started and, its descriptor inherited, held until the session
+ends. That leaves no gap between asking and launching.
+"""
+
+import errno
+import fcntl
+import struct
+
+OURS = 1 << 62  # the byte that sessions of ours lock
+_REPAIR = OURS + 1  # the byte that a repair locks beside it
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+# How a file system says that it has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+POLL = 0.1  # seconds between two tries for a lock
+
+
+class Busy(Exception):
+    """The lock that was asked for is held.
+
+    writer  whether a writer holds it
+    image   the Image concerned, where the raiser knows
+    """
+
+    def __init__(self, writer):
+        super().__init__("writer" if writer else "readers")
+        self.writer = writer
+        self.image = None
+
+
+def _flock(kind, start, length):
+    return struct.pack(_FLOCK, kind, 0, start, length, 0)
+
+
+def _probe(descriptor, kind, start, length):
+    """Return the type of a lock that would be in the way, None when none is.
+
+    Returns None too where the file system has no locks: there is nobody to ask.
+    """
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(kind, start, length))
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    found = struct.unpack(_FLOCK, answer)[0]
+    return None if found == fcntl.F_UNLCK else found
+
+
+def _set(descriptor, kind, start, length):
+    """Take or drop an open file description lock. Raises OSError, BlockingIOError when held."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, start, length))
+
+
+def holder(descriptor, *, write):
+    """Return how an image is in use: "writer", "reader", or None when it is free for us.
+
+    descriptor  the open image
+    write       whether it is to be written; readers are in the way of that only
+    """
+    kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
+    found = _probe(descriptor, kind, 0, OURS + 1)
+    return found if found is None else "writer" if found == fcntl.F_WRLCK else "reader"
+
+
+def engine_holds(descriptor):
+    """Return whether the engine, or a server that it left, holds its lock on an image."""
+    return _probe(descriptor, fcntl.F_WRLCK, 0, OURS) is not None
+
+
+def take_engine(descriptor):
+    """Take the engine's lock too, for writing: over all the image, to its end.
+
+    Raises Busy when a session, also of the plain engine, holds it. Returns False where the
+    file system has no locks, else True.
+    """
+    try:
+        _set(descriptor, fcntl.F_WRLCK, 0, OURS)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise Busy(holder(descriptor, write=False) == "writer") from None
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
+
+
+def take_repair(descriptor):
+    """Announce a repair. Returns False when another process repairs already."""
+    try:
+        _set(descriptor, fcntl.F_WRLCK, _REPAIR, 1)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def repairing(descriptor):
+    """Return whether somebody repairs the image."""
+    return _probe(descriptor, fcntl.F_RDLCK, _REPAIR, 1) is not None
+
+
+def take(descriptor, *, write):
+    """Take our lock on an image. Raises Busy when another session of ours holds it.
+
+    Returns False where the file system has no locks, else True.
+    """
+    kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
+    try:
+        _set(descriptor, kind, OURS, 1)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise Busy(_probe(descriptor, fcntl.F_RDLCK, OURS, 1) == fcntl.F_WRLCK) from None
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
+
+
+def release(descriptor):
+    """Drop all locks that this open file description holds."""
+    try:
+        _set(descriptor, fcntl.F_UNLCK, 0, 0)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

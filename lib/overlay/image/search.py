@@ -1,0 +1,162 @@
+"""Find the overlays under directories, by what they are rather than by their names."""
+
+import os
+import stat
+
+from overlay.errors import MISSING, OverlayError, quote
+from overlay.image import ext3, record
+from overlay.image import image as images
+from overlay.image.partial import is_partial
+
+SQUASHFS_NAMES = (".sqsh", ".squashfs", ".sqfs", ".sfs", ".img")
+NAMES = (".ext3", *SQUASHFS_NAMES)
+_SMALLEST = 1 << 20  # bytes of an ext3 file system with a journal, and less than it can be
+_UNIT = 1024  # bytes of its smallest block: its size is a multiple
+_MAGIC = ext3.SUPERBLOCK_OFFSET + 56
+_PSEUDO = ("/proc", "/sys", "/dev")  # the kernel's own trees hold nobody's files
+
+
+class Search:
+    """A search under one directory after another, each file once whatever its names.
+
+    looked      files and directories that were seen so far
+    found       overlays among them
+    unreadable  paths that could not be read
+    tick        called with the search now and then while it goes on
+    """
+
+    def __init__(self, tick=lambda search: None):
+        self.looked = 0
+        self.found = 0
+        self.unreadable = []
+        self._tick = tick
+        self._seen = set()
+
+    def under(self, top):
+        """Yield the overlays under a directory, or at a path, as (path, Image or OverlayError).
+
+        An OverlayError stands for one that is damaged. Links are not followed, and a
+        directory that is an overlay itself is not looked into.
+        Raises OverlayError when there is nothing at the path, or it is no overlay.
+        """
+        if not os.path.lexists(top):
+            raise OverlayError(f"there is no directory {quote(top)}", status=MISSING)
+        if not os.path.isdir(top):
+            yield top, images.look(top)
+            self.found += 1
+            return
+        if not os.access(top, os.R_OK | os.X_OK):
+            raise OverlayError(f"cannot read {quote(top)}: Permission denied", status=MISSING)
+        if not self._is_new(os.stat(top)):
+            return
+        stack = [top]
+        while stack:
+            directory = stack.pop()
+            try:
+                below, files = self._scan(directory)
+            except OSError:
+                self.unreadable.append(directory)
+                continue
+            for path, status in files:
+                found = self._file(path) if self._is_new(status) else None
+                if found:
+                    self.found += 1
+                    yield path, found
+            names = {os.path.basename(path) for path in below}
+            if "upper" in names and "work" in names:
+                try:
+                    found = images.opened(directory, images.open_unfollowed(directory))
+                except (OverlayError, OSError):
+                    continue  # an unpacked container image, or gone
+                self.found += 1
+                yield directory, found
+            else:
+                stack += reversed(below)
+
+    def _scan(self, directory):
+        """Return the directories in a directory, and (path, status) of the files that may do."""
+        below, files = [], []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                self.looked += 1
+                if not self.looked % 1000:
+                    self._tick(self)
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue  # it went while we looked
+                if stat.S_ISDIR(status.st_mode):
+                    if self._is_new(status):
+                        below.append(entry.path)
+                elif stat.S_ISREG(status.st_mode) and _may_be(entry.name, status.st_size):
+                    files.append((entry.path, status))
+        if os.path.abspath(directory) == "/":
+            below = [path for path in below if os.path.abspath(path) not in _PSEUDO]
+        return sorted(below), sorted(files)
+
+    def _is_new(self, status):
+        """Return whether a file or directory was not met before."""
+        identity = status.st_dev, status.st_ino
+        if identity in self._seen:
+            return False
+        self._seen.add(identity)
+        return True
+
+    def _file(self, path):
+        """Return the Image at a path, the OverlayError when it is damaged, None when it is none."""
+        try:
+            descriptor = images.open_unfollowed(path)
+            try:
+                kind = _kind(path, descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError:
+            if path.endswith(NAMES):
+                self.unreadable.append(path)
+            return None
+        if kind is None:
+            os.close(descriptor)
+            return None
+        try:
+            found = images.opened(path, descriptor)
+        except OverlayError as error:
+            return error
+        if found.kind == "ext3" and found.upper is None:
+            found.close()
+            return None
+        return found
+
+
+def _may_be(name, size):
+    """Return whether a file of this name and size can be an overlay."""
+    if size >= _SMALLEST and not size % _UNIT:
+        return not is_partial(name)
+    return size > 96 and name.endswith(SQUASHFS_NAMES)
+
+
+def _kind(path, descriptor):
+    """Return "ext3" or "squashfs" when an open file may be such an overlay, else None."""
+    head = os.pread(descriptor, ext3.SUPERBLOCK_OFFSET + ext3.SUPERBLOCK_SIZE, 0)
+    if head[:4] == b"hsqs":
+        ours = path.endswith(SQUASHFS_NAMES) or record.read(descriptor)
+        return "squashfs" if ours else None
+    if head[_MAGIC : _MAGIC + 2] != b"\x53\xef":
+        return None
+    try:
+        found = ext3.Superblock(head[ext3.SUPERBLOCK_OFFSET :])
+    except ext3.FormatError:
+        return "ext3" if path.endswith(".ext3") else None
+    return "ext3" if found.is_ext3 else None
+
+
+def reachable(tops):
+    """Return those of some directories that are there, each once."""
+    found = {}
+    for top in tops:
+        try:
+            if os.path.isdir(top):
+                found.setdefault(os.path.realpath(top), top)
+        except FileNotFoundError:
+            continue  # the current directory has been removed
+    return list(found.values())

@@ -1,0 +1,100 @@
+"""What a squashfs file says of itself: its header, and what is in it."""
+
+import os
+import re
+import stat
+
+from overlay.host import process
+from overlay.image import ext3
+from overlay.image.entry import Entry, nothing
+
+# -rw-r--r-- user/group   1234 2024-05-31 12:34 /name -> target; for a device two numbers
+_LINE = re.compile(
+    r"([-a-zA-Z]{10}) (\S+)/(\S+) +(?:(\d+), *(\d+)|(\d+)) (\d+)-(\d\d)-(\d\d) (\d\d):(\d\d) ?(.*)",
+    re.DOTALL,
+)
+
+# Of the header of a squashfs file, "Squashfs binary format" 4.0: compressors by number.
+COMPRESSORS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
+HEADER = 96
+
+
+def walk(image, top, environ):
+    """Yield the Entries below a path in a squashfs file, as contents.walk() does."""
+    program = process.need("unsquashfs", "squashfs-tools", environ)
+    words = [program, "-ll", "-d", "", image.path]
+    result = process.run(words, environ, variables={"TZ": "UTC0", "LC_ALL": "C"})
+    if result.status:
+        lines = result.errors.strip().splitlines()
+        raise ext3.FormatError(lines[-1] if lines else "unsquashfs cannot read it")
+    below = top.rstrip("/") + "/"
+    there = top == "/"
+    for line in _joined(result.output):
+        mode, owner, group, major, minor, size, *date, rest = _LINE.match(line).groups()
+        target = None
+        if mode[0] == "l":
+            # What follows the last arrow is as long as the link says: a name may have one too.
+            data = rest.encode(errors="surrogateescape")
+            length = int(size or 0)
+            target = os.fsdecode(data[len(data) - length :])
+            rest = os.fsdecode(data[: len(data) - length - len(" -> ")])
+        is_top = rest == top
+        there = there or is_top
+        if not (rest.startswith(below) and rest != below) and not (is_top and mode[0] != "d"):
+            continue
+        entry = Entry(rest, _mode(mode), owner, group, int(size or 0), _seconds(date))
+        entry.target = target
+        if major is not None:
+            entry.device = int(major), int(minor)
+        yield entry.interpret()
+    if not there:
+        raise nothing(image, top)
+
+
+def _seconds(date):
+    """Return the time of a line, year to minute as text; 0 when there is no such time.
+
+    A name with a line feed in it can make a line of anything.
+    """
+    import calendar
+
+    try:
+        return calendar.timegm((*map(int, date), 0))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _joined(text):
+    """Yield the lines of a listing; a name with a line feed in it makes one of two."""
+    line = None
+    for piece in text.split("\n"):
+        if _LINE.match(piece):
+            if line is not None:
+                yield line
+            line = piece
+        elif line is not None:
+            line += "\n" + piece
+    if line is not None:
+        yield line.rstrip("\n")
+
+
+_TYPES = {
+    "-": stat.S_IFREG,
+    "d": stat.S_IFDIR,
+    "l": stat.S_IFLNK,
+    "c": stat.S_IFCHR,
+    "b": stat.S_IFBLK,
+    "p": stat.S_IFIFO,
+    "s": stat.S_IFSOCK,
+}
+
+
+def _mode(text):
+    """Return the number that ten letters such as drwxr-sr-t stand for."""
+    mode = _TYPES.get(text[0], 0)
+    for place, letter in enumerate(text[1:]):
+        if letter not in "-ST":
+            mode |= 0o400 >> place
+        if letter in "sStT":
+            mode |= 0o4000 >> place // 3
+    return mode

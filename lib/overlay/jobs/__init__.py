@@ -1,0 +1,1 @@
+"""Sessions in batch jobs: copies and layers on a disk of the node."""

@@ -1,0 +1,1 @@
+"""A session in overlays: asked for, planned, launched."""

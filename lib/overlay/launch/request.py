@@ -1,0 +1,248 @@
+"""What mount-overlay and run-overlay ask for."""
+
+import os
+import stat
+
+from overlay.errors import CONFIGURATION, DAMAGED, MISSING, USAGE, OverlayError, quote, reason
+
+# What names the standard input in the place of a file of commands.
+_STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
+# The descriptor on which bash finds commands that we have read, where it is free: low, so that
+# every shell can name it in what --dry-run prints, and none that scripts use by habit (3, 4).
+_COMMANDS = 9
+
+
+class Session:
+    """What the user asked for.
+
+    overlays    (path, mode) in the order of the layers, top first; mode "rw", "ro" or None
+    container   name or path of the base image, None for the site's default
+    binds       bind specifications of the user's own, as the engine takes them
+    gpus        "nv", "rocm": GPU support asked for by name
+    fakeroot    whether to be root inside
+    options     further options of the engine, word by word
+    commands    a file of commands, "-" for standard input; None when there is none
+    command     one command and its arguments, a list; None when there is none
+    program     the name of the calling program, for the messages of the shell inside
+    title       the overlay that the prompt of a shell names; None for the first
+    verbose     whether the engine says more than warnings and errors
+
+    With neither commands nor command it is an interactive shell.
+    """
+
+    def __init__(
+        self,
+        overlays,
+        *,
+        container=None,
+        binds=(),
+        gpus=(),
+        fakeroot=False,
+        options=(),
+        commands=None,
+        command=None,
+        program="run-overlay",
+        title=None,
+        verbose=False,
+    ):
+        self.overlays = list(overlays)
+        self.container = container
+        self.binds = list(binds)
+        self.gpus = list(gpus)
+        self.fakeroot = fakeroot
+        self.options = list(options)
+        self.commands = commands
+        self.command = command
+        self.program = program
+        self.title = title
+        self.verbose = verbose
+
+
+class CommandFile:
+    """A file of commands.
+
+    path     as the user named it
+    regular  whether it can be bound: not a pipe or a descriptor of the caller's
+    text     its bytes without carriage returns and byte order mark, when it had such
+    way      how the host gets to it
+    descriptor  where bash finds the commands that were read from standard input, else None
+    """
+
+    def __init__(self, path, regular=True, text=None, way=None, descriptor=None):
+        self.path = path
+        self.regular = regular
+        self.text = text
+        self.way = way
+        self.descriptor = descriptor
+
+
+def parse_overlay(text):
+    """Return (path, mode) of NAME[:ro|:rw]. Raises OverlayError (USAGE) for another form."""
+    path, colon, mode = text.rpartition(":")
+    if not colon:
+        path, mode = text, None
+    elif mode not in ("ro", "rw"):
+        raise OverlayError(
+            f"{quote(text)}: a colon in the name of an overlay would be misread by the engine",
+            status=USAGE,
+            hint="overlays are named NAME, NAME:ro or NAME:rw; give it another name, or make a link"
+            f" to it: ln -s {quote(text)} NAME",
+        )
+    if not path:
+        raise OverlayError("the name of an overlay is empty", status=USAGE)
+    if ":" in path or not path.isprintable():
+        raise OverlayError(
+            f"{quote(path)}: colons, control characters and bytes that are no UTF-8 in the name of"
+            " an overlay would be misread by the engine",
+            status=USAGE,
+            hint=f"rename the file, or make a link to it: ln -s {quote(path)} NAME",
+        )
+    return path, mode
+
+
+def find_container(spec, config):
+    """Return the path of a base image, given by name, by path, or None for the default.
+
+    Raises OverlayError (MISSING, or DAMAGED for something that is no container image).
+    """
+    known = config.images()
+    origin = None
+    if spec is None:
+        spec = config["images.default"]
+        origin = config.origin("images.default")
+        if not spec:
+            raise OverlayError(
+                f"{origin}: [images] default is empty, and there is no -c",
+                status=CONFIGURATION,
+                hint="name a base image: -c PATH",
+            )
+    path = known.get(spec, spec)
+    if path is None:
+        return config[f"images.{spec}"]  # raises: a variable in it is not set
+    where = f" ({origin}: [images] default)" if origin else ""
+    # A setting's word is a name: what lies in the current directory is not the site's choice.
+    if spec not in known and "/" not in spec and (origin or not os.path.exists(spec)):
+        if "://" in spec:
+            hint = f"fetch it first: apptainer pull image.sif {quote(spec)}"
+        else:
+            hint = (
+                "known names: " + ", ".join(map(quote, sorted(known))) if known else "give a path"
+            )
+        raise OverlayError(
+            f"there is no base image named {quote(spec)}{where}", status=MISSING, hint=hint
+        )
+    if "://" in spec:
+        raise OverlayError(
+            f"{quote(spec)} is no file of this machine",
+            status=MISSING,
+            hint=f"fetch it first: apptainer pull image.sif {quote(spec)}",
+        )
+    try:
+        with_content = os.stat(path)
+    except OSError as error:
+        others = ", ".join(map(quote, sorted(known)))
+        raise OverlayError(
+            f"the base image {quote(path)}{where} cannot be used: {reason(error)}",
+            status=MISSING,
+            hint=f"choose another with -c NAME-or-PATH; known names: {others}"
+            if known
+            else "choose another with -c PATH",
+        ) from None
+    if not (stat.S_ISREG(with_content.st_mode) or stat.S_ISDIR(with_content.st_mode)):
+        raise OverlayError(
+            f"the base image {quote(path)}{where} is neither a file nor a directory",
+            status=DAMAGED,
+        )
+    if not os.access(path, os.R_OK):
+        raise OverlayError(f"you may not read the base image {quote(path)}{where}", status=MISSING)
+    if stat.S_ISREG(with_content.st_mode) and with_content.st_size == 0:
+        raise OverlayError(f"the base image {quote(path)} is empty", status=DAMAGED)
+    return path
+
+
+def read_commands(path):
+    """Return the CommandFile at a path; standard input is not read yet: see read_input().
+
+    Raises OverlayError (MISSING) when it is not there, not readable, or a directory.
+    """
+    if path in _STDIN:
+        return CommandFile(path, regular=False, descriptor=_COMMANDS)
+    try:
+        # A pipe is left alone: who writes to it may wait for one reader, and would be lost.
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            return CommandFile(path, regular=False)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        words = reason(error) if isinstance(error, OSError) else "it is no file name"
+        raise OverlayError(
+            f"cannot read the command file {quote(path)}: {words}",
+            status=MISSING,
+            hint="to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
+        ) from None
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OverlayError(f"the command file {quote(path)} is a directory", status=MISSING)
+    with open(descriptor, "rb") as file:
+        text = file.read()
+    plain = _plain(text)
+    return CommandFile(path, text=plain if plain != text else None)
+
+
+def _plain(text):
+    """Return commands without what Windows puts into them: carriage returns, a byte order mark."""
+    return text.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
+
+
+def read_input(facts, notice):
+    """Read the commands to their end, where they come from standard input, which is then empty.
+
+    Else the programs among them, which read standard input as well, would take away those
+    that follow. They are kept in memory, in a file that has no name, and that what we start or
+    become inherits.
+    notice  called with a line for the user
+    Raises OverlayError (MISSING) when standard input cannot be read.
+    """
+    commands = facts.commands
+    if commands is None or commands.descriptor is None:
+        return
+    import fcntl
+
+    if os.isatty(0):
+        notice("reading commands from the terminal; Ctrl-D ends them")
+    try:
+        with open(0, "rb", closefd=False) as file:
+            text = file.read()
+    except OSError as error:
+        raise OverlayError(
+            f"cannot read the commands from standard input: {reason(error)}",
+            status=MISSING,
+            hint="run-overlay -o OVERLAY -f FILE",
+        ) from None
+    plain = _plain(text)
+    commands.text = plain if plain != text else None
+    memory = os.memfd_create("commands", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(memory, "wb", closefd=False) as file:
+        file.write(plain)
+    # Nobody changes it while bash reads: fcntl(2), "File Sealing". Numbers: linux/fcntl.h.
+    fcntl.fcntl(memory, 1033, 0x1 | 0x2 | 0x4 | 0x8)
+    commands.descriptor = fcntl.fcntl(memory, fcntl.F_DUPFD, _COMMANDS)
+    os.close(memory)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+
+
+def check_twice(found):
+    """Refuse one overlay under two names. Raises OverlayError (USAGE)."""
+    seen = {}
+    for image in found:
+        if image.identity in seen:
+            other = seen[image.identity]
+            raise OverlayError(
+                f"{quote(image.path)} is named twice"
+                + ("" if other == image.path else f", as {quote(other)} too"),
+                status=USAGE,
+                hint="name every overlay once",
+            )
+        seen[image.identity] = image.path

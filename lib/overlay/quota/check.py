@@ -1,0 +1,165 @@
+"""Whether there is room for a new overlay: quotas and free space, asked before writing.
+
+check_quota() is called with what an overlay will take; it only reads. Where a quota is
+asked for follows from the type of the file system, or from the site's own [quota] command.
+"""
+
+from overlay import size
+from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
+from overlay.quota import btrfs, ceph, command, kernel, lustre, nfs, space
+from overlay.quota.limits import Place, Unknown
+
+# For the tables of the file system beside the file itself, when a size is proposed.
+_SPARE = size.MIB
+
+# MiB that make a sparse overlay worth while: its journal and some tables are written at once.
+_SPARSE = 32
+
+
+def check_quota(directory, *, now_bytes, full_bytes, files, config, environ):
+    """See whether a new overlay has room in a directory; return notices for the user.
+
+    now_bytes   what is written or reserved at once
+    full_bytes  what it takes when it is full
+    files       how many files are made
+    Raises OverlayError (CANNOT_CREATE) when there is no room, or when that cannot be
+    found out, as the site has it.
+    """
+    mode = config["quota.check"]
+    if mode == "off":
+        return []
+    limits, failures = find_limits(directory, config, environ)
+    findings = _findings(limits, now_bytes, full_bytes, files)
+    if findings and findings[0].short and btrfs.settle(directory, config, environ):
+        limits, failures = find_limits(directory, config, environ)
+        findings = _findings(limits, now_bytes, full_bytes, files)
+    if mode == "refuse" and findings and findings[0].short:
+        raise OverlayError(
+            f"there is no room for the overlay in {quote(directory)}: {findings[0].words}",
+            status=CANNOT_CREATE,
+            hint=_hint(findings[0], limits, now_bytes < full_bytes, config),
+        )
+    if mode == "refuse" and failures and config["quota.on_failure"] == "refuse":
+        raise OverlayError(
+            f"whether there is room for the overlay in {quote(directory)} is not known:"
+            f" {failures[0]}",
+            status=CANNOT_CREATE,
+            hint="try again later, or choose another directory with -o",
+        )
+    return [finding.words for finding in findings] + [
+        f"the quota could not be checked: {words}" for words in failures
+    ]
+
+
+class _Finding:
+    """What one quota means for the new overlay.
+
+    short  how much of it is missing, so that nothing can be made; 0 for a warning
+    words  the sentence with the numbers
+    files  whether it is about files
+    """
+
+    def __init__(self, short, words, files):
+        self.short = short
+        self.words = words
+        self.files = files
+
+
+def _findings(found, now_bytes, full_bytes, files):
+    """Return what is short, the most so first, and what will be when the overlay is full."""
+    findings = []
+    for limits in found:
+        blocks = (limits.used_bytes, limits.soft_bytes, limits.hard_bytes, now_bytes, full_bytes)
+        counts = (limits.used_files, limits.soft_files, limits.hard_files, files, files)
+        findings.append(_finding(limits, *blocks, False))
+        findings.append(_finding(limits, *counts, True))
+    findings = [finding for finding in findings if finding]
+    return sorted(findings, key=lambda finding: (finding.short, not finding.files), reverse=True)
+
+
+def _finding(limits, used, soft, hard, now, full, files):
+    """Return the _Finding for one side of Limits, or None when there is room."""
+    if used is None or not (soft or hard):
+        return None
+    form = size.format_files if files else size.format_size
+    if hard and used + now > hard:
+        short, limit, needed = used + now - hard, hard, now
+        words = f"{limits.name} is short by {form(short)}"
+    elif soft and used + now > soft:
+        short, limit, needed = 0, soft, now
+        words = f"with the overlay, {limits.name} is over its soft limit"
+    elif used + full > min(soft or hard, hard or soft):
+        short, limit, needed = 0, min(soft or hard, hard or soft), full
+        words = f"when the overlay fills, {limits.name} has not enough room for all of it"
+    else:
+        return None
+    form = size.format_count if files else size.format_size
+    if limits.kind == "space":
+        numbers = f"free {form(limit - used)}"
+    else:
+        numbers = f"used {form(used)}, limit {form(limit)}"
+    return _Finding(short, f"{words} ({numbers}, needed {form(needed)})", files)
+
+
+def _hint(finding, limits, sparse, config):
+    """Return what the user can do about a quota that is short."""
+    ways = []
+    if not finding.files:
+        fits = min(
+            each.hard_bytes - each.used_bytes
+            for each in limits
+            if each.hard_bytes and each.used_bytes is not None
+        )
+        fits = (fits - _SPARE) // size.MIB
+        if sparse:
+            ways.append("choose a smaller size with -s: its journal and tables take the room")
+        elif fits > 0:
+            way = f"choose a smaller size (-s {fits} fits)"
+            if fits > _SPARSE:
+                way += (
+                    ", or add --sparse: then room is taken only as the overlay fills, and a"
+                    " session can run into the limit"
+                )
+            ways.append(way)
+    ways.append(
+        config["quota.hint"] or "remove what you do not need, or choose another directory with -o"
+    )
+    return "; ".join(ways)
+
+
+def find_limits(directory, config, environ):
+    """Return (list of Limits, list of words about what could not be found out).
+
+    The free space of the file system is among the Limits. Programs take [quota] timeout
+    seconds at most, all together.
+    """
+    place = Place(directory, environ, config["quota.timeout"])
+    found, failures = [], []
+    try:
+        answer = command.limits(place, config["quota.command"])
+        if answer is None:
+            source = kernel.limits if place.mount.is_local else _none
+            answer = _SOURCES.get(place.mount.type, source)(place)
+        for limits in answer:  # one by one: what is known before a source fails stays
+            found.append(limits)
+    except Unknown as unknown:
+        failures.append(str(unknown))
+    except OSError as error:
+        failures.append(f"{place.mount.type}: {reason(error)}")
+    found += space.limits(place, any(limits.kind in ("project", "tree") for limits in found))
+    return [limits for limits in found if not limits.is_empty], failures
+
+
+def _none(_place):
+    return []
+
+
+_SOURCES = {
+    "btrfs": btrfs.limits,
+    "ceph": ceph.limits,
+    "fuse.ceph": ceph.limits,
+    "fuse.ceph-fuse": ceph.limits,
+    "lustre": lustre.limits,
+    "nfs": nfs.limits,
+    "nfs4": nfs.limits,
+}

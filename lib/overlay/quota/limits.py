@@ -1,0 +1,145 @@
+"""Limits, in bytes and in numbers of files, and the Place that a source is asked about."""
+
+import fcntl
+import os
+import stat
+import struct
+import time
+
+from overlay.errors import OverlayError, quote
+from overlay.host import mounts, process
+from overlay.host.names import group_name
+
+
+class Limits:
+    """One quota: what is used, and how far it goes. None is unlimited, or not known.
+
+    kind    user, group, project, or tree (a directory, a subvolume, a file set)
+    name    how a message calls it
+    source  what said so
+    """
+
+    __slots__ = (
+        "hard_bytes",
+        "hard_files",
+        "kind",
+        "name",
+        "soft_bytes",
+        "soft_files",
+        "source",
+        "used_bytes",
+        "used_files",
+    )
+
+    def __init__(self, kind, source, name, blocks, files):
+        """Take (used, soft, hard) of bytes and of files; a limit of 0 is none."""
+        self.kind = kind
+        self.source = source
+        self.name = name
+        self.used_bytes, self.soft_bytes, self.hard_bytes = _without_zeros(*blocks)
+        self.used_files, self.soft_files, self.hard_files = _without_zeros(*files)
+
+    def __repr__(self):
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"Limits({values})"
+
+    @property
+    def left_bytes(self):
+        """How many bytes may still come; None without a limit, or when it is not known."""
+        limit = self.soft_bytes or self.hard_bytes
+        if limit is None or self.used_bytes is None:
+            return None
+        return max(0, limit - self.used_bytes)
+
+    @property
+    def left_files(self):
+        """How many files may still come; None without a limit, or when it is not known."""
+        limit = self.soft_files or self.hard_files
+        if limit is None or self.used_files is None:
+            return None
+        return max(0, limit - self.used_files)
+
+    @property
+    def is_empty(self):
+        """Whether it limits nothing."""
+        limits = (self.soft_bytes, self.hard_bytes, self.soft_files, self.hard_files)
+        return not any(limits)
+
+
+def _without_zeros(used, soft, hard):
+    return used, soft or None, hard or None
+
+
+class Unknown(Exception):
+    """A source did not answer, or not as it is known to; the words say how."""
+
+
+class Place:
+    """Where an overlay is to be, and who will own it there: what the sources ask about.
+
+    group    the gid that new files get in this directory
+    project  its project ID, 0 for none
+    """
+
+    def __init__(self, directory, environ, seconds):
+        self.directory = os.path.realpath(directory)
+        self.environ = environ
+        self.user = os.geteuid()
+        self._deadline = time.monotonic() + seconds
+        self._seconds = seconds
+        # O_PATH where the directory may be written, but not listed.
+        listed = os.O_RDONLY if os.access(self.directory, os.R_OK) else os.O_PATH
+        descriptor = os.open(self.directory, listed | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.mount = mounts.find(descriptor) or mounts.Mount("unknown", "/", "none")
+            status = os.fstat(descriptor)
+            self.project = _project(descriptor)
+        finally:
+            os.close(descriptor)
+        self.group = status.st_gid if status.st_mode & stat.S_ISGID else os.getegid()
+
+    def ask(self, words):
+        """Run a program in the time that is left; return its Result. Raises Unknown."""
+        left = self._deadline - time.monotonic()
+        name = os.path.basename(words[0])
+        try:
+            if left <= 0:
+                raise TimeoutError
+            return process.ask(words, self.environ, left)
+        except TimeoutError:
+            raise Unknown(f"{name} gave no answer within {self._seconds:g} s") from None
+        except OverlayError as error:
+            raise Unknown(error.what) from None
+
+
+def _project(descriptor):
+    """Return the project ID that files made in a directory get, or 0.
+
+    ioctl_xfs_fsgetxattr(2): five 32-bit numbers, first the flags, fourth the project;
+    ext4, f2fs and Lustre answer it too. 0x200: files in this directory inherit it.
+    """
+    try:
+        answer = fcntl.ioctl(descriptor, 0x801C581F, bytes(28))
+    except OSError:
+        return 0
+    flags, _extent, _count, project, _copy = struct.unpack_from("=5I", answer)
+    return project if flags & 0x200 else 0
+
+
+def owner_names(place):
+    """Return the names of the quotas of a user, a group and a project in messages."""
+    where = quote(place.mount.point)
+    return {
+        "user": f"your quota on {where}",
+        "group": f"the quota of group {group_name(place.group)} on {where}",
+        "project": f"the quota of project {place.project} on {where}",
+    }
+
+
+def failure(program, result):
+    """Return why a program's answer cannot be used."""
+    lines = (result.errors.strip() or result.output.strip()).splitlines()
+    name = os.path.basename(program)
+    if not lines:
+        return f"{name} ended with {result.status}"
+    return lines[-1] if lines[-1].startswith(name) else f"{name}: {lines[-1]}"

@@ -1,0 +1,1 @@
+"""What stands between what is done and somebody's data."""

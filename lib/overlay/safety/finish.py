@@ -1,0 +1,138 @@
+"""After a writable session: is what was written really there?
+
+The engine unmounts in a hurry: a second after the end it asks the server of the image to
+end, two seconds later it kills it, and reports success either way.
+"""
+
+import time
+
+from overlay.errors import DATA_LOST, OverlayError, quote
+from overlay.host import holders
+from overlay.image import ext3, lock, record
+from overlay.safety.tidy import tidy
+from overlay.safety.use import end_servers
+from overlay.size import format_size
+
+_ENGINE_FAILED = 255  # what Apptainer itself ends with when it fails in order
+_END_WAIT = 1  # seconds after which a server that has not begun to end is asked to
+_FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
+
+
+def finish(facts, status, *, token, environ, output, program):
+    """Look at the image after its session and return the exit status for the user.
+
+    facts   of the session; the first of its images was written, and we still hold its lock
+    status  how the engine ended, negative for a signal
+    token   what tells the processes of the session
+    output  to print warnings
+    A status of 0 becomes DATA_LOST for run-overlay when what was written may be lost.
+    """
+    image = facts.images[0]
+    descriptor, path = image.descriptor, quote(image.path)
+    lost = False
+    _tell_of_the_left_behind(path, token, output)
+    try:
+        if _end_abandoned(image, output) and status >= 0:
+            status = _ENGINE_FAILED
+    except OverlayError as error:
+        output.error(error)
+    if not _wait_for_servers(descriptor, path, output):
+        output.notice(f"{path} is still being written after the session has ended", "warning")
+        return DATA_LOST if status == 0 and program == "run-overlay" else status
+    try:
+        image.superblock = superblock = ext3.read_superblock(descriptor)
+        if not superblock.is_clean:
+            lost = True
+            output.notice(
+                f"{path} was not closed properly: the last writes of this session may be lost",
+                "warning",
+            )
+            for line in _repair(image, environ).split("\n"):
+                output.notice(f"{path}: {line.strip()}", "warning")
+        elif not facts.launchers and superblock.available_bytes < superblock.block_size * 16:
+            lost = True
+            output.notice(
+                f"{path} is full ({format_size(superblock.available_bytes)} left): what was"
+                f" written last may be lost; for more room: resize-overlay {path} -s +SIZE",
+                "warning",
+            )
+        if not lost:
+            removed = tidy(image, facts.base, facts.images[1:], environ)
+            if not ext3.read_superblock(descriptor).is_clean:
+                _repair(image, environ)  # removing them was cut short
+            if removed:
+                output.notice(f"{path}: {removed} needless deletion markers removed", "detail")
+    except (ext3.FormatError, OSError) as error:
+        lost = True
+        output.notice(f"{path} is damaged: {error}", "warning")
+    except OverlayError as error:
+        lost = True
+        output.error(error)
+    record.end(descriptor)
+    return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
+
+
+def _tell_of_the_left_behind(path, token, output):
+    """Warn of processes in the background that outlived the commands.
+
+    The engine takes the overlay away from them a second after the commands end. To hold
+    it open for them is not ours to do, and a process namespace, which would end them at
+    once, breaks what MPI ranks on a node share.
+    """
+    processes = holders.of_session(token)
+    if processes:
+        names = ", ".join(f"{quote(process.command)} ({process.pid})" for process in processes[:5])
+        output.notice(
+            f"still running when the commands ended: {names}; what they write to {path} is lost."
+            " End the commands with `wait`",
+            "warning",
+        )
+
+
+def _end_abandoned(image, output):
+    """End the servers of an engine that failed before it could; return whether there were any.
+
+    Apptainer can fail so when it is told to end while it starts. Its own end is another: it
+    unmounts, and a server that still writes then is waited for.
+    """
+    patience = time.monotonic() + _END_WAIT
+    while time.monotonic() < patience:
+        if not lock.engine_holds(image.descriptor):
+            return False
+        time.sleep(0.02)
+    processes, left_behind = holders.users(image.identity)
+    if not left_behind or not any(map(holders.serves, processes)):
+        return False
+    servers = end_servers(image, processes)
+    output.notice(
+        f"{quote(image.path)}: the engine failed, and what it left behind was ended"
+        f" ({', '.join(f'{server.name} {server.pid}' for server in servers)})",
+        "warning",
+    )
+    return True
+
+
+def _wait_for_servers(descriptor, path, output):
+    """Wait until the engine's lock is free; return whether it is."""
+    start = time.monotonic()
+    said = False
+    while lock.engine_holds(descriptor):
+        waited = time.monotonic() - start
+        if waited >= _FLUSH_WAIT:
+            return False
+        if waited > 2 and not said:
+            output.notice(f"waiting until {path} is written")
+            said = True
+        time.sleep(0.02)
+    return True
+
+
+def _repair(image, environ):
+    """Repair an image that the engine left unclean; return what was done, in words."""
+    try:
+        lock.take_engine(image.descriptor)
+    except lock.Busy:
+        return "another session has begun to use it"
+    from overlay.safety import repair  # not needed where all is well
+
+    return repair.check(image.path, image.descriptor, environ)

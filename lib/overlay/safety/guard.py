@@ -1,0 +1,276 @@
+"""What stands between a session and somebody else's data: locks, and a look at the state.
+
+acquire() is called between asking and launching. When all is well it costs a few system
+calls; a second process is started only to repair an image that a killed session left.
+"""
+
+import errno
+import fcntl
+import os
+import time
+
+from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.host import holders, mounts, process
+from overlay.image import ext3, lock, record
+from overlay.image import image as images
+from overlay.image.layout import check_locked_layout
+from overlay.safety.use import END_WAIT, in_use
+
+_REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
+_DRAIN_WAIT = 10  # seconds that a repair waits for those who wait for it to let go
+
+
+class _Replaced(Exception):
+    """The path leads to another file than before."""
+
+
+def acquire(found, writable, *, config, environ, wait=None, notice=None, session=True):
+    """Lock the overlays of a session and see that they are whole.
+
+    found     Images in the order of the layers; a replaced or repaired one is read anew
+    writable  whether the first is to be written
+    wait      seconds to wait for overlays in use; None not at all, infinity for ever
+    notice    called with a line for the user
+    session   whether it is for a session, which could wait for others
+    The locks hold until the descriptors are closed, by exec's inheritance beyond this
+    program. Raises OverlayError: IN_USE, DAMAGED, NOT_ALLOWED.
+    """
+    deadline = None if wait is None else time.monotonic() + wait
+    said = False
+    while True:
+        try:
+            for number, image in enumerate(found):
+                _acquire_one(image, writable and number == 0, config, environ, notice)
+            return
+        except lock.Busy as busy:
+            # All are let go while we wait: two sessions that hold what the other wants
+            # would wait for ever.
+            for image in found:
+                _release(image)
+            if deadline is None or time.monotonic() >= deadline:
+                # What is left of a killed session is soon ended, and no reason to fail.
+                if not holders.being_ended(busy.image.identity):
+                    raise in_use(busy.image, busy, environ if session else None) from None
+            elif notice and not said:
+                notice(f"waiting for {quote(busy.image.path)}: it is in use")
+                said = True
+            time.sleep(lock.POLL)
+
+
+def _acquire_one(image, write, config, environ, notice):
+    """Lock one image and look at its state. Raises lock.Busy with .image set."""
+    repaired_by_others, asked_again = time.monotonic() + _REPAIR_WAIT, False
+    while True:
+        try:
+            _lock(image, write)
+            if not (image.superblock is None or image.superblock.is_clean):
+                _release(image)
+                if _repair(image, config, environ, notice):
+                    continue
+                # not clean, but seen to be safe to read; locked again
+            check_locked_layout(image)
+            return
+        except _Replaced:
+            image.reopen(write)
+        except lock.Busy as busy:
+            # Somebody repairs it: that is soon over, and no reason to fail. He may have ended
+            # between the two questions, so the first is asked once more.
+            repairing = lock.repairing(image.descriptor)
+            if (repairing or not asked_again) and time.monotonic() < repaired_by_others:
+                asked_again = not repairing
+                time.sleep(lock.POLL if repairing else 0)
+                continue
+            busy.image = image
+            raise
+
+
+def _lock(image, write):
+    """Take our lock, see that the engine's is free and the path still leads here."""
+    if image.kind == "squashfs":
+        return  # never changed in place
+    if image.kind == "directory":
+        _lock_directory(image, write)
+        return
+    lock.take(image.descriptor, write=write)
+    holder = lock.holder(image.descriptor, write=write)
+    if holder:
+        lock.release(image.descriptor)
+        raise lock.Busy(holder == "writer")
+    _check_replaced(image)
+    try:
+        image.superblock = images.read_superblock(image.path, image.descriptor)
+    except (ext3.FormatError, OSError) as error:
+        raise OverlayError(f"{quote(image.path)} is damaged: {error}", status=DAMAGED) from None
+
+
+def _lock_directory(image, write):
+    """Lock a directory; only flock(2) can, and not on every shared file system."""
+    try:
+        fcntl.flock(image.descriptor, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise lock.Busy(True) from None
+    _check_replaced(image)
+
+
+def _check_replaced(image):
+    try:
+        status = os.stat(image.path)
+    except OSError:
+        raise _Replaced from None
+    if (status.st_dev, status.st_ino) != image.identity:
+        raise _Replaced
+
+
+def _release(image):
+    """Let go of an image."""
+    try:
+        if image.kind == "ext3":
+            lock.release(image.descriptor)
+        elif image.kind == "directory":
+            fcntl.flock(image.descriptor, fcntl.LOCK_UN)
+    except OSError:
+        pass  # there was no lock
+
+
+def wait_for_end(image):
+    """Wait while what is left of a killed session is ended, or its engine just ends."""
+    deadline = time.monotonic() + END_WAIT
+    while time.monotonic() < deadline:
+        if not holders.being_ended(image.identity):
+            processes, left_behind = holders.users(image.identity)
+            if left_behind or not processes or not all(one.is_server for one in processes):
+                return
+        time.sleep(0.02)
+
+
+def _repair(image, config, environ, notice):
+    """Repair an image that is not clean. Returns False when it may be read as it is.
+
+    One of many sessions that start at once repairs, the others see Busy and wait.
+    """
+    from overlay.safety import repair  # not needed where all is clean
+
+    path = quote(image.path)
+    try:
+        descriptor = os.open(image.path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return _read_as_it_is(image, environ, notice)
+    try:
+        if not lock.take_repair(descriptor):
+            raise lock.Busy(True)
+        check_may_repair(image, config)
+        _take_all_of_it(descriptor)
+        superblock = images.read_superblock(image.path, descriptor)
+        if superblock.is_clean:
+            return True  # repaired by another session just before
+        if notice:
+            notice(f"{path} was left unclean by the session before: checking it")
+        summary = repair.check(image.path, descriptor, environ)
+        for line in summary.split("\n") if notice else ():
+            notice(f"{path}: {line.strip()}")
+    except ext3.FormatError as error:
+        raise OverlayError(f"{path} is damaged: {error}", status=DAMAGED) from None
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _take_all_of_it(descriptor):
+    """Lock an image whole, against sessions of ours and of the plain engine."""
+    deadline = time.monotonic() + _DRAIN_WAIT
+    while True:
+        try:
+            lock.take(descriptor, write=True)
+            lock.take_engine(descriptor)
+            return
+        except lock.Busy:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(lock.POLL / 4)
+
+
+def check_may_repair(image, config):
+    """Refuse a repair while a session on another host could be at work unseen.
+
+    Raises OverlayError (IN_USE).
+    """
+    here = os.uname().nodename
+    last = record.read(image.descriptor)
+    if config["safety.trust_locks"] or last.get("host") == here:
+        return
+    mount = mounts.find(image.descriptor)
+    if mount and mount.is_local:
+        return
+    who = record.describe(last)
+    raise OverlayError(
+        f"{quote(image.path)} was left unclean by the session before"
+        + (f" ({who})" if who else "")
+        + ", and whether one on another host still uses it cannot be seen from here",
+        status=IN_USE,
+        hint="when you are sure that no session uses it anywhere:"
+        f" check-overlay --repair {quote(image.path)}",
+    )
+
+
+def _read_as_it_is(image, environ, notice):
+    """Return False when an unclean image that we cannot repair may be read all the same.
+
+    That is so when only its flag is wrong: e2fsck finds nothing, and no journal waits.
+    """
+    path = quote(image.path)
+    hint = f"ask its owner to type: check-overlay {path}"
+    superblock = image.superblock
+    needs_more = superblock.incompatible & ext3.RECOVER
+    if not needs_more and not superblock.read_only_compatible & ext3.DIR_NLINK:
+        from overlay.safety import repair  # not needed where all is clean
+
+        program = process.which("e2fsck", environ)
+        if program and repair.is_sound(program, image.descriptor, environ, sums=False):
+            lock.take(image.descriptor, write=False)
+            if notice:
+                notice(f"{path} was left unclean by its last session, but no damage was found")
+            return False
+    raise OverlayError(
+        f"{path} was left unclean by its last session, and it is not yours to repair",
+        status=NOT_ALLOWED,
+        hint=hint,
+    )
+
+
+def open_whole(path):
+    """Return an Image that the caller may write, locked against every session.
+
+    For commands that change an image itself. Raises OverlayError: IN_USE, NOT_ALLOWED, and
+    what images.look() raises.
+    """
+    image = images.look(path, write=True)
+    try:
+        if image.kind != "ext3":
+            raise OverlayError(
+                f"{quote(path)} is a {image.kind}, and this works on ext3 images only",
+                status=DAMAGED,
+            )
+        if not image.writable:
+            raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
+        try:
+            lock.take(image.descriptor, write=True)
+            lock.take_engine(image.descriptor)
+        except lock.Busy as busy:
+            if holders.being_ended(image.identity):
+                wait_for_end(image)
+                raise _Replaced from None
+            raise in_use(image, busy) from None
+        _check_replaced(image)
+        image.superblock = images.read_superblock(image.path, image.descriptor)
+        return image
+    except _Replaced:
+        image.close()
+        return open_whole(path)
+    except (ext3.FormatError, OSError) as error:
+        image.close()
+        words = reason(error) if isinstance(error, OSError) else error
+        raise OverlayError(f"{quote(path)} is damaged: {words}", status=DAMAGED) from None
+    except BaseException:
+        image.close()
+        raise

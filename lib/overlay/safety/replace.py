@@ -1,0 +1,497 @@
+"""New files in the place of old ones, so that at every moment the old or the new is whole.
+
+What we write is called .overlay-partial.HOST.PID-RANDOM beside its place, locked and for
+nobody else, until it is checked; then it takes its name in one step. A killed run leaves at
+most that, and the next run of a command that writes in the same directory removes it.
+
+Others may be allowed to write in that directory, and so to exchange names under our feet.
+So the directory is opened once, the file is known by its descriptor, and nothing counts as
+done before its new name is seen to lead to that.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import time
+
+from overlay import size
+from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote
+from overlay.host import permissions, private, process
+from overlay.image import ext3, lock
+from overlay.image import image as images
+from overlay.image.partial import PARTIAL, is_partial, partial_name
+from overlay.safety.use import in_use
+
+_DAY = 86400  # seconds
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_RENAME_EXCHANGE = 2  # of renameat2(2)
+
+_WAYS_OUT = (
+    "choose a smaller size, make room, or add --sparse to take blocks only as they are written"
+)
+_BLOCK = 1 << 20  # bytes that are copied at a time
+
+
+def place(path):
+    """Return the path, links followed, that a file gets which is written as path.
+
+    Raises OverlayError (CANNOT_CREATE) for a link of somebody else's or that leads nowhere:
+    who has made it would say where our file goes; and OSError.
+    """
+    directory, base = os.path.split(os.path.abspath(path))
+    whole = os.path.join(os.path.realpath(directory), base)
+    if not os.path.islink(whole):
+        return whole
+    target = os.path.realpath(whole)
+    why = None
+    if os.lstat(whole).st_uid not in (os.geteuid(), 0):
+        why = "which somebody else has made"
+    elif not os.path.exists(target):
+        why = "which does not exist"
+    if why:
+        raise OverlayError(
+            f"{quote(path)} exists already: it is a link to {quote(os.readlink(whole))}, {why}",
+            status=CANNOT_CREATE,
+            hint="choose another name with -o",
+        )
+    return target
+
+
+class Unfinished:
+    """A new file that has not got its name yet.
+
+    path        the name that it is to get, absolute, its directory's links followed
+    name        its name until then
+    descriptor  open for reading and writing, with our lock on it
+    """
+
+    def __init__(self, path):
+        parent, self._base = os.path.split(path)
+        self.path = path
+        self._name = f"{partial_name('', os.uname().nodename, os.getpid())}-{os.urandom(8).hex()}"
+        self.name = os.path.join(parent, self._name)
+        self._directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self.descriptor = new_file(self._name, self._directory)
+        except BaseException:
+            os.close(self._directory)
+            raise
+
+    def close(self):
+        """Close it; it is removed unless it has got another name."""
+        if self._is_at(self._name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._directory)
+        os.close(self.descriptor)
+        os.close(self._directory)
+
+    def mode(self):
+        """Return the mode that an ordinary new file gets beside it."""
+        return permissions.of_new_file(f"/proc/self/fd/{self._directory}")
+
+    def into_place(self, *, mode=None, made_of=()):
+        """Sync the finished file and give it its name, never that of another file.
+
+        mode     None: as ordinary new files have
+        made_of  permissions.Access of files: nobody may read it who may not read them
+        Raises OverlayError (CANNOT_CREATE) when something has that name or the file is not
+        what we wrote, and OSError.
+        """
+        if mode is None:
+            mode = self.mode()
+        os.fchmod(self.descriptor, mode & permissions.most(made_of, self.descriptor))
+        self._settle()
+        try:
+            link(self.descriptor, self._base, self._directory)
+            return
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise self._exchanged() from None
+            if error.errno not in (errno.EEXIST, *NO_LINKS):
+                raise
+        # Some file systems have no hard links: look, then rename.
+        if _exists(self._base, self._directory):
+            raise OverlayError(
+                f"{quote(self.path)} exists already",
+                status=CANNOT_CREATE,
+                hint="choose another name with -o",
+            )
+        self._rename()
+
+    def over(self, old, *, mode=None, made_of=()):
+        """Sync the finished file and put it in the place of another, with its attributes.
+
+        old      an open descriptor of that
+        mode     another mode than the old file's
+        made_of  permissions.Access of other files that it was made of
+        Raises OverlayError (CANNOT_CREATE) when another file is there, or the new one is not
+        what we wrote; and OSError.
+        """
+        keep_attributes(old, self.descriptor, mode=mode, made_of=made_of)
+        self._settle()
+        if not (self._is_at(self._name) and self._is_at(self._base, old)):
+            raise self._exchanged()
+        try:
+            self._exchange()
+        except (ImportError, AttributeError):  # no ctypes, or an old libc
+            self._rename()
+            return
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise self._exchanged() from None
+            if error.errno not in _NO_EXCHANGE:
+                raise
+            self._rename()
+            return
+        if not (self._is_at(self._base) and self._is_at(self._name, old)):
+            with contextlib.suppress(FileNotFoundError):  # one of them is gone
+                self._exchange()
+            raise self._exchanged()
+        os.unlink(self._name, dir_fd=self._directory)
+
+    def _is_at(self, name, descriptor=None):
+        """Return whether a name beside it is its own, or that of another open file."""
+        return _leads_to(name, self._directory, descriptor or self.descriptor)
+
+    def _settle(self):
+        os.fsync(self.descriptor)
+        lock.release(self.descriptor)
+
+    def _rename(self):
+        """Give it its name where the file system knows no better way.
+
+        What is left: a name that is exchanged between the look and the call. It is said, but
+        what had that name before is gone.
+        """
+        if not self._is_at(self._name):
+            raise self._exchanged()
+        os.rename(self._name, self._base, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        if not self._is_at(self._base):
+            raise self._exchanged()
+
+    def _exchange(self):
+        """Exchange its name and the one that it is to get: nothing is lost, and it can be undone.
+
+        Raises OSError; ImportError or AttributeError where the call cannot be made.
+        """
+        import ctypes  # for this alone
+
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        names = [os.fsencode(name) for name in (self._name, self._base)]
+        if renameat2(self._directory, names[0], self._directory, names[1], _RENAME_EXCHANGE):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def _exchanged(self):
+        directory = quote(os.path.dirname(self.path))
+        return OverlayError(
+            f"cannot write {quote(self.path)}: somebody has changed names in {directory} meanwhile",
+            status=CANNOT_CREATE,
+            hint=f"see who may write there: ls -ld {directory}; do it in a directory of your own",
+        )
+
+
+def new_file(name, directory=None):
+    """Return the descriptor of a new empty file that nobody else can open.
+
+    directory  an open descriptor of where it is, None for the current one
+    Raises OSError, FileExistsError for a link too.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o600, dir_fd=directory)
+
+
+def link(descriptor, name, directory):
+    """Give an open file another name in an open directory, whatever its first one leads to now.
+
+    Raises OSError: FileExistsError for a link too, one of NO_LINKS where there are no hard
+    links, FileNotFoundError when it has no name any more.
+    """
+    os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory)
+
+
+def _exists(name, directory):
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def _leads_to(name, directory, descriptor):
+    """Return whether a name in an open directory is that of an open file."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
+@contextlib.contextmanager
+def unfinished(path, bytes_=0):
+    """Give an Unfinished file of a size that is going to be path.
+
+    At the end of the context it is closed, and removed unless it has got its name. Raises
+    OverlayError (CANNOT_CREATE) for a size that the file system does not take, and OSError.
+    """
+    new = Unfinished(path)
+    try:
+        lock.take(new.descriptor, write=True)
+        try:
+            os.truncate(new.descriptor, bytes_)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            raise OverlayError(
+                f"the file system here takes no file of {size.format_size(bytes_)}",
+                status=CANNOT_CREATE,
+                hint="choose a smaller size, or another place with -o",
+            ) from None
+        yield new
+    finally:
+        new.close()
+
+
+def copy(path, source, target, environ, *, sound=False):
+    """Copy an image into an empty file, holes left out.
+
+    path            of the image, for messages
+    source, target  open descriptors of the image and of the file
+    sound           whether e2fsck has just found it sound: then only the blocks in use are read
+    Raises OverlayError (CANNOT_CREATE), also when there is no room for it.
+    """
+    needed = os.fstat(source).st_blocks * 512
+    if sound:
+        needed = min(needed, ext3.read_superblock(source).used_bytes)
+    room = os.fstatvfs(target)
+    free = room.f_bavail * room.f_frsize
+    if needed > free:
+        raise OverlayError(
+            f"a copy of {quote(path)} is needed: {size.format_size(needed)}, and"
+            f" {size.format_size(free)} are free",
+            status=CANNOT_CREATE,
+            hint="make room there, or do it to a copy where there is room",
+        )
+    if sound:
+        words = [process.need("e2image", "e2fsprogs", environ), "-ra", source, target]
+    else:
+        program = process.need("cp", "coreutils", environ)
+        words = [program, "--reflink=auto", "--sparse=always", "--", source, target]
+    result = process.run(words, environ)
+    if result.status:
+        why = result.errors.strip().rpartition(": ")[2]
+        raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
+
+
+def check_names(path, status):
+    """Refuse to replace a file that has other names: they would go on with the old one.
+
+    Raises OverlayError (CANNOT_CREATE).
+    """
+    if status.st_nlink > 1:
+        raise OverlayError(
+            f"{quote(path)} has {status.st_nlink - 1} other name"
+            f"{'s' if status.st_nlink > 2 else ''} (hard links), which would keep what is in it"
+            " now",
+            status=CANNOT_CREATE,
+            hint=f"see which: find DIRECTORY -samefile {quote(path)}; make symbolic links of them",
+        )
+
+
+def keep_attributes(old, new, *, mode=None, made_of=()):
+    """Give a new file the owner, mode, ACL and extended attributes of the one it replaces.
+
+    old, new  open descriptors. What the caller may not set is left as it is.
+    mode      another mode than the old file's
+    made_of   permissions.Access of other files that it was made of: nobody may read it who
+              may not read them
+    """
+    status = os.fstat(old)
+    for names in ((status.st_uid, status.st_gid), (-1, status.st_gid)):
+        try:
+            os.fchown(new, *names)
+            break
+        except PermissionError:
+            continue
+    permissions.take_list(old, new)
+    if mode is None:
+        mode = status.st_mode & permissions.most((permissions.Access(old), *made_of), new)
+    os.fchmod(new, stat.S_IMODE(mode))
+    try:
+        names = os.listxattr(old)
+    except OSError:
+        return
+    for name in names:
+        if name.startswith("user.overlay.") or permissions.is_list(name):
+            continue  # what we noted about the old content
+        if name.startswith("system.") and made_of:
+            continue  # another kind of list could give it to more
+        try:
+            os.setxattr(new, name, os.getxattr(old, name))
+        except OSError:
+            continue
+
+
+def remove_stale(directory, scratch):
+    """Remove what killed runs left in a directory and, unless it is None, in scratch.
+
+    A partial image is stale when nobody holds its lock, and its process was one of this
+    host or it is older than a day: locks alone may not reach from node to node.
+    """
+    here = os.uname().nodename
+    try:
+        place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        place = None
+    if place is not None:
+        try:
+            for name in filter(is_partial, os.listdir(place)):
+                with contextlib.suppress(OSError, lock.Busy):
+                    _remove_if_stale(name, place, here)
+        finally:
+            os.close(place)
+    if scratch is not None:
+        private.remove_stale(scratch, here)
+
+
+def _remove_if_stale(name, directory, here):
+    """Remove an unfinished file of ours that nobody writes any more. Raises OSError, Busy.
+
+    Others may have made what has such a name: a FIFO is not waited for, a link not followed,
+    a device not opened.
+    """
+    host, _dot, rest = name[len(PARTIAL) :].rpartition(".")
+    pid = rest.partition("-")[0]
+    if not _is_our_file(os.stat(name, dir_fd=directory, follow_symlinks=False)):
+        return
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=directory)
+    try:
+        status = os.fstat(descriptor)
+        age = time.time() - status.st_mtime
+        if not _is_our_file(status) or not ((host == here and not _alive(pid)) or age > _DAY):
+            return
+        lock.take(descriptor, write=True)
+        if _leads_to(name, directory, descriptor):
+            os.unlink(name, dir_fd=directory)
+    finally:
+        os.close(descriptor)
+
+
+def _is_our_file(status):
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _alive(pid):
+    """Return whether a process with this number, a string, exists on this host."""
+    return os.path.exists(f"/proc/{pid}") if pid.isdecimal() else True
+
+
+def replaceable(path):
+    """Return the overlay at a path that --force is to replace, locked until it is closed.
+
+    Raises OverlayError: DAMAGED for what is no overlay, IN_USE, CANNOT_CREATE.
+    """
+    try:
+        existing = images.look(path, write=True)
+    except OverlayError as error:
+        if error.status == DAMAGED:
+            error.what += "; --force replaces overlays only"
+            error.hint = f"if it is not needed: rm {quote(path)}"
+        raise
+    if existing.kind == "directory" or not existing.writable and existing.kind == "ext3":
+        raise OverlayError(
+            f"{quote(path)} cannot be replaced: "
+            + ("it is a directory" if existing.kind == "directory" else "you may not write it"),
+            status=CANNOT_CREATE,
+        )
+    check_names(path, existing.status)
+    try:
+        if existing.kind == "ext3":
+            lock.take(existing.descriptor, write=True)
+            lock.take_engine(existing.descriptor)
+        elif lock.holder(existing.descriptor, write=False):
+            raise lock.Busy(True)
+    except lock.Busy as busy:
+        raise in_use(existing, busy) from None
+    return existing
+
+
+def cannot(path, why, hint=None, task="create"):
+    """Return the error for an image that cannot be made, or changed."""
+    return OverlayError(
+        f"cannot {task} {quote(path)}: {why}; nothing was changed",
+        status=CANNOT_CREATE,
+        hint=hint,
+    )
+
+
+def reserve(path, descriptor, bytes_, environ, notice, task="create"):
+    """Allocate all blocks of an image, or say that they stay holes.
+
+    path     its name for messages
+    bytes_   how long it is
+    notice   called with a line when the file system cannot; None to say nothing
+    task     what cannot be done then, a verb
+    Raises OverlayError (CANNOT_CREATE) when there is no room for them; asked first, because
+    fallocate would take all that there is before it fails, and other jobs write here too.
+    """
+    room = os.statvfs(descriptor)
+    free = room.f_bavail * room.f_frsize
+    needed = bytes_ - os.fstat(descriptor).st_blocks * 512
+    words = "there is no room" if needed > free else None
+    if words is None:
+        program = process.need("fallocate", "util-linux", environ)
+        result = process.run([program, "-l", str(bytes_), descriptor], environ)
+        if not result.status:
+            return
+        words = result.errors.strip().rpartition(": ")[2]
+    if "not supported" in words:
+        if notice:
+            notice(
+                "this file system cannot reserve blocks: the overlay is sparse, and can run into"
+                " a full disk or quota while it is written"
+            )
+        return
+    raise cannot(
+        path,
+        f"{words} ({size.format_size(needed)} are needed, {size.format_size(free)} are free)",
+        _WAYS_OUT if task == "create" else "make room there first",
+        task,
+    )
+
+
+def copy_sparse(source, target):
+    """Copy an open file to an empty one, holes and zeros as holes; return the bytes written.
+
+    Raises OSError, also when the source ends before its size.
+    """
+    whole = os.fstat(source).st_size
+    os.truncate(target, whole)
+    block, zeros, written, place = memoryview(bytearray(_BLOCK)), bytes(_BLOCK), 0, 0
+    end = 0  # of the data at place
+    while place < whole:
+        if place >= end:
+            try:
+                place = os.lseek(source, place, os.SEEK_DATA)
+                end = os.lseek(source, place, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    break  # a hole up to the end
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                end = whole
+        count = os.preadv(source, [block[: min(_BLOCK, end - place)]], place)
+        if count == 0:
+            raise OSError(errno.EIO, "it became shorter while it was copied")
+        data, done = block[:count], 0
+        if data != zeros[:count]:
+            while done < count:
+                done += os.pwrite(target, data[done:], place + done)
+            written += count
+        place += count
+    if os.fstat(target).st_size != whole:
+        raise OSError(errno.EIO, "the copy has not the size of the original")
+    return written

@@ -1,0 +1,265 @@
+"""What a repair that answers every question with yes would lose, and what it has lost.
+
+fuse2fs writes the pointer to an indirect block into an inode before the block itself. After
+a kill in between, what stands there by chance is read as numbers of blocks, and e2fsck(8)
+clears an inode with more than eleven that cannot be: the whole file, although only what was
+appended last is missing.
+
+A rename over a file takes several steps there, and a file can be left with a name in the
+directory work/work only, which fuse-overlayfs empties at the next mount.
+"""
+
+import os
+import re
+import struct
+
+from overlay.errors import quote
+from overlay.host import process
+from overlay.image import ext3
+from overlay.size import format_files, format_size
+
+_CLEARED = re.compile(r"Too many illegal blocks in inode (\d+)\.")
+_FIRST_INDIRECT = 12  # of the pointers in an inode; the next two are of more levels
+_KEPT = ".before-repair"
+_PLAIN = re.compile(rb"[\w.-]+\Z")  # names that debugfs(8) takes as they are
+
+
+def spare(program, descriptor, environ):
+    """Take from inodes that e2fsck would clear the pointers for which it would.
+
+    program     the path of e2fsck
+    descriptor  of an image that nobody uses, open for writing
+    The content before them stays. Raises OSError.
+    """
+    said = process.run([program, "-fn", descriptor], environ).output
+    for number in {int(found) for found in _CLEARED.findall(said)}:
+        try:
+            _spare(descriptor, number)
+        except ext3.FormatError:
+            continue  # the inode itself cannot be read, and nothing in it
+
+
+def _spare(descriptor, number):
+    reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+    place = reader.place(number) + 40 + 4 * _FIRST_INDIRECT
+    for depth, block in enumerate(reader.inode(number).blocks[_FIRST_INDIRECT:], 1):
+        if _is_chance(reader, block, depth):
+            os.pwrite(descriptor, bytes(4), place + 4 * (depth - 1))
+
+
+def _is_chance(reader, number, depth):
+    """Return whether an indirect block holds what stood there by chance.
+
+    In one that does not, the pointers that do not lead anywhere are taken out.
+    """
+    superblock = reader.superblock
+    if not number:
+        return False
+    try:
+        data = reader.block(number)
+    except ext3.FormatError:
+        return True
+    pointers = struct.unpack(f"<{len(data) // 4}I", data)
+    first, end = superblock.first_data_block, superblock.blocks_count
+    wrong = [index for index, one in enumerate(pointers) if one and not first <= one < end]
+    if 2 * len(wrong) > sum(map(bool, pointers)):
+        return True
+    if depth > 1:
+        wrong += [
+            index
+            for index, one in enumerate(pointers)
+            if first <= one < end and _is_chance(reader, one, depth - 1)
+        ]
+    for index in wrong:
+        os.pwrite(reader.descriptor, bytes(4), number * superblock.block_size + 4 * index)
+    return False
+
+
+def save_work(descriptor, environ):
+    """Move files that have names in work/work only to lost+found, as work-NUMBER.
+
+    descriptor  of an image that nobody uses, sound, open for writing; a copy of its tables does
+    Returns whether there were any. Raises OSError.
+    """
+    try:
+        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        work = reader.lookup(b"work/work")
+        only = _only_there(reader, work[1]) if work and work[1].is_directory else {}
+        has_place = reader.lookup(b"lost+found") is not None
+    except ext3.FormatError:
+        return False
+    if not only:
+        return False
+    if not has_place:
+        _debugfs(descriptor, ["mklost_found"], environ)
+    # debugfs leaves the number of links as it is: to give a name and to take one is to move.
+    given = {number: f"work-{number}" for number in only}
+    before = lost_and_found(descriptor)
+    lines = [f"ln <{number}> /lost+found/{name}" for number, name in given.items()]
+    _debugfs(descriptor, lines, environ)
+    moved = lost_and_found(descriptor) - before
+    lines = [f"cd <{work[0]}>"]
+    lines += [
+        f"unlink {only[number].decode()}"
+        for number, name in given.items()
+        if name.encode() in moved
+    ]
+    _debugfs(descriptor, lines, environ)
+    return True
+
+
+def _only_there(reader, directory):
+    """Return the files with content that have a name in one directory only: number -> name."""
+    found = {}
+    for name, number, _kind in reader.entries(directory):
+        inode = reader.inode(number)
+        if inode.is_file and inode.size and inode.links == 1 and _PLAIN.match(name):
+            found[number] = name
+    return found
+
+
+def _debugfs(descriptor, lines, environ):
+    words = [process.need("debugfs", "e2fsprogs", environ), "-w", "-f", "-", descriptor]
+    process.run(words, environ, text="\n".join(lines) + "\n")
+
+
+def lost_and_found(descriptor):
+    """Return the names in lost+found of an image; empty when it cannot be read."""
+    try:
+        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        found = reader.lookup(b"lost+found")
+        entries = reader.entries(found[1]) if found else ()
+        return {name for name, _number, _kind in entries} - {b".", b".."}
+    except (ext3.FormatError, OSError):
+        return set()
+
+
+def describe(descriptor, found, most=None):
+    """Return lines for the user that tell files of lost+found by size and first line.
+
+    found  their names
+    most   how many are told; None is all
+    """
+    lines = []
+    for name in sorted(found)[:most]:
+        lines.append(f"\n  lost+found/{quote(os.fsdecode(name))}{_looks(descriptor, name)}")
+    if len(lines) < len(found):
+        lines.append(f"\n  and {format_files(len(found) - len(lines))} more in lost+found")
+    return "".join(lines)
+
+
+def _looks(descriptor, name):
+    """Return size and first line of a file in lost+found, as words to follow its name."""
+    try:
+        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        inode = reader.lookup(b"lost+found/" + name)[1]
+        if not inode.is_file:
+            return ", a directory" if inode.is_directory else ""
+        line = next(reader.data_blocks(inode), b"")[: inode.size].partition(b"\n")[0][:60]
+        text = line.decode(errors="replace")
+    except (ext3.FormatError, OSError, TypeError):
+        return ""
+    begins = f", begins with {quote(text)}" if text and text.isprintable() else ""
+    return f": {format_size(inode.size)}{begins}"
+
+
+def names(descriptor):
+    """Return what is in upper of an image: path of bytes -> (whether a directory, has content).
+
+    As far as it can be read: a damaged directory does not hide the others.
+    """
+    found = {}
+    try:
+        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        upper = reader.lookup(b"upper")
+    except (ext3.FormatError, OSError):
+        return found
+    pending, seen = [(b"", *upper)] if upper else [], set()
+    while pending:
+        above, number, directory = pending.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        for name, other in _entries(reader, directory):
+            inode = _inode(reader, other)
+            is_directory = inode is not None and inode.is_directory
+            used = inode is not None and inode.mode != 0 and inode.links > 0
+            found[above + name] = is_directory, used
+            if is_directory and used:
+                pending.append((above + name + b"/", other, inode))
+    return found
+
+
+def _entries(reader, directory):
+    """Yield (name, inode number) of a directory, as far as it can be read."""
+    try:
+        for data in reader.data_blocks(directory):
+            try:
+                for name, number, _kind in ext3.parse_entries(data):
+                    if name not in (b".", b".."):
+                        yield name, number
+            except ext3.FormatError:
+                continue
+    except (ext3.FormatError, OSError):
+        return
+
+
+def _inode(reader, number):
+    try:
+        return reader.inode(number)
+    except (ext3.FormatError, OSError):
+        return None
+
+
+class Gone:
+    """A name that a repair has lost, and how many below it.
+
+    words        for the user
+    had_content  whether a file or a directory was there, as far as could be seen
+    """
+
+    __slots__ = ("had_content", "words")
+
+    def __init__(self, path, had_content, below):
+        self.had_content = had_content
+        self.words = quote(os.fsdecode(path))
+        if below:
+            self.words += f" and the {format_files(below)} below it"
+
+
+def gone(before, after):
+    """Return the Gone of all names that were there before and are not after, in order.
+
+    before, after  of names()
+    """
+    found, below = {}, {}
+    for path in sorted(before.keys() - after.keys()):
+        parts = path.split(b"/")
+        above = (b"/".join(parts[:length]) for length in range(1, len(parts)))
+        top = next((one for one in above if one in found), None)
+        if top is None:
+            found[path] = before[path][1]
+            below[path] = 0
+        else:
+            found[top] = found[top] or before[path][1]
+            below[top] += 1
+    return [Gone(path, used, below[path]) for path, used in found.items()]
+
+
+def keep(path, environ):
+    """Give an image that is about to be replaced a second name; return that.
+
+    Where there are no hard links it is a copy. Raises OSError, OverlayError.
+    """
+    kept, number = path + _KEPT, 1
+    while os.path.lexists(kept):
+        number += 1
+        kept = f"{path}{_KEPT}.{number}"
+    try:
+        os.link(path, kept)
+    except OSError:
+        program = process.need("cp", "coreutils", environ)
+        words = [program, "--reflink=auto", "--sparse=always", "--no-clobber", "--", path, kept]
+        if process.run(words, environ).status:
+            raise
+    return kept

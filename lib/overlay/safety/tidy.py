@@ -1,0 +1,225 @@
+"""Deletion markers that hide nothing, removed at the end of a writable session.
+
+To go through fuse-overlayfs is slower, so the end of a writable session removes those of its
+own markers that hide nothing: the ones in directories that no layer below has.
+"""
+
+import os
+
+from overlay.host import process
+from overlay.image import ext3, ext3_write, lock, record, sif
+from overlay.image.markers import OPAQUE, note, scan
+
+_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@%,")
+
+
+def tidy(found, base, below, environ):
+    """Remove the needless markers that a writable session has left in an image.
+
+    found   its Image, locked against all others; its superblock read after the session
+    base    path of the base image of the session
+    below   Images of the overlays that were below
+    Nothing is touched when another process got hold of the image meanwhile. A kill in the
+    midst leaves the image marked as not clean, and the next session repairs it. Returns
+    how many were removed.
+    """
+    since = record.tidy_from(record.read(found.descriptor))
+    reader = ext3.Reader(found.descriptor, found.superblock)
+    markers = scan(reader)
+    needless = _needless(reader, markers, since, base, below, environ) if since else []
+    program = process.which("debugfs", environ)
+    if needless and program:
+        try:
+            lock.take_engine(found.descriptor)
+        except lock.Busy:
+            return 0
+        if _remove(program, found, needless, environ):
+            found.superblock = ext3.read_superblock(found.descriptor)
+            markers = scan(ext3.Reader(found.descriptor, found.superblock))
+        else:
+            needless = []
+    note(found, bool(markers))
+    return len(needless)
+
+
+def _needless(reader, markers, since, base, below, environ):
+    """Return those markers of the last sessions that hide nothing of the layers below."""
+    upper = reader.lookup(b"upper")
+    if upper is None:
+        return []
+    paths = Paths(reader, upper[0])
+    opaque = {}
+    for marker in markers:
+        if marker.name in OPAQUE and reader.inode(marker.number).change_time >= since:
+            path = paths.of(marker.directory)
+            if path:
+                opaque.setdefault(path, []).append(marker)
+    # What a directory hides shows at the topmost one: below it, all was made with it.
+    top = [path for path in opaque if not any(parent in opaque for parent in _parents(path))]
+    if not top:
+        return []
+    hidden = _existing(top, base, below, environ)
+    return [
+        marker
+        for path, found in opaque.items()
+        if path not in hidden and hidden.isdisjoint(_parents(path))
+        for marker in found
+    ]
+
+
+def _parents(path):
+    """Yield the directories above a path of bytes, nearest first."""
+    while b"/" in path:
+        path = path.rpartition(b"/")[0]
+        yield path
+
+
+class Paths:
+    """Paths of directories in an image, found from below through their ".." entries."""
+
+    def __init__(self, reader, upper):
+        self._reader = reader
+        self._known = {upper: b""}
+
+    def of(self, number):
+        """Return the path below upper/ of a directory's inode, None when it is elsewhere."""
+        chain = []
+        while number not in self._known:
+            chain.append(number)
+            entries = self._reader.entries(self._reader.inode(number))
+            parent = next((other for name, other, _kind in entries if name == b".."), number)
+            if parent == number or len(chain) > 1000:
+                self._known[number] = None
+                break
+            number = parent
+        for number_below in reversed(chain):
+            if number_below in self._known:
+                continue
+            above = self._known[number]
+            for name, other, kind in self._reader.entries(self._reader.inode(number)):
+                if kind == ext3.DIRECTORY and name not in (b".", b".."):
+                    self._known.setdefault(
+                        other,
+                        None if above is None else above + b"/" + name if above else name,
+                    )
+            self._known.setdefault(number_below, None)
+            number = number_below
+        return self._known[chain[0]] if chain else self._known[number]
+
+
+def _existing(paths, base, below, environ):
+    """Return those of some paths that a layer below has; all of them when it cannot be seen."""
+    try:
+        return _found(paths, base, below, environ)
+    except (OSError, ext3.FormatError):
+        return set(paths)
+
+
+def _found(paths, base, below, environ):
+    """Do that. Raises OSError, FormatError for a layer that is gone, or damaged."""
+    hidden = set()
+    for layer in below:
+        if layer.kind == "ext3":
+            reader = ext3.Reader(layer.descriptor, layer.superblock)
+            hidden.update(path for path in paths if reader.lookup(b"upper/" + path))
+        elif layer.kind == "directory":
+            root = os.path.join(os.fsencode(layer.path), b"upper")
+            hidden.update(path for path in paths if os.path.lexists(os.path.join(root, path)))
+        else:
+            hidden |= _in_squashfs(paths, layer.path, environ)
+    if os.path.isdir(base):
+        root = os.fsencode(base)
+        hidden.update(path for path in paths if os.path.lexists(os.path.join(root, path)))
+    else:
+        hidden |= _in_squashfs(paths, base, environ)
+    return hidden
+
+
+def _in_squashfs(paths, path, environ):
+    """Return those of some paths that a squashfs file, or the one in a SIF, has."""
+    program = process.which("unsquashfs", environ)
+    offset = sif.squashfs_offset(path)
+    if program is None or offset is None:
+        return set(paths)
+    result = process.run([program, "-o", str(offset), "-l", "-d", "", path], environ)
+    if result.status:
+        return set(paths)
+    listed = set(result.output.split("\n"))
+    # Names that the listing may show otherwise than they are count as there.
+    return {
+        one
+        for one in paths
+        if not _SAFE.issuperset(one.replace(b"/", b"").replace(b" ", b""))
+        or "/" + one.decode() in listed
+    }
+
+
+def _remove(program, found, markers, environ):
+    """Remove markers with debugfs(8), the image marked as not clean all the while.
+
+    debugfs writes the superblock only at its end, so the mark is set before it starts: a
+    kill in its midst would else leave a damaged image that says it is clean. What such a
+    kill leaves must be what e2fsck -p mends by itself: empty files without a name, wrong
+    counts, names of inodes that are free; but not a device without a name, and fuse-overlayfs
+    makes the second marker of every directory a name of one device. So that keeps one name,
+    is then erased, and only when that is written the name goes. Returns whether all went
+    well; if not, the image is to be checked.
+    """
+    reader = ext3.Reader(found.descriptor, found.superblock)
+    last = {  # number of a device -> the name that it keeps
+        marker.number: marker for marker in markers if reader.inode(marker.number).is_whiteout
+    }
+    for number in list(last):
+        names = sum(marker.number == number for marker in markers)
+        if reader.inode(number).links != names:  # a deletion has it too: it stays in use
+            del last[number]
+    first = _script([marker for marker in markers if marker not in last.values()], last)
+    first += [f"set_inode_field <{number}> links_count 1" for number in last]
+    ext3_write.write_state(found.descriptor, 0)
+    done = _debugfs(program, found, first, environ)
+    if done and last:
+        done = _debugfs(program, found, [f"clri <{number}>" for number in last], environ)
+        done = done and _debugfs(program, found, _free(found.descriptor, last), environ)
+    if done:
+        ext3_write.write_state(found.descriptor, ext3.STATE_CLEAN)
+    return done
+
+
+def _debugfs(program, found, lines, environ):
+    """Let debugfs change an image; return whether it says that all went well."""
+    words = [program, "-w", "-f", "-", found.descriptor]
+    return process.run(words, environ, text="\n".join(lines) + "\n").status == 0
+
+
+def _script(markers, devices):
+    """Return lines for debugfs that remove markers, only the names of those of devices.
+
+    Directories are named by inode, so that no name inside is ever read as a command.
+    """
+    lines, directory = [], None
+    for marker in sorted(markers, key=lambda marker: marker.directory):
+        if marker.directory != directory:
+            directory = marker.directory
+            lines.append(f"cd <{directory}>")
+            # fuse-overlayfs says it twice; what one of the two ways shows, both must.
+            lines.append(f"ea_rm <{directory}> user.fuseoverlayfs.opaque")
+        lines.append(f"{'unlink' if marker.number in devices else 'rm'} {marker.name.decode()}")
+    return lines
+
+
+def _free(descriptor, last):
+    """Return lines for debugfs that remove the last names of erased inodes, and free these.
+
+    debugfs's freei leaves the numbers of free inodes as they are.
+    """
+    superblock = ext3.read_superblock(descriptor)
+    reader = ext3.Reader(descriptor, superblock)
+    lines = _script(last.values(), last)
+    groups = {}
+    for number in last:
+        lines.append(f"freei <{number}>")
+        group = (number - 1) // superblock.inodes_per_group
+        groups[group] = groups.get(group, reader.free_inodes(group)) + 1
+    lines += [f"set_bg {group} free_inodes_count {count}" for group, count in groups.items()]
+    lines.append(f"set_super_value free_inodes_count {superblock.free_inodes_count + len(last)}")
+    return lines

@@ -1,0 +1,83 @@
+"""Who uses an overlay, said in words; and the end of what a killed session has left."""
+
+import os
+import signal
+import time
+
+from overlay.errors import IN_USE, OverlayError, quote
+from overlay.host import holders
+from overlay.image import record
+
+END_WAIT = 30  # seconds for a server that writes out what it still holds
+
+
+def in_use(image, busy, environ=None):
+    """Return the error for an image that somebody uses, naming who that is.
+
+    environ  the environment of a session that wants it, None for other commands
+    """
+    found, left_behind = holders.users(image.identity)
+    path = quote(image.path)
+    what = f"{path} is in use"
+    if left_behind:
+        pids = ", ".join(str(process.pid) for process in found)
+        return OverlayError(
+            f"{what}: a killed session left processes behind that hold it ({pids})",
+            status=IN_USE,
+            hint=f"check-overlay --recover {path}",
+        )
+    left = holders.left_by_killed(found)
+    if left:
+        pids = " ".join(str(process.pid) for process in left)
+        names = ", ".join(f"{quote(process.command)} ({process.pid})" for process in left[:5])
+        return OverlayError(
+            f"{what}: a killed session left commands behind that still run: {names}",
+            status=IN_USE,
+            hint=f"to end them: kill -KILL {pids}; then: check-overlay --recover {path}",
+        )
+    what += ": a session is writing to it" if busy.writer else ": sessions are reading it"
+    who = next((process for process in found if not process.is_server), None) or (
+        found[0] if found else None
+    )
+    if who:
+        since = record.clock(who.started)
+        what += f" (process {who.pid} on this host, since {since}: {quote(who.command)})"
+    elif busy.writer:
+        writer = record.describe(record.read(image.descriptor))
+        what += f" ({writer})" if writer else ""
+    from overlay.host import task  # not needed where nothing is in the way
+
+    hint = "end that session, or wait for its end: --wait"
+    if environ is None:
+        hint = "end that session first" if busy.writer else "end those sessions first"
+    elif task.is_parallel(environ):
+        hint = task.ways_out(image.path, environ)
+    elif not busy.writer:
+        hint = f"to read it as well: -o {path}:ro; to wait until it is free: --wait"
+    return OverlayError(what, status=IN_USE, hint=hint)
+
+
+def end_servers(image, servers):
+    """End servers that were left behind, and their companions; return all of them.
+
+    servers  those that have the image open: see holders.users()
+    The server of the image goes first: on TERM it writes everything and marks the image
+    clean. Raises OverlayError (IN_USE) when they do not end.
+    """
+    servers = sorted(servers, key=lambda process: process.name != "fuse2fs")
+    servers += holders.companions(servers)
+    deadline = time.monotonic() + END_WAIT
+    for server in servers:
+        try:
+            os.kill(server.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            continue
+        while holders.alive(server):
+            if time.monotonic() >= deadline:
+                raise OverlayError(
+                    f"process {server.pid} ({server.name}) is still writing {quote(image.path)}",
+                    status=IN_USE,
+                    hint=f"wait a little, then again: check-overlay --recover {quote(image.path)}",
+                )
+            time.sleep(0.02)
+    return servers
