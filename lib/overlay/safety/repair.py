@@ -217,8 +217,8 @@ def _copy_tables(path, descriptor, copy, superblock, environ):
     """Copy all but the content of files into an empty file; return where it has data.
 
     Around what e2image(8) copies all is as in the image, as far as the copy has no holes:
-    its smallest piece may be larger than a block of the image. Returns a list of (first
-    byte, byte after the last).
+    its smallest piece may be larger than a block of the image. Returns a dictionary whose
+    keys are (first byte, byte after the last), in order.
     """
     program = process.need("e2image", "e2fsprogs", environ)
     result = process.run([program, "-r", descriptor, copy], environ)
@@ -231,7 +231,7 @@ def _copy_tables(path, descriptor, copy, superblock, environ):
             )
         raise _needs_decision(path)
     os.truncate(copy, superblock.size)
-    known = list(_data(copy))
+    known = dict.fromkeys(_data(copy))
     for start, end in known:
         for offset in range(start, end, _PIECE):
             data = os.pread(descriptor, min(_PIECE, end - offset), offset)
@@ -259,7 +259,8 @@ def _changed(descriptor, copy, known, unit):
     In what was a hole e2fsck has filled whole blocks, and zeros beside them are still holes.
     """
     zeros, found = bytes(unit), set()
-    for new, places in ((False, known), (True, _data(copy))):
+    later = [place for place in _data(copy) if place not in known]
+    for new, places in ((False, known), (True, later)):
         for start, end in places:
             for offset in range(start, end, _PIECE):
                 length = min(_PIECE, end - offset)
