@@ -1,7 +1,7 @@
-"""What is going to be done, as data: a Plan of Steps that can run or be printed.
+"""What is going to be done, as data: a Plan of Steps that can be done or printed.
 
-A plan is made by one pure function per command and says everything: `--dry-run` prints it
-as lines for a shell, process.py runs it.
+What is printed and what is done is one list: `--dry-run` prints the Plan as lines for a shell,
+without it the same Plan is done.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ import shlex
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import TypeVar
+
+    Value = TypeVar("Value")
 
 
 class Step:
     """One thing to do.
 
-    arguments  the program and its arguments
-    action     what does the same from here; None: the program is started
+    arguments  the program and its arguments; none at all: no line of a shell does it, and why
+               says what is done
+    action     what does the same from here; None for the final Step of a Plan only, whose
+               program is started
     unset      variables that the program does not get, a tuple of names
     variables  variables that the program gets, a dictionary
     path_first directories put before the others of PATH, with colons between, or None
@@ -40,7 +45,7 @@ class Step:
 
     def __init__(
         self,
-        arguments: Iterable[str],
+        arguments: Iterable[str] = (),
         *,
         action: Callable[[], object] | None = None,
         unset: Iterable[str] = (),
@@ -58,6 +63,12 @@ class Step:
         self.output = output
         self.why = why
         self.commands = commands
+
+    def do(self) -> object:
+        """Do it from here, and return what its action returns."""
+        if self.action is None:
+            raise TypeError(f"a program is to be started, and nobody does: {self.shell()}")
+        return self.action()
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the program, from the caller's."""
@@ -90,7 +101,7 @@ class Plan:
              "notice", "detail" (with -v only) and "message" (the site's own)
     before   Steps, in order; the first that fails ends it
     final    the Step whose end is the command's end; None when before is all
-    after    Steps that are done however final ended
+    after    Steps that are done however the others ended
     writable whether final writes an overlay
     """
 
@@ -114,6 +125,22 @@ class Plan:
         lines = []
         for step in (*self.before, *([self.final] if self.final else ()), *self.after):
             if step.why:
-                lines.append(f"# {step.why}")
-            lines.append(step.shell())
+                # A name in it may hold the end of a line.
+                lines.append("# " + " ".join(step.why.splitlines()))
+            if step.arguments:
+                lines.append(step.shell())
         return "\n".join(lines) + "\n"
+
+    def do(self, end: Callable[[Step | None], Value]) -> Value:
+        """Do all of it, and return what end returns.
+
+        end  called with the final Step when all before it is done
+        What comes after is done whatever has happened. Raises what the Steps raise.
+        """
+        try:
+            for step in self.before:
+                step.do()
+            return end(self.final)
+        finally:
+            for step in self.after:
+                step.do()

@@ -98,3 +98,39 @@ def test_environment_is_a_copy():
     step = Step(["x"], unset=["A"], variables={"C": "3"})
     assert step.environment(environ) == {"B": "2", "C": "3"}
     assert environ == {"A": "1", "B": "2"}
+
+
+def test_what_no_shell_does():
+    """A Step without words is a comment, whatever its names hold."""
+    steps = [Step(why="a\nb: the owner\u2028is noted"), Step(["true"], why="true")]
+    assert Plan(before=steps).shell() == "# a b: the owner is noted\n# true\ntrue\n"
+
+
+@pytest.mark.parametrize("fails", [None, "first", "second", "end"])
+def test_do(fails):
+    """The Steps are done in order up to the first that fails, and those behind it always."""
+    done = []
+
+    def act(name):
+        done.append(name)
+        if name == fails:
+            raise KeyError(name)
+        return len(done)
+
+    def step(name):
+        return Step(["x"], action=lambda: act(name))
+
+    plan = Plan(Step(["x"]), before=map(step, ["first", "second"]), after=[step("last")])
+    if fails:
+        with pytest.raises(KeyError):
+            plan.do(lambda _final: act("end"))
+    else:
+        assert plan.do(lambda final: (final, act("end"))) == (plan.final, 3)
+    names = ["first", "second", "end"]
+    assert done == names[: names.index(fails) + 1 if fails else 3] + ["last"]
+
+
+def test_a_step_that_only_process_can_do():
+    """A Step without an action is not called by mistake."""
+    with pytest.raises(TypeError, match="apptainer run"):
+        Step(["apptainer", "run"]).do()
