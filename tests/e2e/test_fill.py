@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -498,6 +499,35 @@ def test_build_without_a_directory_of_the_base(run, scratch):
     assert result.status == 73
     assert "Input/output error" in (scratch / "a.log").read_text()
     assert sorted(os.listdir(scratch)) == ["a.log", "build.txt"]
+
+
+def test_build_over_a_padded_base(ok, scratch):
+    """An image with name, size and time of another does not become what that is unpacked to."""
+    tree = scratch / "tree"
+    programs = ["/bin/bash", "/bin/sh", "/bin/cp", "/bin/cat"]
+    found = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
+    for path in {*programs, *re.findall(r"(/\S+) \(", found)}:
+        (tree / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tree / path.lstrip("/"))
+    (tree / "opt").mkdir()
+    (tree / "etc").mkdir()
+    images = []
+    for words in ("the site's", "poisoned, poisoned"):
+        (tree / "etc" / "said").write_text(words)
+        path = scratch / words[:3] / "b.sqsh"
+        path.parent.mkdir()
+        assert tool("mksquashfs", tree, path, "-quiet", "-no-progress").returncode == 0
+        images.append(path)
+    size = max(path.stat().st_size for path in images)
+    for path in images:
+        os.truncate(path, size)
+        os.utime(path, (10**9, 10**9))
+    (scratch / "build.txt").write_text("cp /etc/said /opt/said")
+    words = ("create-overlay", "-q", "-s", "16", "-n", "1", "-f", "build.txt", "-c")
+    ok(*words, images[1], "-o", "poisoned")
+    ok(*words, images[0], "-o", "sound")
+    assert inside(ok, "poisoned.ext3:ro", "cat /opt/said") == "poisoned, poisoned"
+    assert inside(ok, "sound.ext3:ro", "cat /opt/said") == "the site's"
 
 
 def test_build_on_sources(ok, scratch):

@@ -9,7 +9,7 @@ from overlay.create import fill, make
 from overlay.create.build import unpacked
 from overlay.create.source import Source
 from overlay.errors import CANNOT_CREATE, MISSING, USAGE, OverlayError
-from overlay.host import process
+from overlay.host import private, process
 
 MIB = 1 << 20
 ENVIRON = {"PATH": "/usr/bin:/bin"}
@@ -154,12 +154,29 @@ def test_unpacked_long_ago(engine, facts, base, output, scratch):
 
 def test_unpacked_by_another(engine, facts, base, output, scratch):
     """Another build was quicker: its directory is taken, ours removed."""
-    parent, status = scratch / f"overlay-{os.getuid()}" / "base", base.stat()
-    theirs = parent / f"base.sif.{status.st_size}.{status.st_mtime_ns}.{os.getegid()}"
+    parent = scratch / f"overlay-{os.getuid()}" / "base"
+    theirs = parent / f"{private.identity(base.stat())}.{os.getegid()}"
     config = engine(f'mkdir "$3" "{theirs}"; touch "{theirs}/theirs"')
     place = unpacked(str(base), facts, config, output)
     assert os.listdir(place) == ["theirs"]
     assert os.listdir(parent) == [theirs.name]
+
+
+def test_unpacked_from_another(engine, facts, base, output, scratch):
+    """What a link leads to is unpacked, whatever it leads to meanwhile, and a changed image never."""
+    link, other = scratch / "link", scratch / "other"
+    link.symlink_to(base)
+    other.write_text("other")
+    exchange = f'ln -sfn "{other}" "{link}"'
+    config = engine(f'{exchange}; mkdir "$3"; cp "$4" "$3/seen"')
+    place = unpacked(str(link), facts, config, output)
+    with open(os.path.join(place, "seen"), "rb") as file:
+        assert file.read() == base.read_bytes()
+    config = engine(f'mkdir "$3"; cp "{base}" "{base}.new"; mv "{base}.new" "{base}"')
+    os.utime(base, (1, 1))
+    error = refused(unpacked, str(base), facts, config, output)
+    assert (error.status, "was changed while" in error.what) == (CANNOT_CREATE, True)
+    assert os.listdir(scratch / f"overlay-{os.getuid()}" / "base") == [os.path.basename(place)]
 
 
 def test_unpacking_fails(engine, facts, base, output, scratch):

@@ -98,17 +98,17 @@ def _new_file(path):
 def unpacked(base, facts, config, output):
     """Return a directory with the content of a base image, unpacked once a node and user.
 
-    Known by the image's name, size and time, and the caller's group, to whom it belongs; made
-    in a directory of this process, then renamed, so that two builds at once do no harm. What
+    Known by the image's identity, and the caller's group, to whom it belongs; made in a
+    directory of this process, then renamed, so that two builds at once do no harm. What
     killed ones have left is removed.
     """
     if os.path.isdir(base):
         return base
-    status = os.stat(base)
     parent = os.path.join(private.make(facts.scratch), "base")
-    name = f"{os.path.basename(base)}.{status.st_size}.{status.st_mtime_ns}.{os.getegid()}"
-    place = os.path.join(parent, name)
+    real = os.path.realpath(base)  # a link may lead to another image meanwhile
     try:
+        identity = private.identity(os.stat(real))
+        place = os.path.join(parent, f"{identity}.{os.getegid()}")
         os.makedirs(parent, exist_ok=True)
         _remove_unfinished(parent, facts)
         if os.path.isdir(place):
@@ -126,12 +126,18 @@ def unpacked(base, facts, config, output):
     own = {f"{name}_TMPDIR": partial for name in ("APPTAINER", "SINGULARITY")}
     try:
         os.mkdir(partial, 0o700)
-        words = [engine.path, "build", "--sandbox", tree, base]
+        words = [engine.path, "build", "--sandbox", tree, real]
         result = process.ask(words, {**config.environ, **own}, None)
         if result.status:
             words = result.errors.strip().splitlines() or ["it failed"]
             raise OverlayError(
                 f"cannot unpack the base image {quote(base)}: {words[-1]}", status=CANNOT_CREATE
+            )
+        if private.identity(os.stat(real)) != identity:
+            raise OverlayError(
+                f"the base image {quote(base)} was changed while it was unpacked",
+                status=CANNOT_CREATE,
+                hint="try again when nobody writes to it",
             )
         try:
             os.utime(tree)  # the image's own time would be old

@@ -60,6 +60,26 @@ def _own_name(path):
     return next((path for path in paths if not _is_others(path)), None)
 
 
+def identity(status):
+    """Return what tells a file's content from every other's, for a name on scratch.
+
+    status  of the file, as os.stat() returns it
+    Size and time alone are not enough: whoever may write a file can give it those of another.
+    The kernel sets the time of the last change of the inode, and nobody can choose it. The
+    boot of the node comes first, because a file system may have another number after the
+    next, and a node that crashes may leave what was not written to its end.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read(8)
+    except OSError:
+        boot = "0"
+    return (
+        f"{boot}-{status.st_dev:x}-{status.st_ino:x}"
+        f"-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
+    )
+
+
 def make(scratch):
     """Make the directory in scratch, and return its name.
 

@@ -25,21 +25,13 @@ _SPARE = 64 << 20  # bytes that stay free on scratch
 def copy_name(image, directory):
     """Return the path of the copy of an Image in a directory on scratch."""
     status = os.fstat(image.descriptor) if image.descriptor >= 0 else image.status
-    return os.path.join(
-        directory,
-        f"{_prefix(status)}{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
-        + (".sqsh" if image.kind == "squashfs" else ".ext3"),
-    )
+    ending = ".sqsh" if image.kind == "squashfs" else ".ext3"
+    return os.path.join(directory, f"staged-{private.identity(status)}{ending}")
 
 
 def _prefix(status):
-    """Return how the names of all copies of one file begin."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read(8)
-    except OSError:
-        boot = "0"
-    return f"staged-{boot}-{status.st_dev:x}-{status.st_ino:x}-"
+    """Return how the names of all copies of one file begin: with boot, device and inode."""
+    return "staged-" + "-".join(private.identity(status).split("-")[:3]) + "-"
 
 
 def stage(path, config, *, scratch, wait, notice):
