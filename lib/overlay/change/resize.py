@@ -13,6 +13,7 @@ from overlay.create.measure import Amount
 from overlay.create.request import Content, Creation
 from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError, quote, reason
 from overlay.host import namespace, private, process
+from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write
 from overlay.safety import repair, replace, undo
@@ -58,7 +59,7 @@ def grow(whole, wanted, environ, notice):
             if result.status or not repair.is_sound(e2fsck, descriptor, environ):
                 why = "e2fsck finds the result unsound"
                 if result.status:
-                    why = (result.errors.strip() or "resize2fs fails").splitlines()[-1]
+                    why = process.last_line(result.errors, otherwise="resize2fs fails")
                 raise OverlayError(
                     f"cannot resize {quote(path)}: {why}; it is as it was",
                     status=CANNOT_CREATE,
@@ -109,8 +110,7 @@ def _go_back(path, descriptor, length, environ):
 
 
 def _check_room(path, needed):
-    room = os.statvfs(os.path.dirname(path))
-    free = room.f_bavail * room.f_frsize
+    free = free_bytes(os.path.dirname(path))
     if needed > free:
         raise OverlayError(
             f"there is no room for {quote(path)}: {size.format_size(needed)} more are needed,"
@@ -297,7 +297,7 @@ def _too_small(path, copy, wanted, result, resize2fs, environ):
     if any(one in result.errors for one in _TOO_SMALL):
         what = f"{quote(path)} holds too much for {size.format_size(wanted)}"
         return OverlayError(what, status=USAGE, hint=hint)
-    why = (result.errors.strip() or "resize2fs fails").splitlines()[-1]
+    why = process.last_line(result.errors, otherwise="resize2fs fails")
     return OverlayError(
         f"cannot resize {quote(path)}: {why}; it is as it was", status=CANNOT_CREATE
     )

@@ -129,9 +129,9 @@ def unpacked(base, facts, config, output):
         words = [engine.path, "build", "--sandbox", tree, real]
         result = process.ask(words, {**config.environ, **own}, None)
         if result.status:
-            words = result.errors.strip().splitlines() or ["it failed"]
+            words = process.last_line(result.errors)
             raise OverlayError(
-                f"cannot unpack the base image {quote(base)}: {words[-1]}", status=CANNOT_CREATE
+                f"cannot unpack the base image {quote(base)}: {words}", status=CANNOT_CREATE
             )
         if private.identity(os.stat(real)) != identity:
             raise OverlayError(

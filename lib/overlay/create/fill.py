@@ -15,6 +15,7 @@ from overlay.create.request import Content
 from overlay.create.source import parse_source, unpack
 from overlay.errors import MISSING, USAGE, OverlayError, quote
 from overlay.host import namespace, permissions, places
+from overlay.host.room import free_bytes
 from overlay.plan import Step
 
 
@@ -148,7 +149,7 @@ def _add(amount, tree, place, environ):
 def _limit(options, facts):
     """Return the bytes and files that archives may unpack to: of the overlay, or of scratch."""
     room = os.statvfs(facts.scratch)
-    free, files = room.f_bavail * room.f_frsize, room.f_favail or math.inf
+    free, files = free_bytes(facts.scratch), room.f_favail or math.inf
     if options.size is not None:
         free = min(free, size.parse_size(options.size))
     if options.files is not None:

@@ -270,9 +270,10 @@ def _make_filesystem(creation, facts, inside, descriptor, environ):
     for _attempt in range(4):
         result = process.run(arguments, environ, variables=step.variables)
         if result.status:
-            words = result.errors.strip().splitlines() or [f"mke2fs ended with {result.status}"]
-            hint = "choose a larger size with -s" if "allocate" in words[-1] else None
-            raise replace.cannot(facts.path, words[-1], hint)
+            ended = f"mke2fs ended with {result.status}"
+            words = process.last_line(result.errors, otherwise=ended)
+            hint = "choose a larger size with -s" if "allocate" in words else None
+            raise replace.cannot(facts.path, words, hint)
         superblock = ext3.read_superblock(descriptor)
         missing = creation.files + inside + ext3.RESERVED_INODES + 2 - superblock.inodes_count
         if missing <= 0:

@@ -71,7 +71,7 @@ def copy_tree(tree, target, environ, *options, through=None):
         finally:
             os.rmdir(through)
     if result.status:
-        words = (result.errors.strip() or "cp fails").splitlines()[-1]
+        words = process.last_line(result.errors, otherwise="cp fails")
         raise OverlayError(
             f"cannot copy {quote(tree)}: {words}",
             status=DAMAGED if "cannot overwrite" in words else CANNOT_CREATE,

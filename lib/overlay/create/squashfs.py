@@ -36,8 +36,8 @@ def unpack_squashfs(path, target, limit, environ):
 
 
 def _fails(path, result):
-    words = (result.errors.strip() or result.output.strip()).splitlines() or ["it failed"]
-    return OverlayError(f"cannot unpack {quote(path)}: {words[-1]}", status=DAMAGED)
+    words = process.last_line(result.errors, result.output)
+    return OverlayError(f"cannot unpack {quote(path)}: {words}", status=DAMAGED)
 
 
 def _only_directories(target):

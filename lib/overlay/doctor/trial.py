@@ -19,6 +19,7 @@ import time
 
 from overlay.errors import reason
 from overlay.host import mounts
+from overlay.host.room import free_bytes
 from overlay.image import lock, record
 
 SIZE = 1 << 20  # bytes of the file
@@ -92,8 +93,8 @@ def _where(directory):
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         room = os.fstatvfs(descriptor)
-        free, whole = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
-        return mounts.find(descriptor), free, whole
+        whole = room.f_blocks * room.f_frsize
+        return mounts.find(descriptor), free_bytes(descriptor), whole
     finally:
         os.close(descriptor)
 

@@ -68,6 +68,16 @@ class Result:
         self.errors = errors
 
 
+def last_line(*texts, otherwise="it failed"):
+    """Return the last line of the first of some texts that says anything.
+
+    texts      what a program printed: its errors, and its output where they may stand there
+    otherwise  the words for a program that said nothing
+    """
+    said = next(filter(None, map(str.strip, texts)), otherwise)
+    return said.splitlines()[-1]
+
+
 def run(arguments, environ, *, variables=None, text=""):
     """Run a program to its end and return its Result; text, undecodable bytes escaped.
 

@@ -25,8 +25,8 @@ def walk(image, top, environ):
     words = [program, "-ll", "-d", "", image.path]
     result = process.run(words, environ, variables={"TZ": "UTC0", "LC_ALL": "C"})
     if result.status:
-        lines = result.errors.strip().splitlines()
-        raise ext3.FormatError(lines[-1] if lines else "unsquashfs cannot read it")
+        words = process.last_line(result.errors, otherwise="unsquashfs cannot read it")
+        raise ext3.FormatError(words)
     below = top.rstrip("/") + "/"
     there = top == "/"
     for line in _joined(result.output):

@@ -5,6 +5,7 @@ import struct
 
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import holders
+from overlay.host.room import free_bytes
 from overlay.image import lock, markers, record, squashfs
 from overlay.image.layout import check_locked_layout
 
@@ -98,8 +99,7 @@ class Survey:
             self.written = int(upper.st_mtime)
         except OSError:
             pass
-        room = os.fstatvfs(image.descriptor)
-        self.available = room.f_bavail * room.f_frsize
+        self.available = free_bytes(image.descriptor)
 
     @property
     def files_free(self):

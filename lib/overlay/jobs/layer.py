@@ -14,6 +14,7 @@ from overlay.create.policy import check_policy
 from overlay.create.request import Creation, check_request
 from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError, quote, reason
 from overlay.host import permissions, private, task
+from overlay.host.room import free_bytes
 from overlay.image import lock
 from overlay.safety import replace
 from overlay.safety.unused import remove_unused
@@ -193,8 +194,7 @@ def _copy_into_place(layer, source, path, mode):
     mode  of the copy, as far as the layers below allow it
     """
     status = os.fstat(source)
-    room = os.statvfs(layer.keep)
-    if status.st_blocks * 512 > room.f_bavail * room.f_frsize:
+    if status.st_blocks * 512 > free_bytes(layer.keep):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     path = os.path.join(os.path.realpath(layer.keep), os.path.basename(path))
     with replace.unfinished(path) as new:

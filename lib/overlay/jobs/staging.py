@@ -14,6 +14,7 @@ import time
 from overlay import size
 from overlay.errors import OverlayError, quote, reason
 from overlay.host import private
+from overlay.host.room import free_bytes
 from overlay.image import image as images
 from overlay.image import lock
 from overlay.safety import guard, replace
@@ -172,5 +173,4 @@ def _make(image, path, directory, config, notice):
 
 def _room(directory):
     """Return the bytes that may still be taken on scratch."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize - _SPARE
+    return free_bytes(directory) - _SPARE

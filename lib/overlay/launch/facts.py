@@ -4,6 +4,7 @@ import os
 
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError, quote
 from overlay.host import places, process
+from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
 from overlay.launch import engine as engines
@@ -279,23 +280,12 @@ def _foreign_group(image, engine, base):
     return image.group
 
 
-def group_name(gid):
-    """Return the name of a group, or its number when it has none here."""
-    import grp  # asks a server on many sites, and only for a message
-
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
-
-
 def _room(image):
     """Return the bytes that an ordinary user has left on the file system of an image."""
     try:
-        status = os.statvfs(image.descriptor)
+        return free_bytes(image.descriptor)
     except OSError:
         return None
-    return status.f_bavail * status.f_frsize
 
 
 def decide_writable(session, facts):
@@ -325,6 +315,8 @@ def decide_writable(session, facts):
         and not (first.kind == "ext3" and facts.unshare)
         and not is_fakeroot(session, facts)
     ):
+        from overlay.host.names import group_name  # asks a server on many sites
+
         name, own = quote(group_name(facts.foreign_group)), quote(group_name(facts.gid))
         inside = " ".join(quote(os.path.join(path, name)) for name in ("upper", "work"))
         why = f"what is inside belongs to the group {name}, and your group is {own}"

@@ -15,7 +15,7 @@ from overlay.errors import (
 )
 from overlay.host import places, private
 from overlay.launch import engine as engines
-from overlay.launch.facts import GPUS, NAMED, decide_writable, group_name
+from overlay.launch.facts import GPUS, NAMED, decide_writable
 from overlay.launch.launchers import is_fakeroot, launcher_path, needs_launchers
 from overlay.launch.request import check_twice
 from overlay.plan import Plan, Step
@@ -55,6 +55,8 @@ def check_fakeroot(session, facts):
     except OSError:
         return
     if user.pw_name in ranges or str(facts.uid) in ranges:
+        from overlay.host.names import group_name
+
         own = group_name(user.pw_gid)
         raise OverlayError(
             f"--fakeroot cannot be had while your group is {group_name(group)}: newgidmap wants"
@@ -140,6 +142,8 @@ def make_plan(session, config, facts):
     elif facts.launchers and needs_launchers(writable, facts):
         arguments = engines.enter(arguments, facts.launchers, launchers)
     if writable and facts.foreign_group is not None and not is_fakeroot(session, facts):
+        from overlay.host.names import group_name  # asks a server on many sites
+
         own, theirs = map(group_name, (facts.gid, facts.foreign_group))
         words = (
             f"inside, your group {quote(own)} is called {quote(theirs)}, as that of the files there"

@@ -138,8 +138,7 @@ def owner_names(place):
 
 def failure(program, result):
     """Return why a program's answer cannot be used."""
-    lines = (result.errors.strip() or result.output.strip()).splitlines()
     name = os.path.basename(program)
-    if not lines:
-        return f"{name} ended with {result.status}"
-    return lines[-1] if lines[-1].startswith(name) else f"{name}: {lines[-1]}"
+    ended = f"{name} ended with {result.status}"
+    said = process.last_line(result.errors, result.output, otherwise=ended)
+    return said if said.startswith(name) else f"{name}: {said}"

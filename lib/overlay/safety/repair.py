@@ -16,6 +16,7 @@ import struct
 
 from overlay.errors import CANNOT_CREATE, DAMAGED, UNAVAILABLE, OverlayError, quote, reason
 from overlay.host import process
+from overlay.host.room import free_bytes
 from overlay.image import ext3, ext3_write
 from overlay.image import image as images
 from overlay.image.layout import check_locked_layout
@@ -204,8 +205,7 @@ def _empty_file(superblock, environ):
 
         for directory in filter(None, (environ.get("TMPDIR"), "/tmp", "/var/tmp")):
             try:
-                room = os.statvfs(directory)
-                if room.f_bavail * room.f_frsize > 2 * needed:
+                if free_bytes(directory) > 2 * needed:
                     with tempfile.TemporaryFile(dir=directory) as file:
                         return os.dup(file.fileno())
             except OSError:

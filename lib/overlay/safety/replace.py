@@ -18,6 +18,7 @@ import time
 from overlay import size
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote
 from overlay.host import permissions, private, process
+from overlay.host.room import free_bytes
 from overlay.image import ext3, lock
 from overlay.image import image as images
 from overlay.image.partial import PARTIAL, is_partial, partial_name
@@ -265,8 +266,7 @@ def copy(path, source, target, environ, *, sound=False):
     needed = os.fstat(source).st_blocks * 512
     if sound:
         needed = min(needed, ext3.read_superblock(source).used_bytes)
-    room = os.fstatvfs(target)
-    free = room.f_bavail * room.f_frsize
+    free = free_bytes(target)
     if needed > free:
         raise OverlayError(
             f"a copy of {quote(path)} is needed: {size.format_size(needed)}, and"
@@ -438,8 +438,7 @@ def reserve(path, descriptor, bytes_, environ, notice, task="create"):
     Raises OverlayError (CANNOT_CREATE) when there is no room for them; asked first, because
     fallocate would take all that there is before it fails, and other jobs write here too.
     """
-    room = os.statvfs(descriptor)
-    free = room.f_bavail * room.f_frsize
+    free = free_bytes(descriptor)
     needed = bytes_ - os.fstat(descriptor).st_blocks * 512
     words = "there is no room" if needed > free else None
     if words is None:

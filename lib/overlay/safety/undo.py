@@ -218,9 +218,9 @@ def _play_back(undo, file, descriptor, path, environ):
         # -f: a killed resize2fs had no time to finish the file.
         result = process.run([program, "-f", file.fileno(), descriptor], environ)
         if result.status:
-            words = (result.errors or result.output).strip().splitlines() or ["it failed"]
+            words = process.last_line(result.errors, result.output)
             hint = f"by hand: e2undo -f {quote(undo)} {quote(path)}"
-            raise _cannot_undo(path, words[-1], hint)
+            raise _cannot_undo(path, words, hint)
 
 
 def _cannot_undo(path, why, hint):
