@@ -57,7 +57,7 @@ SETTINGS = (
         " scratch rather than scratch.outside. In a locked value {user} and {home} are what the"
         " system says; $VARIABLE stays the caller's. A lock on binds.paths and launch.gpu holds for"
         " the engine's own options and variables for the same, such as APPTAINER_BIND. Policy, not"
-        " security: who can run the engine by hand can do as he likes.",
+        " security: whoever can run the engine by hand is not bound by it.",
         example="create.allocation images.default quota",
     ),
     Setting("site", "message", "text", "", "A line that mount-overlay shows at every start."),
