@@ -601,3 +601,24 @@ def test_too_many_members(tmp_path):
     error = refused(sources.unpack, source, str(tmp_path / "target"), **options)
     assert (error.status, "more than 20 files" in error.what) == (CANNOT_CREATE, True)
     assert len(os.listdir(tmp_path / "target")) == 20
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE])
+def test_too_many_directories(tmp_path, kind):
+    """The directories on the way to a member count, before they are made; none counts twice."""
+    path = tmp_path / "deep.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(3):
+            info = tarfile.TarInfo("/".join([str(number), *"abcdefgh", "x"]))
+            info.type, info.mode = kind, 0o755
+            archive.addfile(info)
+        info = tarfile.TarInfo("0")  # after what is in it
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(info)
+    source = sources.Source(str(path), "/", "tar")
+    options = {"limit": 64 * MIB, "environ": ENVIRON}
+    error = refused(sources.unpack, source, str(tmp_path / "target"), **options, files=19)
+    assert (error.status, "more than 19 files" in error.what) == (CANNOT_CREATE, True)
+    assert len(list((tmp_path / "target").rglob("*"))) in (18, 19)
+    sources.unpack(source, str(tmp_path / "exact"), **options, files=30)
+    assert len(list((tmp_path / "exact").rglob("*"))) == 30

@@ -37,12 +37,18 @@ def make_directories(top, name):
     path = top
     for part in filter(None, name.split("/")):
         path = os.path.join(path, part)
-        try:
-            os.mkdir(path, 0o755)
-            os.chmod(path, 0o755)
-        except FileExistsError:
-            if not stat.S_ISDIR(os.lstat(path).st_mode):
-                return False
+        if not make_directory(path):
+            return False
+    return True
+
+
+def make_directory(path):
+    """Make one directory as make_directories() does; return whether it is there."""
+    try:
+        os.mkdir(path, 0o755)
+        os.chmod(path, 0o755)
+    except FileExistsError:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
     return True
 
 
@@ -85,4 +91,13 @@ def too_much(path, limit):
         " that are left",
         status=CANNOT_CREATE,
         hint="choose a larger size with -s",
+    )
+
+
+def too_many(path, most):
+    """Return the error for an archive of more files, directories included, than may be made."""
+    return OverlayError(
+        f"{quote(path)} does not fit: it has more than {most:,} files",
+        status=CANNOT_CREATE,
+        hint="choose a larger number with -n",
     )

@@ -10,8 +10,8 @@ import os
 import stat
 import sys
 
-from overlay.create.place import DEEPEST, make_directories, too_much
-from overlay.errors import CANNOT_CREATE, DAMAGED, UNAVAILABLE, OverlayError, quote
+from overlay.create.place import DEEPEST, make_directory, too_many, too_much
+from overlay.errors import DAMAGED, UNAVAILABLE, OverlayError, quote
 from overlay.host import process
 
 _LONGEST_HEADER = 8 << 20  # bytes of what describes one member of a tar archive
@@ -170,6 +170,7 @@ class Unpacker:
 
     def __init__(self, path, target, limit, below, files, tick):
         self._most = files
+        self._count = 0
         self._tick = tick
         self._below = below
         self._path = path
@@ -182,20 +183,12 @@ class Unpacker:
 
     def run(self, archive, stream):
         """Unpack everything."""
-        count = 0
         while (member := archive.next()) is not None:
             archive.members.clear()  # they would fill the memory
             stream.left = math.inf
-            count += 1
-            if count > self._most:
-                raise OverlayError(
-                    f"{quote(self._path)} does not fit: it has more than {self._most:,} files",
-                    status=CANNOT_CREATE,
-                    hint="choose a larger number with -n",
-                )
-            if count % 1000 == 0:
-                self._tick(count)
             name = self._name(member)
+            if not member.isdir() or name in self._directories:
+                self._count_one()
             if name:
                 self._unpack(archive, member, name)
             elif self._below and member.isdir():
@@ -210,6 +203,14 @@ class Unpacker:
             path = os.path.join(self._target, name)
             os.chmod(path, mode)
             os.utime(path, (time, time))
+
+    def _count_one(self):
+        """Count one file or directory more, before it is made."""
+        self._count += 1
+        if self._count > self._most:
+            raise too_many(self._path, self._most)
+        if self._count % 1000 == 0:
+            self._tick(self._count)
 
     def _refuse(self, member, why):
         raise OverlayError(
@@ -234,10 +235,19 @@ class Unpacker:
         return "" if name == "." else name
 
     def _make_directory(self, member, name):
-        if name not in self._made:
-            if not make_directories(self._target, name):
-                self._refuse(member, "goes through what is no directory")
-            self._made.add(name)
+        """Make a directory and those on the way; one member can be the only one of 256."""
+        if name in self._made:
+            return
+        path = ""
+        for part in name.split("/"):
+            path = os.path.join(path, part)
+            if path not in self._made:
+                place = os.path.join(self._target, path)
+                if not os.path.lexists(place):
+                    self._count_one()
+                if not make_directory(place):
+                    self._refuse(member, "goes through what is no directory")
+                self._made.add(path)
 
     def _unpack(self, archive, member, name):
         path = os.path.join(self._target, name)
