@@ -1,6 +1,12 @@
 """Which of the caller's own processes on this host have an image open, from proc(5)."""
 
+from __future__ import annotations
+
 import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
 
 # What the engine starts to serve an image; they are nobody's work by themselves.
 SERVERS = ("fuse2fs", "fuse-overlayfs", "squashfuse", "squashfuse_ll", "starter", "starter-suid")
@@ -22,7 +28,16 @@ class Process:
 
     __slots__ = ("arguments", "ended", "name", "parent", "pid", "started", "ticks")
 
-    def __init__(self, pid, parent, name, arguments, started, ticks=0, ended=False):
+    def __init__(
+        self,
+        pid: int,
+        parent: int,
+        name: str,
+        arguments: Sequence[str],
+        started: int,
+        ticks: int = 0,
+        ended: bool = False,
+    ) -> None:
         self.pid = pid
         self.parent = parent
         self.name = name
@@ -32,7 +47,7 @@ class Process:
         self.ended = ended
 
     @property
-    def command(self):
+    def command(self) -> str:
         """Its command line for a person: short, and ours without the interpreter before it."""
         words = self.arguments
         for place, word in enumerate(words[:4]):
@@ -42,12 +57,12 @@ class Process:
         return line if len(line) <= 60 else line[:59] + "…"
 
     @property
-    def is_server(self):
+    def is_server(self) -> bool:
         """Whether it only serves an image, for the engine."""
         return self.name.startswith(SERVERS)
 
 
-def look(pid):
+def look(pid: int | str) -> Process | None:
     """Return the Process with a number, or None when it is gone."""
     try:
         name, fields = _stat(pid)
@@ -63,14 +78,14 @@ def look(pid):
     return Process(int(pid), int(fields[1]), name, arguments, started, int(fields[19]), ended)
 
 
-def _stat(pid):
+def _stat(pid: int | str) -> tuple[str, list[bytes]]:
     """Return a process's name, and the fields of its /proc/PID/stat from its state on."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         head, _close, rest = file.read().rpartition(b")")
     return head.partition(b"(")[2].decode(errors="replace"), rest.split()
 
 
-def children(pid):
+def children(pid: int) -> list[Process]:
     """Return the Processes whose parent has a number; each is listed for the thread it is of."""
     words = []
     for thread in os.listdir(f"/proc/{pid}/task"):
@@ -82,7 +97,7 @@ def children(pid):
     return [process for word in words for process in [look(word)] if process]
 
 
-def below(pid):
+def below(pid: int) -> list[Process]:
     """Return the Processes below one, their own after them."""
     try:
         found = children(pid)
@@ -91,7 +106,7 @@ def below(pid):
     return found + [one for process in found for one in below(process.pid)]
 
 
-def commands_of(engine):
+def commands_of(engine: int) -> list[Process]:
     """Return the Processes that run inside the session of an engine, given its number.
 
     They are below it, or share its user namespace (user_namespaces(7)): a process that was
@@ -100,11 +115,11 @@ def commands_of(engine):
     space = user_namespace(engine)
     found = {process.pid: process for process in below(engine)}
     if space != user_namespace("self"):
-        found.update((process.pid, process) for process in within({space} - {None}))
+        found.update((process.pid, process) for process in within({space} if space else ()))
     return [one for one in found.values() if one.pid != engine and not one.is_server]
 
 
-def within(spaces):
+def within(spaces: Collection[str]) -> list[Process]:
     """Return the Processes, servers too, in some user namespaces."""
     return [
         process
@@ -115,7 +130,7 @@ def within(spaces):
     ]
 
 
-def holding(identity):
+def holding(identity: tuple[int, int]) -> list[Process]:
     """Return the Processes of the caller, this one left out, that have a file open.
 
     identity  (device, inode) of the file
@@ -142,7 +157,7 @@ def holding(identity):
     return sorted(found, key=lambda process: (process.started, process.pid))
 
 
-def users(identity):
+def users(identity: tuple[int, int]) -> tuple[list[Process], bool]:
     """Return the caller's Processes that use an image, and whether they are all left behind.
 
     Those inside a container show by the user namespace that they share with the engine's
@@ -151,8 +166,7 @@ def users(identity):
     """
     found = [process for process in holding(identity) if process.name != KEEPER]
     servers = [process for process in found if process.is_server]
-    spaces = {user_namespace(process.pid) for process in servers}
-    spaces -= {user_namespace("self"), None}
+    spaces = spaces_of(servers)
     inside = _others_in(spaces, {process.pid for process in found}) if spaces else []
     left_behind = bool(servers) and len(servers) == len(found) and not inside
     if any(map(has_engine, servers)):
@@ -161,14 +175,14 @@ def users(identity):
     return sorted(found + inside, key=lambda process: process.is_server), left_behind
 
 
-def being_ended(identity):
+def being_ended(identity: tuple[int, int]) -> bool:
     """Return whether a session that has an image open was killed, and its keeper ends it."""
     found = holding(identity)
     known = {process.pid for process in found}
     return any(one.name == KEEPER and one.parent not in known for one in found)
 
 
-def left_by_killed(found):
+def left_by_killed(found: Iterable[Process]) -> list[Process]:
     """Return those of some Processes that run inside a session of ours which was killed."""
     left = []
     for process in found:
@@ -178,7 +192,7 @@ def left_by_killed(found):
     return left
 
 
-def _session(pid):
+def _session(pid: int) -> str:
     """Return the token of the session that a process runs in: our number, a dot and more.
 
     It is "" in a session that is not ours, or when it cannot be seen.
@@ -190,7 +204,7 @@ def _session(pid):
     return ""
 
 
-def _environment(pid):
+def _environment(pid: int | str) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return file.read().split(b"\0")
@@ -198,14 +212,14 @@ def _environment(pid):
         return []
 
 
-def has_engine(server):
+def has_engine(server: Process) -> bool:
     """Return whether the engine that started a server still runs."""
     parent = look(server.parent)
     # The engine's own process is named starter, after the program that it became.
     return parent is not None and parent.name.startswith("starter")
 
 
-def of_session(token):
+def of_session(token: str) -> list[Process]:
     """Return the caller's Processes that a session has left running.
 
     token  the value of OVERLAY_SESSION that only the session's processes have
@@ -220,7 +234,7 @@ def of_session(token):
     ]
 
 
-def serves(server):
+def serves(server: Process) -> bool:
     """Return whether a server of an ext3 image has it mounted still, and so works on.
 
     The engine unmounts before it waits for the end of its servers: see mountinfo in proc(5).
@@ -233,9 +247,9 @@ def serves(server):
     return server.name == "fuse2fs" and any(kind in mounts for kind in _EXT_MOUNTS)
 
 
-def companions(servers):
+def companions(servers: Collection[Process]) -> list[Process]:
     """Return the other servers of the same container, which have the image itself not open."""
-    spaces = {user_namespace(server.pid) for server in servers} - {user_namespace("self"), None}
+    spaces = spaces_of(servers)
     known = {server.pid for server in servers}
     return [
         process
@@ -246,13 +260,13 @@ def companions(servers):
     ]
 
 
-def alive(process):
+def alive(process: Process) -> bool:
     """Return whether a Process still runs: not ended, not a zombie, not another of its number."""
     now = look(process.pid)
     return now is not None and now.ticks == process.ticks and not now.ended
 
 
-def user_namespace(pid):
+def user_namespace(pid: int | str) -> str | None:
     """Return the name of a process's user namespace, None when it is not ours to see."""
     try:
         return os.readlink(f"/proc/{pid}/ns/user")
@@ -260,6 +274,12 @@ def user_namespace(pid):
         return None
 
 
-def _others_in(spaces, known):
+def spaces_of(processes: Iterable[Process]) -> set[str]:
+    """Return the user namespaces of some Processes that are ours to see, but for our own."""
+    found = (user_namespace(process.pid) for process in processes)
+    return {space for space in found if space} - {user_namespace("self")}
+
+
+def _others_in(spaces: Collection[str], known: Collection[int]) -> list[Process]:
     """Return the Processes in some user namespaces that serve no image."""
     return [one for one in within(spaces) if one.pid not in known and not one.is_server]

@@ -7,11 +7,17 @@ all is written. The kernel's way, PR_SET_PDEATHSIG in prctl(2), would not do: th
 keeps TERM for itself in the foreground of a terminal, and shells ignore it.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import time
 
 from overlay.host import holders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
 
 _STARTED = 2  # seconds after which an engine has made its namespaces
 _PATIENCE = 3  # seconds that the commands have to heed TERM
@@ -32,7 +38,7 @@ _IGNORED = (
 class Keeper:
     """The process that waits for our end. Made before the engine is started."""
 
-    def __init__(self, keep=(), in_foreground=False):
+    def __init__(self, keep: Sequence[int] = (), in_foreground: bool = False) -> None:
         """Start it.
 
         keep           descriptors of the overlays, the one that is written first
@@ -53,7 +59,7 @@ class Keeper:
             if self._pid != 0:
                 os.close(reading)
 
-    def watch(self, engine):
+    def watch(self, engine: int) -> None:
         """Tell it the number of the engine's process; called there, before it is the engine."""
         if self._pid is not None:
             try:
@@ -61,7 +67,7 @@ class Keeper:
             except BrokenPipeError:
                 pass  # somebody has killed it: no reason not to run
 
-    def dismiss(self):
+    def dismiss(self) -> None:
         """End it: from now on there is nothing left for it to do."""
         os.close(self._writing)
         if self._pid is not None:
@@ -69,7 +75,7 @@ class Keeper:
             os.waitpid(self._pid, 0)
 
 
-def _wait(reading, keep, in_foreground):
+def _wait(reading: int, keep: Sequence[int], in_foreground: bool) -> None:
     """Wait for the end of the process that made us, and then end its session."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -86,7 +92,7 @@ def _wait(reading, keep, in_foreground):
         end(engine, in_foreground, overlay=keep[0] if keep else None, space=space)
 
 
-def _space_of(engine, reading):
+def _space_of(engine: int, reading: int) -> str | None:
     """Return the user namespace of an engine that has made one, unless our parent ends first.
 
     It is known then although the engine is killed with our parent.
@@ -101,7 +107,7 @@ def _space_of(engine, reading):
     return None if held is None else os.readlink(f"/proc/self/fd/{held}")
 
 
-def _hold_space(pid):
+def _hold_space(pid: int) -> int | None:
     """Open the user namespace of a process, None when it has ended.
 
     While it is open its name is no other's.
@@ -112,7 +118,7 @@ def _hold_space(pid):
         return None
 
 
-def _let_go(keep):
+def _let_go(keep: Collection[int]) -> None:
     """Close all descriptors but some: nobody is to wait for the end of a pipe because of us."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
@@ -126,7 +132,9 @@ def _let_go(keep):
     os.chdir("/")  # and no file system is busy because of us
 
 
-def end(engine, in_foreground, *, overlay=None, space=None):
+def end(
+    engine: int, in_foreground: bool, *, overlay: int | None = None, space: str | None = None
+) -> None:
     """End a session: first by TERM, then by KILL what does not heed it; wait for its servers.
 
     engine   the number of the engine's process
@@ -147,22 +155,21 @@ def end(engine, in_foreground, *, overlay=None, space=None):
         _send(signal.SIGCONT, [process, *left])  # all may have been stopped by Ctrl-Z
         if not _ended(process, _PATIENCE):
             _end_engine(process)
-    spaces = {space}
+    spaces = {space} if space else set()
     if overlay is not None:
         status = os.fstat(overlay)
-        for server in filter(_is_server, holders.holding((status.st_dev, status.st_ino))):
-            if not holders.has_engine(server):
-                spaces.add(holders.user_namespace(server.pid))
-    _end_left(left, spaces - {None, holders.user_namespace("self")})
+        servers = filter(_is_server, holders.holding((status.st_dev, status.st_ino)))
+        spaces |= holders.spaces_of(one for one in servers if not holders.has_engine(one))
+    _end_left(left, spaces - {holders.user_namespace("self")})
     if held is not None:
         os.close(held)
 
 
-def _is_server(process):
+def _is_server(process: holders.Process) -> bool:
     return process.is_server
 
 
-def _end_engine(engine):
+def _end_engine(engine: holders.Process) -> None:
     """KILL what runs inside, so that the engine can unmount; and it, if it does not end then."""
     deadline = time.monotonic() + _END_WAIT
     while holders.alive(engine):
@@ -173,14 +180,14 @@ def _end_engine(engine):
         time.sleep(0.02)
 
 
-def _end_left(left, spaces):
+def _end_left(left: list[holders.Process], spaces: Collection[str]) -> None:
     """End what an engine that has ended left: Processes, and those in its user namespace.
 
     The server of the image comes first: on TERM it writes everything. Processes of the
     engine have nothing to lose any more.
     """
     deadline = time.monotonic() + _END_WAIT
-    told = set()
+    told: set[int] = set()
     while time.monotonic() < deadline:
         left += [one for process in left for one in holders.below(process.pid)]
         found = {one.pid: one for one in [*left, *holders.within(spaces)] if holders.alive(one)}
@@ -195,7 +202,7 @@ def _end_left(left, spaces):
         time.sleep(0.02)
 
 
-def _ended(process, seconds):
+def _ended(process: holders.Process, seconds: float) -> bool:
     """Wait until a process has ended, but not longer than some seconds; return whether it has."""
     deadline = time.monotonic() + seconds
     while holders.alive(process):
@@ -205,7 +212,7 @@ def _ended(process, seconds):
     return True
 
 
-def _send(number, processes):
+def _send(number: int, processes: Iterable[holders.Process]) -> None:
     for process in processes:
         try:
             os.kill(process.pid, number)
@@ -213,14 +220,14 @@ def _send(number, processes):
             pass  # it has just ended
 
 
-def tell_all(engine, number):
+def tell_all(engine: int, number: int) -> bool:
     """Send a signal to all that runs inside, as a terminal does; return whether there is any."""
     inside = holders.commands_of(engine)
     _send(number, inside)
     return bool(inside)
 
 
-def relay(engine, number, in_foreground):
+def relay(engine: int, number: int, in_foreground: bool) -> None:
     """Hand a signal on to the engine, and where that keeps it for itself, to what runs inside.
 
     Started in the foreground of a terminal, Apptainer leaves signals to the terminal and

@@ -1,12 +1,14 @@
 """Names of users and groups by number."""
 
+from __future__ import annotations
+
 import grp
 import pwd
 
-_groups = {}
+_groups: dict[int, str] = {}
 
 
-def group_name(number):
+def group_name(number: int) -> str:
     """Return a group's name, or its number as text when it has none here."""
     if number not in _groups:
         try:
@@ -16,10 +18,10 @@ def group_name(number):
     return _groups[number]
 
 
-_names = {}
+_names: dict[int, str] = {}
 
 
-def user_name(number):
+def user_name(number: int) -> str:
     """Return a user's name, or his number as text when he has none here."""
     if number not in _names:
         try:

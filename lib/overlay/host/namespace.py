@@ -5,8 +5,14 @@ There an ordinary user may mount, and reads all that is his whatever its mode sa
 started inside outlives the work, however it ends.
 """
 
+from __future__ import annotations
+
 from overlay.errors import UNAVAILABLE, OverlayError
 from overlay.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 OPTIONS = ("--user", "--map-current-user", "--mount", "--keep-caps")
 _FLEETING = ("--pid", "--fork", "--kill-child")
@@ -41,20 +47,27 @@ shift
 """
 
 
-def available(environ):
+def available(environ: Mapping[str, str]) -> bool:
     """Return whether this user can have such a namespace here; starts a process."""
     unshare = process.which("unshare", environ)
-    return bool(unshare) and process.succeeds([unshare, *OPTIONS, "true"], environ)
+    return unshare is not None and process.succeeds([unshare, *OPTIONS, "true"], environ)
 
 
-def blocks_links(environ):
+def blocks_links(environ: Mapping[str, str]) -> bool:
     """Return whether the kernel can be told to follow no link in a mount; starts a process."""
     script = "mount --bind /tmp /tmp && mount -o remount,bind,nosymfollow /tmp"
     unshare = process.need("unshare", "util-linux", environ)
     return process.succeeds([unshare, *OPTIONS, "/bin/sh", "-c", script], environ)
 
 
-def wrap(arguments, environ, *, binds=(), images=(), layers=None):
+def wrap(
+    arguments: Iterable[str | int],
+    environ: Mapping[str, str],
+    *,
+    binds: Iterable[tuple[str, str]] = (),
+    images: Iterable[tuple[int, str, str]] = (),
+    layers: tuple[Iterable[str], str] | None = None,
+) -> list[str | int]:
     """Return the command line that runs another one with trees and images mounted.
 
     binds   (tree, directory): what is bound where, after the images
@@ -65,7 +78,7 @@ def wrap(arguments, environ, *, binds=(), images=(), layers=None):
     Raises OverlayError (UNAVAILABLE) when a tool is missing.
     """
     unshare = process.need("unshare", "util-linux", environ)
-    triples = []
+    triples: list[str | int] = []
     if images:
         fuse2fs = process.need("fuse2fs", "fuse2fs", environ)
         for descriptor, directory, place in images:
@@ -79,7 +92,7 @@ def wrap(arguments, environ, *, binds=(), images=(), layers=None):
     return [*words, *arguments]
 
 
-def need(environ):
+def need(environ: Mapping[str, str]) -> None:
     """Raise OverlayError (UNAVAILABLE) when this user cannot have a namespace here."""
     if not available(environ):
         raise OverlayError(

@@ -5,8 +5,14 @@ directory gives to what is made in it, are extended attributes: see posix_acl_xa
 Linux for their form.
 """
 
+from __future__ import annotations
+
 import os
 import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _ACCESS = "system.posix_acl_access"
 _DEFAULT = "system.posix_acl_default"
@@ -16,7 +22,7 @@ _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x
 _ALL = 0o7
 
 
-def _entries(file, name):
+def _entries(file: int | str, name: str) -> list[tuple[int, int, int]]:
     """Return a list of access as (tag, permissions, number); empty when there is none."""
     try:
         data = os.getxattr(file, name)
@@ -25,7 +31,7 @@ def _entries(file, name):
         return []
 
 
-def of_new_file(directory):
+def of_new_file(directory: int | str) -> int:
     """Return the mode that a new file in a directory gets: 0666 less the umask.
 
     directory  its path, or an open descriptor of it
@@ -50,7 +56,7 @@ class Access:
     other   permissions of all others
     """
 
-    def __init__(self, file):
+    def __init__(self, file: int | str) -> None:
         status = os.stat(file)
         entries = _entries(file, _ACCESS)
         mask = next((bits for tag, bits, _number in entries if tag == _MASK), _ALL)
@@ -71,7 +77,7 @@ class Access:
                 self.named[key] = self.named.get(key, 0) | bits & mask
 
     @property
-    def everybody(self):
+    def everybody(self) -> int:
         """What nobody is denied."""
         found = self.other
         for bits in self.named.values():
@@ -79,7 +85,7 @@ class Access:
         return found
 
 
-def most(made_of, new):
+def most(made_of: Iterable[Access], new: int) -> int:
     """Return the mode that a file may have, so that nobody reads it who may not read the rest.
 
     made_of  the Access of each file that it was made of
@@ -103,7 +109,7 @@ def most(made_of, new):
     return 0o700 | group << 3 | other
 
 
-def take_list(old, new):
+def take_list(old: int, new: int) -> None:
     """Give a file the list of access of another, with all shut that chmod(2) opens.
 
     old, new  open descriptors
@@ -124,6 +130,6 @@ def take_list(old, new):
         pass  # there are no such lists here: what is counts
 
 
-def is_list(name):
+def is_list(name: str) -> bool:
     """Return whether an extended attribute is a file's list of access of this kind."""
     return name == _ACCESS

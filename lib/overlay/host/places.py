@@ -6,10 +6,16 @@ the name is nothing there, or a directory of the container, and results that are
 it end up in the overlay. follow() looks, View decides.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 
 from overlay.errors import MISSING, OverlayError, quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 # What every image has of its own: nothing of the host is laid over these.
 SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr", "/var")
@@ -30,16 +36,19 @@ class Way:
 
     __slots__ = ("links", "name", "real")
 
-    def __init__(self, name, links=(), real=None):
+    def __init__(
+        self, name: str, links: Iterable[tuple[str, str]] = (), real: str | None = None
+    ) -> None:
         self.name = name
         self.links = list(links)
         self.real = real or name
 
 
-def follow(name):
+def follow(name: str) -> Way | None:
     """Return the Way of an absolute name; None when nothing is there that we may see."""
     rest = _parts(name)
-    place, links = "", []
+    place = ""
+    links: list[tuple[str, str]] = []
     while rest:
         part = rest.pop()
         if part == "..":
@@ -62,12 +71,12 @@ def follow(name):
     return Way(name, links, place or "/")
 
 
-def _parts(path):
+def _parts(path: str) -> list[str]:
     """Return the parts of a path, the last first."""
     return [part for part in reversed(path.split("/")) if part not in ("", ".")]
 
 
-def is_below(path, directories):
+def is_below(path: str, directories: Iterable[str]) -> bool:
     """Return whether a path is one of the directories or lies in one."""
     return any(
         path == directory or path.startswith(directory.rstrip("/") + "/")
@@ -76,7 +85,7 @@ def is_below(path, directories):
     )
 
 
-def parse_binds(text):
+def parse_binds(text: str) -> Iterator[tuple[str, str]]:
     """Yield (source, target) of all that a bind specification names.
 
     Nothing of one that is the engine's to read, because something in it is escaped.
@@ -89,7 +98,7 @@ def parse_binds(text):
         yield source, rest.partition(":")[0].rstrip("/") or source
 
 
-def check_current(path):
+def check_current(path: str) -> None:
     """Refuse a current directory that the caller may not read, as after su(1).
 
     Raises OverlayError (MISSING).
@@ -108,17 +117,17 @@ class View:
     points  (source, target) of what is mounted, in that order: the last one counts
     """
 
-    def __init__(self, points):
+    def __init__(self, points: Iterable[tuple[str, str]]) -> None:
         self._points = list(points)
 
-    def add(self, path):
+    def add(self, path: str) -> None:
         """Take note that a directory of the host is seen under its own name.
 
         It is mounted before the others.
         """
         self._points.insert(0, (path, path))
 
-    def _covering(self, path):
+    def _covering(self, path: str) -> tuple[str, str] | None:
         """Return the (source, target) in which a path lies inside, or None."""
         found = None
         for point in self._points:
@@ -126,12 +135,12 @@ class View:
                 found = point
         return found
 
-    def shows(self, path):
+    def shows(self, path: str) -> bool:
         """Return whether a path that leads through no link is the host's inside."""
         source, target = self._covering(path) or (None, "")
         return source == target
 
-    def needed(self, way, system=False):
+    def needed(self, way: Way, system: bool = False) -> list[tuple[str, str, bool]]:
         """Return the binds after which a Way leads inside to where it leads on the host.
 
         They are noted as seen. What the user has laid over a part of the way stays.
@@ -157,7 +166,7 @@ class View:
             self._points.insert(0, (bind[1], bind[1]))
         return kept
 
-    def leads_to(self, way):
+    def leads_to(self, way: Way) -> bool:
         """Return whether a Way leads inside to where it leads on the host."""
         for link, _path in way.links:
             source, target = self._covering(link) or (None, "")
@@ -165,11 +174,11 @@ class View:
                 return source == target  # what is mounted under the link's name is what it leads to
         return self.shows(way.real)
 
-    def leads_out(self, way):
+    def leads_out(self, way: Way) -> bool:
         """Return whether a Way begins in what is seen of the host, and leads out of it."""
         return bool(way.links) and self.shows(way.links[0][0]) and not self.shows(way.real)
 
-    def place_of(self, way):
+    def place_of(self, way: Way) -> str:
         """Return where inside a file must be mounted for its Way to lead to it."""
         for link, path in way.links:
             source, target = self._covering(link) or (None, link)

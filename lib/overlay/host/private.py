@@ -5,6 +5,8 @@ no harm in a directory that is ours alone. The host is in the names, because scr
 one that nodes share.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os
@@ -12,13 +14,20 @@ import stat
 
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 _HINT = "set TMPDIR to a directory of yours with room"
 
-_instead = {}  # scratch -> name of the directory where the usual one is another's
+_instead: dict[str, str] = {}  # scratch -> name of the directory where the usual one is another's
 LOCK = ".lock"
 
 
-def name(scratch):
+def name(scratch: str) -> str:
     """Return the name of the directory in scratch: overlay-UID.
 
     Where somebody else has made that, it is one of ours that begins so, or a new name with
@@ -32,16 +41,16 @@ def name(scratch):
     return _instead[scratch]
 
 
-def _usual(scratch):
+def _usual(scratch: str) -> str:
     return os.path.join(scratch, f"overlay-{os.getuid()}")
 
 
-def is_taken(scratch):
+def is_taken(scratch: str) -> bool:
     """Return whether somebody else has made what the directory in scratch would be called."""
     return _is_others(_usual(scratch))
 
 
-def _is_others(path):
+def _is_others(path: str) -> bool:
     try:
         status = os.lstat(path)
     except OSError:
@@ -49,7 +58,7 @@ def _is_others(path):
     return not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid()
 
 
-def _own_name(path):
+def _own_name(path: str) -> str | None:
     """Return the path of a directory of ours beside another's, for what is to be shared."""
     scratch, base = os.path.split(path)
     try:
@@ -60,7 +69,7 @@ def _own_name(path):
     return next((path for path in paths if not _is_others(path)), None)
 
 
-def identity(status):
+def identity(status: os.stat_result) -> str:
     """Return what tells a file's content from every other's, for a name on scratch.
 
     status  of the file, as os.stat() returns it
@@ -80,7 +89,7 @@ def identity(status):
     )
 
 
-def make(scratch):
+def make(scratch: str) -> str:
     """Make the directory in scratch, and return its name.
 
     Raises OverlayError (CANNOT_CREATE) when it cannot be, or is somebody else's.
@@ -106,16 +115,16 @@ def make(scratch):
     return path
 
 
-def work_name(scratch, host, pid):
+def work_name(scratch: str, host: str, pid: int) -> str:
     """Return the name of the directory for the work of one process."""
     return os.path.join(name(scratch), f"{_prefix(host)}{pid}")
 
 
-def _prefix(host):
+def _prefix(host: str) -> str:
     return f"work.{host}."
 
 
-def make_work(scratch, host, pid):
+def make_work(scratch: str, host: str, pid: int) -> str:
     """Make the directory for the work of one process, empty; return its name.
 
     Raises OverlayError (CANNOT_CREATE).
@@ -123,7 +132,7 @@ def make_work(scratch, host, pid):
     path = work_name(scratch, host, pid)
     remove(path)  # of a killed process of our number
 
-    def new():
+    def new() -> None:
         os.mkdir(path, 0o700)
         _own(path)
 
@@ -131,24 +140,24 @@ def make_work(scratch, host, pid):
     return path
 
 
-def _own(path):
+def _own(path: str) -> None:
     """Give a new directory the caller's group, where the one above hands on another."""
     with contextlib.suppress(OSError):  # such as of a file system without groups
         os.chown(path, -1, os.getegid())
         os.chmod(path, 0o700)  # chown leaves the bit that hands it on
 
 
-def put(scratch, path, data):
+def put(scratch: str, path: str, data: bytes) -> None:
     """Write a file in the directory in scratch. Raises OverlayError (CANNOT_CREATE)."""
 
-    def write():
+    def write() -> None:
         with open(path, "wb") as file:
             file.write(data)
 
     _within(scratch, path, write)
 
 
-def open_file(scratch, entry):
+def open_file(scratch: str, entry: str) -> int:
     """Open a file in the directory, made if it is not there; return the descriptor.
 
     Raises OverlayError (CANNOT_CREATE).
@@ -158,22 +167,20 @@ def open_file(scratch, entry):
     return _within(scratch, path, lambda: os.open(path, flags, 0o600))
 
 
-def _within(scratch, path, function):
+def _within(scratch: str, path: str, function: Callable[[], T], tries: int = 3) -> T:
     """Call what makes a path in the directory, which others may remove while it is empty."""
-    for last in (False, False, True):
-        make(scratch)
-        try:
-            return function()
-        except OSError as error:
-            if last or not isinstance(error, FileNotFoundError):
-                raise OverlayError(
-                    f"cannot make {quote(path)}: {reason(error)}",
-                    status=CANNOT_CREATE,
-                    hint=_HINT,
-                ) from None
+    make(scratch)
+    try:
+        return function()
+    except OSError as error:
+        if tries > 1 and isinstance(error, FileNotFoundError):
+            return _within(scratch, path, function, tries - 1)
+        raise OverlayError(
+            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=_HINT
+        ) from None
 
 
-def leave(scratch, path):
+def leave(scratch: str, path: str) -> None:
     """Remove what has been made in the directory, and that too if nothing else is in it."""
     if os.path.isdir(path):
         remove(path)
@@ -182,7 +189,7 @@ def leave(scratch, path):
     _try(os.rmdir, name(scratch))
 
 
-def remove_stale(scratch, host):
+def remove_stale(scratch: str, host: str) -> None:
     """Remove what killed processes of this host have left of their work."""
     directory, prefix = name(scratch), _prefix(host)
     try:
@@ -197,7 +204,7 @@ def remove_stale(scratch, host):
             remove(os.path.join(directory, entry))
 
 
-def remove(tree):
+def remove(tree: str) -> None:
     """Remove a directory and all that is in it, closed directories too, as far as possible."""
     if os.path.islink(tree):
         return
@@ -216,7 +223,7 @@ def remove(tree):
     _try(os.rmdir, tree)
 
 
-def _try(function, *arguments):
+def _try(function: Callable[..., object], *arguments: object) -> None:
     with contextlib.suppress(OSError):
         function(*arguments)
 
@@ -227,10 +234,10 @@ class Locked:
     It is the kernel's, and free again however its holder ends.
     """
 
-    def __init__(self, scratch):
+    def __init__(self, scratch: str) -> None:
         self._descriptor = open_file(scratch, LOCK)
 
-    def take(self, wait=True):
+    def take(self, wait: bool = True) -> bool:
         """Take the lock. Returns False when another has it and we do not wait."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -238,6 +245,6 @@ class Locked:
             return False
         return True
 
-    def close(self):
+    def close(self) -> None:
         """Let it go."""
         os.close(self._descriptor)

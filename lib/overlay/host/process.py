@@ -1,11 +1,23 @@
 """The only place that starts programs: argument lists, never a shell."""
 
+from __future__ import annotations
+
 import os
 import signal
 import time
 
 from overlay.errors import UNAVAILABLE, OverlayError, quote, reason
 from overlay.host import keeper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from types import FrameType, TracebackType
+    from typing import Any, BinaryIO, Literal, NoReturn, Optional, Union
+
+    from overlay.plan import Step
+
+    Handler = Union[Callable[[int, Optional[FrameType]], object], int, None]
 
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _PATIENCE = 3  # seconds that a program has to heed TERM
@@ -14,7 +26,7 @@ _PATIENCE = 3  # seconds that a program has to heed TERM
 _SYSTEM = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 
 
-def which(name, environ):
+def which(name: str, environ: Mapping[str, str]) -> str | None:
     """Return the absolute path of a program, or None.
 
     Looks along PATH, then in the directories of the system's own tools. A name with a
@@ -30,7 +42,7 @@ def which(name, environ):
     return None
 
 
-def absolute(environ):
+def absolute(environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return an environment whose PATH has absolute parts only, for all that is started.
 
     Programs of ours start others by name, where the caller may be in somebody else's directory.
@@ -41,11 +53,11 @@ def absolute(environ):
     return environ if kept == parts else {**environ, "PATH": ":".join(kept or _SYSTEM)}
 
 
-def _executable(path):
+def _executable(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def need(name, package, environ):
+def need(name: str, package: str, environ: Mapping[str, str]) -> str:
     """Return the absolute path of a tool. Raises OverlayError (UNAVAILABLE) without it."""
     path = which(name, environ)
     if path is None:
@@ -62,13 +74,13 @@ class Result:
 
     __slots__ = ("errors", "output", "status")
 
-    def __init__(self, status, output, errors):
+    def __init__(self, status: int, output: str, errors: str) -> None:
         self.status = status
         self.output = output
         self.errors = errors
 
 
-def last_line(*texts, otherwise="it failed"):
+def last_line(*texts: str, otherwise: str = "it failed") -> str:
     """Return the last line of the first of some texts that says anything.
 
     texts      what a program printed: its errors, and its output where they may stand there
@@ -78,7 +90,13 @@ def last_line(*texts, otherwise="it failed"):
     return said.splitlines()[-1]
 
 
-def run(arguments, environ, *, variables=None, text=""):
+def run(
+    arguments: Sequence[str | int],
+    environ: Mapping[str, str],
+    *,
+    variables: Mapping[str, str] | None = None,
+    text: str = "",
+) -> Result:
     """Run a program to its end and return its Result; text, undecodable bytes escaped.
 
     A number among the arguments is an open file: the program gets its name in proc(5), and
@@ -92,8 +110,8 @@ def run(arguments, environ, *, variables=None, text=""):
     # spares a short command the module subprocess.
     files = [os.memfd_create(name) for name in ("input", "output", "errors")]
     try:
-        with open(files[0], "wb", closefd=False) as file:
-            file.write(text.encode())
+        with open(files[0], "wb", closefd=False) as words:
+            words.write(text.encode())
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
         status = _run(arguments, environment, actions)
@@ -103,14 +121,16 @@ def run(arguments, environ, *, variables=None, text=""):
             os.close(file)
 
 
-def _all_of(file):
+def _all_of(file: int) -> str:
     """Return what has been written to a file, as text."""
     with open(file, "rb", closefd=False) as written:
         written.seek(0)
         return written.read().decode(errors="backslashreplace")
 
 
-def _run(arguments, environment, actions):
+def _run(
+    arguments: Sequence[str | int], environment: Mapping[str, str], actions: Sequence[Any]
+) -> int:
     """Run a program to its end and return its status; when we are to end, so is it.
 
     Signals wait until it can be ended: none may leave it running behind our back.
@@ -128,14 +148,19 @@ def _run(arguments, environment, actions):
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _spawn(arguments, environment, actions, **options):
+def _spawn(
+    arguments: Sequence[str | int],
+    environment: Mapping[str, str],
+    actions: Sequence[Any],
+    **options: Any,
+) -> int:
     """Start a program with what Python has changed of the signals as it was; return its number.
 
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
     """
     options.setdefault("setsigdef", (signal.SIGPIPE, signal.SIGXFSZ))
     files = [word for word in arguments if isinstance(word, int)]
-    words = [f"/proc/self/fd/{word}" if word in files else word for word in arguments]
+    words = [f"/proc/self/fd/{word}" if isinstance(word, int) else word for word in arguments]
     try:
         for file in files:
             os.set_inheritable(file, True)
@@ -147,7 +172,7 @@ def _spawn(arguments, environment, actions, **options):
             os.set_inheritable(file, False)
 
 
-def _end(child):
+def _end(child: int) -> None:
     """End a program, by TERM, and by KILL if it does not heed that; wait for it."""
     try:
         os.kill(child, signal.SIGTERM)
@@ -161,7 +186,7 @@ def _end(child):
         pass  # it had ended already, by the same Ctrl-C
 
 
-def ask(arguments, environ, seconds):
+def ask(arguments: Sequence[str], environ: Mapping[str, str], seconds: float) -> Result:
     """Run a program that may hang, such as one that asks a server; return its Result.
 
     It gets the C locale, no input, and a process group of its own, which is killed when it
@@ -187,8 +212,8 @@ def ask(arguments, environ, seconds):
         return Result(child.returncode, output, errors)
     except BaseException as error:
         os.killpg(child.pid, signal.SIGKILL)
-        child.stdout.close()
-        child.stderr.close()
+        for pipe in filter(None, (child.stdout, child.stderr)):
+            pipe.close()
         try:
             child.wait(0.5)
         except subprocess.TimeoutExpired:
@@ -198,7 +223,7 @@ def ask(arguments, environ, seconds):
         raise
 
 
-def show(arguments, environ):
+def show(arguments: Sequence[str | int], environ: Mapping[str, str]) -> int:
     """Run a program whose output goes to our standard error; return its exit status.
 
     For what shows its own progress on a terminal; elsewhere only its errors are shown.
@@ -207,7 +232,7 @@ def show(arguments, environ):
     return _run(arguments, environ, quiet or [(os.POSIX_SPAWN_DUP2, 2, 1)])
 
 
-def succeeds(arguments, environ):
+def succeeds(arguments: Sequence[str | int], environ: Mapping[str, str]) -> bool:
     """Run a program that says nothing, and return whether it ends well.
 
     What run() does with less work, for the launch path. Raises OverlayError (UNAVAILABLE).
@@ -216,7 +241,7 @@ def succeeds(arguments, environ):
     return _run(arguments, environ, actions) == 0
 
 
-def become(step, environ, keep=()):
+def become(step: Step, environ: Mapping[str, str], keep: Iterable[int] = ()) -> NoReturn:
     """Replace this process by the program of a Step. Does not return.
 
     Terminal, signals and exit status are from here on the program's own.
@@ -231,17 +256,19 @@ def become(step, environ, keep=()):
         raise _not_started(step.arguments[0], error) from None
 
 
-def _restore_signals():
+def _restore_signals() -> None:
     """Give up what Python changed at its start: `yes | head` inside must end by SIGPIPE."""
     for name in ("SIGPIPE", "SIGXFSZ"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
-def _not_started(program, error):
+def _not_started(program: str | int, error: OSError) -> OverlayError:
     return OverlayError(f"cannot start {quote(program)}: {reason(error)}", status=UNAVAILABLE)
 
 
-def stay(step, environ, copy=None, keep=()):
+def stay(
+    step: Step, environ: Mapping[str, str], copy: BinaryIO | None = None, keep: Sequence[int] = ()
+) -> int:
     """Run a Step as a child in our process group; return its status, negative for a signal.
 
     copy  an open binary file that gets what the child prints, beside our standard error;
@@ -265,7 +292,7 @@ def stay(step, environ, copy=None, keep=()):
         if copy is not None:
             reading, writing = os.pipe()
         child = _start(step, environ, defaults, writing, guard)
-        if copy is not None:
+        if copy is not None and reading is not None and writing is not None:
             os.close(writing)
             writing = None
             copier = _Copier(reading, copy, child, in_foreground)
@@ -293,7 +320,9 @@ def stay(step, environ, copy=None, keep=()):
     return os.waitstatus_to_exitcode(status)
 
 
-def _wait(child, heard, in_foreground, everybody):
+def _wait(
+    child: int, heard: Collection[int], in_foreground: bool, everybody: bool
+) -> tuple[int, int | None]:
     """Wait for the end of a child, handing on what is sent to us; blocked, all of it.
 
     heard      signals that are not ignored
@@ -317,7 +346,13 @@ def _wait(child, heard, in_foreground, everybody):
             keeper.relay(child, number, in_foreground)
 
 
-def _start(step, environ, defaults, output, guard):
+def _start(
+    step: Step,
+    environ: Mapping[str, str],
+    defaults: Iterable[int],
+    output: int | None,
+    guard: keeper.Keeper,
+) -> int:
     """Start the engine for stay() and return its number. Signals are blocked.
 
     defaults  signals that it does not ignore
@@ -328,6 +363,7 @@ def _start(step, environ, defaults, output, guard):
     """
     environment = step.environment(environ)
     reading, writing = os.pipe()
+    still_open = [reading, writing]
     try:
         child = os.fork()
         if child == 0:
@@ -335,36 +371,34 @@ def _start(step, environ, defaults, output, guard):
                 guard.watch(os.getpid())
                 for number in defaults:
                     signal.signal(number, signal.SIG_DFL)
-                for number in (1, 2) if output is not None else ():
-                    os.dup2(output, number)
+                if output is not None:
+                    os.dup2(output, 1)
+                    os.dup2(output, 2)
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())
                 os.execve(step.arguments[0], step.arguments, environment)
             except OSError as error:
                 os.write(writing, str(error.errno).encode())
             finally:
                 os._exit(127)
-        os.close(writing)
-        writing = None
+        os.close(still_open.pop())
         failed = os.read(reading, 16)  # nothing, when exec has closed it
         if failed:
             os.waitpid(child, 0)
-            error = OSError(int(failed), os.strerror(int(failed)))
-            raise _not_started(step.arguments[0], error)
+            raise OSError(int(failed), os.strerror(int(failed)))
         return child
     except OSError as error:
         raise _not_started(step.arguments[0], error) from None
     finally:
-        for descriptor in (reading, writing):
-            if descriptor is not None:
-                os.close(descriptor)
+        for descriptor in still_open:
+            os.close(descriptor)
 
 
-def handlers():
+def handlers() -> dict[int, Handler]:
     """Return what this process does on the signals that stay() takes care of, by number."""
     return {number: signal.getsignal(number) for number in (*_TERMINAL, *_RELAYED)}
 
 
-def set_handlers(known):
+def set_handlers(known: Mapping[int, Handler]) -> None:
     """Make it so again; None is a handler that is not Python's, and was not changed."""
     for number, handler in known.items():
         if handler is not None:
@@ -378,21 +412,21 @@ class _Copier:
     the pipe open. Where the file cannot be written any more, the session is ended.
     """
 
-    def __init__(self, reading, copy, child, in_foreground):
+    def __init__(self, reading: int, copy: BinaryIO, child: int, in_foreground: bool) -> None:
         import threading  # not needed on the launch path
 
-        self._error = None
+        self._error: OSError | None = None
         self._in_foreground = in_foreground
         self._thread = threading.Thread(target=self._run, args=(reading, copy, child))
         self._thread.start()
 
-    def finish(self):
+    def finish(self) -> None:
         """Wait until all is copied, when the child has ended. Raises OSError of the file."""
         self._thread.join()
         if self._error is not None:
             raise self._error
 
-    def _run(self, reading, copy, child):
+    def _run(self, reading: int, copy: BinaryIO, child: int) -> None:
         try:
             _copy_all(reading, copy, child)
         except OSError as error:
@@ -400,7 +434,7 @@ class _Copier:
             keeper.end(child, self._in_foreground)
 
 
-def _copy_all(reading, copy, child):
+def _copy_all(reading: int, copy: BinaryIO, child: int) -> None:
     """Copy what comes through a pipe, until its end or that of a child."""
     import select
 
@@ -432,7 +466,7 @@ _SI_KERNEL = 0x80  # siginfo.h: sent by the kernel, as a terminal does
 _RELAYED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
-def _in_foreground():
+def _in_foreground() -> bool:
     """Return whether our process group is now the foreground one of a terminal."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
@@ -446,7 +480,7 @@ def _in_foreground():
         os.close(terminal)
 
 
-def end_like(status):
+def end_like(status: int) -> int:
     """Return an exit status, or end by the signal that a negative one stands for.
 
     A shell and a batch system then see of us what they would have seen of the engine.
@@ -473,12 +507,12 @@ class cleaning_up:
     class Ended(BaseException):
         """A signal that asks us to end arrived."""
 
-        def __init__(self, number):
+        def __init__(self, number: int) -> None:
             super().__init__(number)
             self.number = number
 
-    def __enter__(self):
-        self._before = {}
+    def __enter__(self) -> None:
+        self._before: dict[int, Handler] = {}
         for number in (signal.SIGTERM, signal.SIGHUP):
             handler = signal.getsignal(number)
             within = getattr(handler, "__func__", None) is cleaning_up._raise
@@ -486,13 +520,19 @@ class cleaning_up:
                 self._before[number] = handler
                 signal.signal(number, self._raise)
 
-    def _raise(self, number, _frame):
+    def _raise(self, number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
         raise self.Ended(number)
 
-    def __exit__(self, kind, error, _traceback):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> Literal[False]:
+        ended = isinstance(error, self.Ended)
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if kind is self.Ended else handler)
-        if kind is self.Ended and error.number in self._before:
+            signal.signal(number, signal.SIG_DFL if ended else handler)
+        if isinstance(error, self.Ended) and error.number in self._before:
             os.kill(os.getpid(), error.number)
         return False

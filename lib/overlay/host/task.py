@@ -1,22 +1,28 @@
 """What the environment tells of a task of a batch job."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # How many tasks there are, and which of them this is, as batch systems and MPI say it.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
-def is_parallel(environ):
+def is_parallel(environ: Mapping[str, str]) -> bool:
     """Return whether this may be one of several tasks, or an element of an array."""
     return "SLURM_ARRAY_TASK_ID" in environ or any(
         environ.get(name, "").isdecimal() and int(environ[name]) > 1 for name in _COUNTS
     )
 
 
-def ways_out(path, environ):
+def ways_out(path: str, environ: Mapping[str, str]) -> str:
     """Return the hint for a task that wants to write an overlay which another one has."""
     array = environ.get("SLURM_ARRAY_TASK_ID")
     stem, ending = os.path.splitext(path)
@@ -29,7 +35,7 @@ def ways_out(path, environ):
     )
 
 
-def task_name(environ, host, pid):
+def task_name(environ: Mapping[str, str], host: str, pid: int) -> str:
     """Return the name of this task: by job, array index and rank, else by host and pid."""
     numbers = {
         name: environ[name]

@@ -1,21 +1,27 @@
 """Files that commands obey: whose they are, and who else could write or exchange them."""
 
+from __future__ import annotations
+
 import os
 import stat
 
 from overlay.errors import quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 
 class Distrusted(Exception):
     """A file is not to be obeyed; the text says why, in words for the user."""
 
 
-def installation():
+def installation() -> int:
     """Return the uid of the owner of these programs, whose settings are as good as they are."""
     return os.stat(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))).st_uid
 
 
-def read(path, owners=None):
+def read(path: str, owners: Collection[int] | None = None) -> bytes:
     """Return the bytes of a file, which is opened once: what is looked at is what is read.
 
     owners  the uids whose file is obeyed; None: whoever's, because it is only looked at
@@ -32,7 +38,7 @@ def read(path, owners=None):
         return file.read()
 
 
-def check(path, status, owners):
+def check(path: str, status: os.stat_result, owners: Collection[int]) -> None:
     """Raise Distrusted when a file that was opened by its path is not to be obeyed.
 
     status  its os.stat_result, from its descriptor
@@ -61,7 +67,7 @@ def check(path, status, owners):
             )
 
 
-def _parents(paths):
+def _parents(paths: Iterable[str]) -> list[str]:
     """Return all directories above some absolute paths, each once."""
     found = set()
     for path in paths:
@@ -71,7 +77,7 @@ def _parents(paths):
     return sorted(found)
 
 
-def _name(uid):
+def _name(uid: int) -> str:
     """Return the name of a user, or "user UID" for one that has none here."""
     import pwd  # asks a server on many sites, and only for a message
 
@@ -81,5 +87,5 @@ def _name(uid):
         return f"user {uid}"
 
 
-def _names(uids):
+def _names(uids: Iterable[int]) -> str:
     return " or ".join(sorted(map(_name, uids)))
