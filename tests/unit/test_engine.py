@@ -6,14 +6,17 @@ import os
 
 import pytest
 from overlay.errors import UNAVAILABLE, OverlayError
-from overlay.launch import engine as engines
+from overlay.launch import engine as common
+from overlay.launch import engines
+from overlay.launch.engines.apptainer import Apptainer, bind_option, needs_mount
+from overlay.launch.engines.singularity import Singularity
 
-APPTAINER = engines.Engine("/usr/bin/apptainer", "apptainer")
+APPTAINER = Apptainer("/usr/bin/apptainer")
 
 
 def arguments(overlays=(("a.ext3", True),), **options):
     """Return the words behind the engine's name for a session."""
-    return engines.Launch("base.sif", list(overlays), **options).arguments(APPTAINER)[1:]
+    return APPTAINER.arguments(common.Launch("base.sif", overlays, **options))[1:]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +80,8 @@ def test_overlays_read_back():
 )
 def test_binds(bind, expected):
     """A bind is said with --bind, or with --mount where --bind would misread it."""
-    assert engines.bind_option(bind) == expected
-    assert engines.needs_mount(bind) == (expected[0] == "--mount")
+    assert bind_option(bind) == expected
+    assert needs_mount(bind) == (expected[0] == "--mount")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_binds(bind, expected):
         ({"command": []}, ["-q", "exec", "--overlay", "a.ext3", "base.sif"]),
         ({"quiet": False}, ["shell", "--overlay", "a.ext3", "base.sif"]),
         (
-            {"binds": ["/x", ("/y", "/y", True)], "flags": ["--nv", "--home", "/h"]},
+            {"binds": ["/x", ("/y", "/y", True)], "gpus": ["nv"], "options": ["--home", "/h"]},
             [
                 "-q",
                 "shell",
@@ -128,7 +131,7 @@ def test_whole(options, expected):
 )
 def test_parse_version(output, expected):
     """Every engine's way to say its version is read."""
-    assert engines.parse_version("/x", output) == expected
+    assert APPTAINER.parse_version(output) == expected
 
 
 @pytest.mark.parametrize(
@@ -143,12 +146,13 @@ def test_parse_version(output, expected):
         "apptainer version 1..2",
     ],
 )
-def test_parse_version_refuses(output):
+def test_parse_version_refuses(tmp_path, output):
     """What is no version is refused with the line to try."""
+    path = program(tmp_path / "my engine", f"#!/bin/sh\nprintf '%s' '{output}'\n")
     with pytest.raises(OverlayError) as error:
-        engines.parse_version("/my engine", output)
-    assert error.value.what == "'/my engine' does not say which version it is"
-    assert error.value.hint == "try it by hand: '/my engine' --version"
+        Apptainer(path).version({})
+    assert error.value.what == f"'{path}' does not say which version it is"
+    assert error.value.hint == f"try it by hand: '{path}' --version"
     assert error.value.status == UNAVAILABLE
 
 
@@ -185,7 +189,7 @@ def program(path, text="#!/bin/sh\n", mode=0o755):
 def test_check(tmp_path, version, feature, sentence):
     """An engine too old for what was asked is refused with both versions."""
     path = program(tmp_path / "apptainer", f"#!/bin/sh\necho '{version}'\n")
-    found = engines.Engine(path, "apptainer")
+    found = Apptainer(path)
     if sentence is None:
         assert found.check(feature, os.environ) is None
         return
@@ -241,24 +245,25 @@ def test_launchers_and_own_helpers(tmp_path, place):
     """An engine with helpers of its own looks there; one that is setuid root takes none of ours."""
     real = program(tmp_path / "bin" / "apptainer")
     (tmp_path / "link").symlink_to(real)
-    found = engines.Engine(str(tmp_path / "link"), "apptainer")
+    found = Apptainer(str(tmp_path / "link"))
     nowhere = {"PATH": str(tmp_path)}
-    before = found.takes_launchers(nowhere)
-    assert before in (None, engines.PATH)  # as this machine has helpers in /usr/bin
+    before = found.launchers(nowhere)
+    assert before is None or before.directory is None  # as this machine has helpers in /usr/bin
     own = tmp_path / place / "apptainer" / "bin"
     program(own / "starter")
     assert found.libexec() == [str(own)]
-    assert found.takes_launchers(nowhere) == before
+    again = found.launchers(nowhere)
+    assert (again is None, again and again.base) == (before is None, before and before.base)
     program(own / "fuse-overlayfs")
-    assert found.takes_launchers(nowhere) == str(own)
-    assert not found.has_squashfuse(str(own), nowhere)
+    ours = found.launchers(nowhere)
+    assert (ours.directory, ours.base) == (str(own), False)
     program(own / "squashfuse_ll")
-    assert found.has_squashfuse(str(own), nowhere)
+    assert found.launchers(nowhere).base
     suid = program(own / "starter-suid", mode=0o4755)
     if os.getuid():
-        assert not engines.is_setuid(suid)  # it would run as us
+        assert not common.is_setuid(suid)  # it would run as us
     else:
-        assert found.takes_launchers(nowhere) is None
+        assert found.launchers(nowhere) is None
 
 
 def test_launchers_before_path(tmp_path):
@@ -266,8 +271,8 @@ def test_launchers_before_path(tmp_path):
     real = program(tmp_path / "bin" / "apptainer")
     for name in ("fuse-overlayfs", "fuse2fs"):
         program(tmp_path / "else" / name)
-    found = engines.Engine(real, "apptainer")
-    assert found.takes_launchers({"PATH": f"{tmp_path}/else:/usr/bin"}) is None
+    found = Apptainer(real)
+    assert found.launchers({"PATH": f"{tmp_path}/else:/usr/bin"}) is None
 
 
 def test_find_needs_a_program(tmp_path):
@@ -279,9 +284,61 @@ def test_find_needs_a_program(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "variable"),
-    [("apptainer", "APPTAINERENV_PS1"), ("singularity", "SINGULARITYENV_PS1")],
+    ("family", "variable"),
+    [(Apptainer, "APPTAINERENV_PS1"), (Singularity, "SINGULARITYENV_PS1")],
 )
-def test_variable(name, variable):
+def test_variable(family, variable):
     """Each engine has its own prefix for variables."""
-    assert engines.Engine("/x", name).variable("PS1") == variable
+    assert family("/x").variable("PS1") == variable
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "expected"),
+    [
+        ([], {}, set()),
+        (["-C"], {}, {"contained"}),
+        (["--contain"], {}, {"contained"}),
+        ([], {"APPTAINER_CONTAINALL": "1"}, {"contained"}),
+        ([], {"SINGULARITY_CONTAIN": "1"}, set()),
+        (["--no-mount", "tmp,cwd"], {}, {"no_cwd"}),
+        (["--no-mount=home"], {}, {"own_home"}),
+        ([], {"APPTAINER_NO_MOUNT": "home,cwd"}, {"no_cwd", "own_home"}),
+        (["--home=/h"], {}, {"own_home"}),
+        (["-H", "/h"], {}, {"own_home"}),
+        ([], {"APPTAINER_NO_HOME": "1"}, {"own_home"}),
+        (["-f"], {}, {"fakeroot"}),
+        ([], {"APPTAINER_FAKEROOT": "1"}, {"fakeroot"}),
+        (["--writable-tmpfs=true"], {}, {"layer"}),
+        ([], {"APPTAINER_WRITABLE_TMPFS": "1"}, {"layer"}),
+    ],
+)
+def test_told(options, environ, expected):
+    """What users tell the engine themselves is understood, by options and by variables."""
+    told = APPTAINER.told(options, environ)
+    assert {name for name in told.__slots__ if getattr(told, name)} == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "setting"),
+    [
+        ("--bind=/a", "binds.paths"),
+        ("-B/a", "binds.paths"),
+        ("--nv", "launch.gpu"),
+        ("--nvccli=true", "launch.gpu"),
+        ("--home", None),
+    ],
+)
+def test_sets_aside(word, setting):
+    """Its own options that do what a locked setting does are known."""
+    assert APPTAINER.sets_aside(word) == setting
+
+
+def test_families():
+    """Every module beside them is a family of engines, which is found by its program's name."""
+    directory = os.path.dirname(engines.__file__)
+    names = [name[:-3] for name in os.listdir(directory) if name.endswith(".py")]
+    assert len(names) > 2
+    for name in set(names) - {"__init__"}:
+        assert issubclass(engines._family(name.replace("_", "-")), common.Engine)
+    for name in ("__init__", "", "engine", "apptainer.sif", "../apptainer"):
+        assert engines._family(name) is None

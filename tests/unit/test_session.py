@@ -9,7 +9,8 @@ from overlay.host.places import Way
 from overlay.host.scratch import scratch_directory
 from overlay.image.image import Image
 from overlay.launch import engine as engines
-from overlay.launch.engine import Engine
+from overlay.launch.engine import Launchers
+from overlay.launch.engines.apptainer import Apptainer
 from overlay.launch.facts import Facts, gather
 from overlay.launch.launchers import settle_launchers
 from overlay.launch.plan import _EXEC, make_plan
@@ -52,7 +53,7 @@ def image(
 def facts(*images, **options):
     """Return Facts of a machine where nothing is special."""
     known = {
-        "engine": Engine("/e/apptainer", "apptainer"),
+        "engine": Apptainer("/e/apptainer"),
         "base": "/i/base.sif",
         "cwd": "/tmp/here",
         "environ": {"HOME": "/home/me"},
@@ -231,14 +232,15 @@ def test_fakeroot_writes_what_belongs_to_others(settings):
     ("mode", "known", "entered"),
     [
         ("a", {}, ["writable"]),
-        ("a", {"squashfuse": True}, ["writable", "base"]),
+        ("a", {"base": True}, ["writable", "base"]),
         ("a:ro", {"markers": True}, ["read-only"]),
-        ("a:ro", {"squashfuse": True}, None),
+        ("a:ro", {"base": True}, None),
     ],
 )
 def test_own_helpers_of_the_engine(settings, mode, known, entered):
     """Our launchers cover an engine's own helpers where data or the view depend on them."""
-    found = facts(image("a"), launchers="/usr/libexec/apptainer/bin", **known)
+    launchers = Launchers("/usr/libexec/apptainer/bin", base=known.pop("base", False))
+    found = facts(image("a"), launchers=launchers, **known)
     arguments = decided(settings, modes(mode, command=["true"]), found).final.arguments
     if entered is None:
         assert arguments[:2] == [*PREFIX, "-q"]
@@ -251,7 +253,7 @@ def test_own_helpers_of_the_engine(settings, mode, known, entered):
 
 def test_own_helpers_and_fakeroot(settings):
     """With --fakeroot the namespace of our launchers would be in the way."""
-    found = facts(image("a"), launchers="/usr/libexec/apptainer/bin")
+    found = facts(image("a"), launchers=Launchers("/usr/libexec/apptainer/bin"))
     settle_launchers(modes("a", fakeroot=True), found, True)
     assert found.launchers is None
 
@@ -260,10 +262,10 @@ def test_own_helpers_and_fakeroot(settings):
 def test_layer_in_memory(settings, own):
     """A layer that the user asks the engine for stays writable, over read-only overlays too."""
     environ = {} if own else {"APPTAINER_WRITABLE_TMPFS": "1"}
-    found = facts(image("a"), launchers=engines.PATH, environ=environ)
+    found = facts(image("a"), launchers=Launchers(), environ=environ)
     request = modes("a:ro", command=["true"], options=[own] if own else [])
     assert decided(settings, request, found).final.path_first.endswith("/writable")
-    found = facts(image("a"), launchers=engines.PATH)
+    found = facts(image("a"), launchers=Launchers())
     plain = decided(settings, modes("a:ro", command=["true"]), found)
     assert plain.final.path_first.endswith("/read-only")
 

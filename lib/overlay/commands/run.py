@@ -6,6 +6,7 @@ import os
 from overlay.commands.arguments import Command, add_binds, add_container, add_sizes, add_verbosity
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.host import process
+from overlay.launch import engines
 from overlay.launch.facts import gather
 from overlay.launch.plan import make_plan
 from overlay.launch.request import Session, parse_overlay
@@ -55,19 +56,17 @@ def main(options, environ, root, output):
     return 0
 
 
-# Words for the engine that say what our own options do, by the setting that these would set aside.
-_SAME = {"binds.paths": ("--bind", "-B", "--mount"), "launch.gpu": ("--nv", "--rocm", "--nvccli")}
-
-
 def _hold(options, config):
     """Refuse options that would set aside what the site has locked."""
     config.hold("images.default", "-c", options.container)
     config.hold("binds.paths", "-b", options.binds)
     config.hold("launch.gpu", "--nv", options.nv and "nv")
     config.hold("launch.gpu", "--rocm", options.rocm and "rocm")
-    for word in options.engine_options:
-        for name, words in _SAME.items():
-            if word.partition("=")[0] in words or (name == "binds.paths" and word[:2] == "-B"):
+    if options.engine_options:
+        engine = engines.find(config["engine.commands"], config.environ)
+        for word in options.engine_options:
+            name = engine.sets_aside(word)
+            if name:
                 config.hold(name, f"--engine-option={quote(word)}", word)
     config.hold("jobs.size", "-s", options.size)
     config.hold("jobs.files", "-n", options.files)

@@ -7,7 +7,7 @@ import time
 from overlay.errors import CANNOT_CREATE, INTERRUPTED, OverlayError, quote, reason
 from overlay.host import private, process
 from overlay.image.partial import is_partial, partial_name
-from overlay.launch import engine as engines
+from overlay.launch import engines
 from overlay.launch.facts import gather
 from overlay.launch.launchers import settle_launchers
 from overlay.launch.plan import make_plan
@@ -123,10 +123,9 @@ def unpacked(base, facts, config, output):
     partial = partial_name(place, facts.host, facts.pid)
     tree = os.path.join(partial, "tree")
     # The engine's own temporary files go there too: it leaves them behind when it is killed.
-    own = {f"{name}_TMPDIR": partial for name in ("APPTAINER", "SINGULARITY")}
+    words, own = engine.unpack(real, tree, partial)
     try:
         os.mkdir(partial, 0o700)
-        words = [engine.path, "build", "--sandbox", tree, real]
         result = process.ask(words, {**config.environ, **own}, None)
         if result.status:
             words = process.last_line(result.errors)

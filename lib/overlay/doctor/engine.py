@@ -7,7 +7,7 @@ import stat
 from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check, known_bad
 from overlay.errors import OverlayError, quote, reason
 from overlay.host import namespace, process
-from overlay.launch import engine as engines
+from overlay.launch import engines
 
 
 class Engine:
@@ -28,7 +28,7 @@ class Engine:
             yield Check("engine", PROBLEM, error.what, why, error.hint)
             return
         self.helpers = self.found.libexec()
-        self.setuid = any(engines.is_setuid(f"{place}/starter-suid") for place in self.helpers)
+        self.setuid = self.found.is_setuid()
         version = ".".join(map(str, numbers))
         words = (
             f"{name} {version}, {quote(self.found.path)}{', setuid root' if self.setuid else ''}"
@@ -38,8 +38,8 @@ class Engine:
             yield Check("engine", bad[0], words, bad[1], bad[2])
         else:
             yield Check("engine", OK, words, why)
-        way = self.found.takes_launchers(environ)
-        if way == engines.PATH or (way and namespace.available(environ)):
+        way = self.found.launchers(environ)
+        if way and (way.directory is None or namespace.available(environ)):
             return
         if self.helper("fuse-overlayfs", environ) and self.helper("fuse2fs", environ):
             yield Check(

@@ -7,7 +7,7 @@ from overlay.host import places, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
-from overlay.launch import engine as engines
+from overlay.launch import engines
 from overlay.launch.launchers import is_fakeroot
 from overlay.launch.request import find_container, read_commands
 
@@ -62,7 +62,6 @@ class Facts:
         scratch="/tmp",
         room=None,
         launchers=None,
-        squashfuse=False,
         plain_directory=False,
         data=False,
         foreign_group=None,
@@ -89,8 +88,7 @@ class Facts:
         self.commands = commands  # a CommandFile, or None
         self.scratch = scratch  # a node-local directory for temporary files
         self.room = room  # bytes left on the file system of the first overlay, or None
-        self.launchers = launchers  # how ours come before its helpers: takes_launchers()
-        self.squashfuse = squashfuse  # whether there is one for base images: has_squashfuse()
+        self.launchers = launchers  # Launchers: how ours come before its helpers; None: not at all
         self.plain_directory = plain_directory  # whether the first is one that was no overlay yet
         self.data = data  # whether it holds something all the same
         self.foreign_group = foreign_group  # of the first, where it cannot be written: a gid
@@ -157,7 +155,7 @@ def _gather(session, config, environ, found):
         commands.way = places.follow(os.path.join(cwd, commands.path))
     foreign_group = _foreign_group(found[0], engine, base)
     detect = config["launch.gpu"] == "auto"
-    launchers = engine.takes_launchers(environ)
+    launchers = engine.launchers(environ)
     return Facts(
         images=found,
         engine=engine,
@@ -172,7 +170,6 @@ def _gather(session, config, environ, found):
         scratch=scratch_directory(config),
         room=_room(found[0]),
         launchers=launchers,
-        squashfuse=bool(launchers) and engine.has_squashfuse(launchers, environ),
         plain_directory=found[0].is_plain_directory,
         data=found[0].is_data,
         foreign_group=foreign_group,

@@ -23,9 +23,6 @@ from overlay.plan import Plan, Step
 # Where the host's files show inside whatever the site binds.
 _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 
-# Options of both engines that keep the host's directories out: apptainer-exec(1).
-_CONTAINED = frozenset(("-c", "--contain", "-C", "--containall"))
-
 # Run by a shell inside, so that a missing command is 127 and one that is no program 126.
 _EXEC = (
     'case $1 in */*) ;; *) command -v -- "$1" >/dev/null ||'
@@ -66,8 +63,19 @@ def check_fakeroot(session, facts):
         )
 
 
+class SessionPlan(Plan):
+    """The Plan of a session.
+
+    features  what it needs that not every version of its engine has: see Engine.check()
+    """
+
+    def __init__(self, final, *, features=(), **known):
+        super().__init__(final, **known)
+        self.features = list(features)
+
+
 def make_plan(session, config, facts):
-    """Return the Plan of a session. Pure: all it knows of the machine is in facts.
+    """Return the SessionPlan of a session. Pure: all it knows of the machine is in facts.
 
     Raises OverlayError: USAGE for the same overlay twice, NOT_ALLOWED for :rw on one that
     cannot be written, DAMAGED for an image that was not made as an overlay.
@@ -87,11 +95,7 @@ def make_plan(session, config, facts):
             )
         layers.append((found.path, writable and number == 0))
     view, inside_only, needed = _view(session, facts)
-    flags = [f"--{gpu}" for gpu in GPUS if gpu in session.gpus or gpu in facts.gpus]
-    if session.fakeroot:
-        flags.append("--fakeroot")
     if inside_only:
-        flags += ["--no-mount", "cwd"]
         notices.append(
             (
                 "notice",
@@ -102,25 +106,33 @@ def make_plan(session, config, facts):
     elif facts.cwd_in_overlay and facts.cwd in (bind[0] for bind in needed):
         words = f"{quote(facts.cwd)} is the host's inside; an overlay has a directory of this name"
         notices.append(("notice", f"{words}, which is not seen from here"))
-    if not writable and facts.markers:
-        # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
-        # stack: an empty layer on top, which our launcher then makes read-only.
-        flags.append("--writable-tmpfs")
-        if not facts.launchers:
-            notices.append(
-                ("warning", "what is written inside is thrown away at the end of the session")
-            )
+    # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
+    # stack: an empty layer on top, which our launcher then makes read-only.
+    layer = not writable and facts.markers
+    if layer and not facts.launchers:
+        notices.append(
+            ("warning", "what is written inside is thrown away at the end of the session")
+        )
     if writable and facts.plain_directory:
         path = facts.images[0].path
         words = f"{quote(path)} is a directory; what is written goes to {quote(path + '/upper')}"
         notices.append(("notice", words))
         before.append(_make_upper(path, facts.gid))
-    flags += session.options
     binds = [*needed, *facts.binds, *session.binds]
-    away = inside_only or _is_contained(session, facts)
+    told = facts.engine.told(session.options, facts.environ)
+    away = inside_only or told.contained
     command = _command(session, facts, view, binds, before, after, notices, away)
     launch = engines.Launch(
-        facts.base, layers, binds=binds, flags=flags, command=command, quiet=not session.verbose
+        facts.base,
+        layers,
+        binds=binds,
+        gpus=[gpu for gpu in GPUS if gpu in session.gpus or gpu in facts.gpus],
+        fakeroot=session.fakeroot,
+        no_cwd=inside_only,
+        layer=layer,
+        options=session.options,
+        command=command,
+        quiet=not session.verbose,
     )
     unset = _cleared(config, facts, view, notices)
     variables = {}
@@ -135,12 +147,12 @@ def make_plan(session, config, facts):
     if writable and facts.images[0].superblock:
         _check_limits(facts.images[0], facts, notices)
         _warn_of_room(facts.images[0], config, facts, notices)
-    arguments, path_first = launch.arguments(facts.engine), None
-    launchers = launcher_path(session, facts, writable)
-    if facts.launchers == engines.PATH:
-        path_first = launchers
+    arguments, path_first = facts.engine.arguments(launch), None
+    if facts.launchers and facts.launchers.directory is None:
+        path_first = launcher_path(session, facts, writable)
     elif facts.launchers and needs_launchers(writable, facts):
-        arguments = engines.enter(arguments, facts.launchers, launchers)
+        launchers = launcher_path(session, facts, writable)
+        arguments = engines.enter(arguments, facts.launchers.directory, launchers)
     if writable and facts.foreign_group is not None and not is_fakeroot(session, facts):
         from overlay.host.names import group_name  # asks a server on many sites
 
@@ -157,7 +169,14 @@ def make_plan(session, config, facts):
         path_first=path_first,
         commands=facts.commands.descriptor if facts.commands else None,
     )
-    return Plan(final, notices=notices, before=before, after=after, writable=writable)
+    return SessionPlan(
+        final,
+        notices=notices,
+        before=before,
+        after=after,
+        writable=writable,
+        features=facts.engine.features(launch),
+    )
 
 
 def _make_upper(path, group):
@@ -190,18 +209,19 @@ def _view(session, facts):
     (a places.View, whether the current directory is the container's, (source, target,
     read-only) of binds)
     """
-    if _is_contained(session, facts):
+    told = facts.engine.told(session.options, facts.environ)
+    if told.contained:
         return places.View(_bound(session, facts)), False, []
     points = [(path, path) for path in _ALWAYS_VISIBLE]
     if facts.passwd_home and not session.fakeroot:
         points.append((facts.passwd_home, facts.passwd_home))
     view = places.View(points + _bound(session, facts))
     ways = [facts.ways[name] for name in NAMED if name in facts.ways]
-    if _has_own_home(session, facts):
+    if told.own_home:
         ways = [way for way in ways if way is not facts.ways.get("HOME")]
     needed = [bind for way in ways for bind in view.needed(way, system=True)]
     inside_only = _is_inside_only(facts, view)
-    if not inside_only and not _is_without(session, facts, "cwd"):
+    if not inside_only and not told.no_cwd:
         needed += _cwd_binds(facts, view)
     for way in (*facts.bound, *filter(view.leads_out, facts.locations)):
         needed += view.needed(way)
@@ -224,35 +244,9 @@ def _cwd_binds(facts, view):
         return []
     here = (facts.cwd, facts.cwd, False)
     # Some engines cannot bind such a name, and mount the current directory all the same.
-    binds = [] if view.shows(facts.cwd) or engines.needs_mount(here) else [here]
+    binds = [here] if facts.engine.can_bind(facts.cwd) and not view.shows(facts.cwd) else []
     view.add(facts.cwd)
     return binds + (view.needed(facts.ways["PWD"]) if "PWD" in facts.ways else [])
-
-
-def _is_contained(session, facts):
-    """Return whether the user keeps the host's directories out, by whatever way he says it."""
-    prefix = facts.engine.prefix
-    told = (f"{prefix}_CONTAIN", f"{prefix}_CONTAINALL")
-    return not _CONTAINED.isdisjoint(session.options) or not facts.environ.keys().isdisjoint(told)
-
-
-def _is_without(session, facts, what):
-    """Return whether the user tells the engine not to mount the home or the cwd: --no-mount."""
-    lists = [facts.environ.get(f"{facts.engine.prefix}_NO_MOUNT", "")]
-    for word, following in zip(session.options, [*session.options[1:], ""]):
-        option, equals, value = word.partition("=")
-        if option == "--no-mount":
-            lists.append(value if equals else following)
-    return any(what in text.split(",") for text in lists)
-
-
-def _has_own_home(session, facts):
-    """Return whether the user says to the engine what the home directory is, or that none is."""
-    named = any(word.partition("=")[0] in ("-H", "--home", "--no-home") for word in session.options)
-    told = (f"{facts.engine.prefix}_{word}" for word in ("HOME", "NO_HOME"))
-    return (
-        named or _is_without(session, facts, "home") or any(name in facts.environ for name in told)
-    )
 
 
 def _is_inside_only(facts, view):
@@ -265,15 +259,6 @@ def _is_inside_only(facts, view):
         return False
     hidden = facts.cwd_in_overlay and not facts.cwd_is_mine
     return hidden or places.is_below(facts.cwd, places.SYSTEM) or facts.cwd == "/opt"
-
-
-def needed_features(session, final):
-    """Return the features in the planned final Step that not every version of an engine has."""
-    features = {
-        "--fakeroot with an overlay": session.fakeroot,
-        "--mount": "--mount" in final.arguments,
-    }
-    return [feature for feature, needed in features.items() if needed]
 
 
 def _check_limits(image, facts, notices):
@@ -391,8 +376,8 @@ def _cleared(config, facts, view, notices):
     if cleared:
         notices.append(("detail", "not passed on from the host: " + " ".join(cleared)))
     # These would add overlays that nobody named on this command line, or set aside the site's lock.
-    foreign = [*engines.FOREIGN]
-    for setting, names in engines.SETTING_ASIDE.items():
+    foreign = [*facts.engine.foreign]
+    for setting, names in facts.engine.setting_aside.items():
         foreign += names if config.lock(setting) else ()
     return cleared + [name for name in foreign if name in environ]
 

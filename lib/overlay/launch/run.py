@@ -6,7 +6,7 @@ from overlay.host import process
 from overlay.image import markers, record
 from overlay.launch.facts import decide_writable, gather
 from overlay.launch.launchers import settle_launchers
-from overlay.launch.plan import check_fakeroot, make_plan, needed_features
+from overlay.launch.plan import check_fakeroot, make_plan
 from overlay.launch.request import check_twice, read_input
 
 
@@ -34,7 +34,7 @@ def run(request, config, *, wait, output, replace=True, kept=True):
         plan = make_plan(request, config, facts)
         for level, text in plan.notices:
             output.notice(text, level)
-        for feature in needed_features(request, plan.final):
+        for feature in plan.features:
             facts.engine.check(feature, environ)
         return _launch(plan, facts, request.program, output, replace, kept)
     finally:

@@ -1,0 +1,45 @@
+"""Families of container engines: a module each, which is called as the program is, - as _.
+
+Its ENGINE is the class. Only that of the engine that is taken is imported.
+"""
+
+from __future__ import annotations
+
+import os
+
+from overlay.errors import UNAVAILABLE, OverlayError, quote
+from overlay.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from overlay.launch.engine import Engine
+
+
+def find(commands: Sequence[str], environ: Mapping[str, str]) -> Engine:
+    """Return the first Engine of a list of names or paths.
+
+    A program of a name that is not known is taken for an Apptainer.
+    Raises OverlayError (UNAVAILABLE) when none is here.
+    """
+    for command in commands:
+        path = process.which(command, environ)
+        if path:
+            names = os.path.realpath(path), path, "apptainer"
+            family = next(filter(None, map(_family, map(os.path.basename, names))))
+            return family(os.path.abspath(path))
+    raise OverlayError(
+        f"no container engine found; looked for {', '.join(map(quote, commands)) or 'none'}",
+        status=UNAVAILABLE,
+        hint="load one, for example: module load apptainer",
+    )
+
+
+def _family(program: str) -> type[Engine] | None:
+    """Return the class for a program of a name; None when there is none."""
+    module = program.replace("-", "_")
+    if not module[:1].isalpha() or f"{module}.py" not in os.listdir(os.path.dirname(__file__)):
+        return None
+    family: type[Engine] = __import__(f"{__name__}.{module}", fromlist=["ENGINE"]).ENGINE
+    return family
