@@ -12,6 +12,22 @@ from overlay.create.squashfs import unpack_squashfs
 from overlay.create.tar import Unpacker, compression, is_tar, open_regular, unpack_tar
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError, quote, reason
 
+# Archives that are not read, as (how it begins, what it is, what unpacks it into DIR).
+_OTHERS = (
+    (b"PK\3\4", "a zip archive", "unzip -q {} -d DIR"),
+    (b"PK\5\6", "a zip archive", "unzip -q {} -d DIR"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x -oDIR {}"),
+    (b"Rar!", "a rar archive", "unrar x {} DIR/"),
+    (b"0707", "a cpio archive", "cpio -D DIR -idm --no-absolute-filenames <{}"),
+    (b"\xc7\x71", "a cpio archive", "cpio -D DIR -idm --no-absolute-filenames <{}"),
+    (b"\xed\xab\xee\xdb", "an RPM package", "rpm2cpio {} | cpio -D DIR -idm"),
+    (b"!<arch>\ndebian", "a Debian package", "dpkg-deb -x {} DIR"),
+    (b"LZIP", "compressed by lzip", "lzip -dc {} | tar -C DIR -x"),
+    (b"\x1f\x9d", "compressed by compress", "gzip -dc {} | tar -C DIR -x"),
+    (b"\x04\x22\x4d\x18", "compressed by lz4", "lz4 -dc {} | tar -C DIR -x"),
+)
+_LONGEST_EMPTY = 1 << 20  # bytes; tar(1) writes 10,240 zeros for an archive of nothing
+
 
 class Source:
     """Something to fill an overlay with.
@@ -63,17 +79,31 @@ def _kind(path):
             return "directory"
         with open_regular(path) as file:
             head = file.read(512)
+            empty = not head.strip(b"\0") and _is_empty_tar(head + file.read(_LONGEST_EMPTY))
     except (OSError, ValueError) as error:
         words = reason(error) if isinstance(error, OSError) else "it is no file name"
         raise OverlayError(f"cannot read {quote(path)}: {words}", status=MISSING) from None
     if head[:4] == b"hsqs":
         return "squashfs"
-    if compression(head) or is_tar(head):
+    if empty or compression(head) or is_tar(head):
         return "tar"
+    for mark, what, command in _OTHERS:
+        if head.startswith(mark):
+            raise OverlayError(
+                f"{quote(path)} is {what}, which is not unpacked here",
+                status=DAMAGED,
+                hint=f"unpack it first: mkdir DIR && {command.format(quote(path))};"
+                " then: --from DIR:/PLACE",
+            )
     raise OverlayError(
         f"{quote(path)} is neither a directory, a tar archive nor a squashfs file",
         status=DAMAGED,
     )
+
+
+def _is_empty_tar(content):
+    """Return whether the content of a file is an archive of nothing: two blocks of zeros or more."""
+    return 1024 <= len(content) <= _LONGEST_EMPTY and not content.strip(b"\0")
 
 
 def unpack(source, target, *, limit, environ, files=math.inf, tick=lambda count: None):

@@ -25,6 +25,15 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 
+# Kinds of members that only GNU tar writes: see "Basic Tar" and "GNU Extensions" in its manual.
+_GNU_DIRECTORY = b"D"  # of --incremental; its data are the names that were in it
+_GNU_CONTINUED = b"M"  # the rest of a file that began on another volume
+_GNU_LABEL = b"V"
+
+_UNPACK_VOLUMES = (
+    "unpack them first: mkdir DIR && tar -C DIR -xMf FIRST -f SECOND; then: --from DIR:/PLACE"
+)
+
 
 def open_regular(path):
     """Open a regular file for reading; a FIFO would wait for a writer for ever. Raises OSError."""
@@ -37,8 +46,14 @@ def open_regular(path):
 
 
 def is_tar(head):
-    """Return whether bytes are the beginning of a tar archive."""
-    return head[257:262] == b"ustar"
+    """Return whether 512 bytes are the beginning of a tar archive; the oldest have no mark."""
+    if head[257:262] == b"ustar":
+        return True
+    try:
+        wanted = int(head[148:156].strip(b" \0"), 8)
+    except ValueError:
+        return False
+    return len(head) == 512 and wanted == sum(head[:148]) + 8 * ord(" ") + sum(head[156:])
 
 
 def compression(head):
@@ -53,6 +68,16 @@ def unpack_tar(path, unpacker, environ):
 
     class Member(tarfile.TarInfo):
         """A member of an archive that ends with its mark, and not where it is cut or damaged."""
+
+        @classmethod
+        def frombuf(cls, data, encoding, errors):
+            member = super().frombuf(data, encoding, errors)
+            # Where POSIX has the first part of a long name, GNU tar has times.
+            if data[257:263] != b"ustar\0" and member.type not in tarfile.GNU_TYPES:
+                member.name = data[:100].partition(b"\0")[0].decode(encoding, errors)
+                if member.isdir():
+                    member.name = member.name.rstrip("/")
+            return member
 
         @classmethod
         def fromtarfile(cls, archive):
@@ -70,7 +95,10 @@ def unpack_tar(path, unpacker, environ):
                 unpacker.run(archive, stream)
                 # A checksum, a missing end and further archives show only there.
                 while block := archive.fileobj.read(1 << 20):
-                    if block.strip(b"\0"):
+                    more = block.lstrip(b"\0")
+                    if more:
+                        start = (len(block) - len(more)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+                        _check_another(path, block[start : start + tarfile.BLOCKSIZE])
                         raise tarfile.ReadError("more follows behind its end")
                 if archive.fileobj.tell() % tarfile.BLOCKSIZE:
                     raise tarfile.ReadError("it ends early")
@@ -86,7 +114,23 @@ def unpack_tar(path, unpacker, environ):
         RecursionError,
         *_data_errors(),
     ) as error:
-        raise OverlayError(f"{quote(path)} is damaged: {error}", status=DAMAGED) from None
+        hint = f"get it once more; where it is one of several volumes, {_UNPACK_VOLUMES}"
+        raise OverlayError(
+            f"{quote(path)} is damaged: {error}",
+            status=DAMAGED,
+            hint=hint if "end" in str(error) else None,
+        ) from None
+
+
+def _check_another(path, head):
+    """Name a file that holds one archive behind another, given what follows the first."""
+    if is_tar(head):
+        raise OverlayError(
+            f"{quote(path)} holds several tar archives, one behind the other",
+            status=DAMAGED,
+            hint=f"unpack them first: mkdir DIR && tar -C DIR -ixf {quote(path)};"
+            " then: --from DIR:/PLACE",
+        )
 
 
 def _data_errors():
@@ -108,7 +152,49 @@ def _opened(path, environ):
         return file
     if name == "zstd":
         return _Zstd(path, file, environ)
-    return importlib.import_module(name).open(file, "rb")
+    if name == "gzip":
+        return importlib.import_module(name).open(file, "rb")
+    module = importlib.import_module(name)
+    return _Parts(file, module.LZMADecompressor if name == "lzma" else module.BZ2Decompressor)
+
+
+class _Parts:
+    """The decompressed bytes of xz and bzip2 files, as a context.
+
+    They may have several parts, with zeros between and behind them, as tapes and the format
+    of xz pad them; the modules of Python take zeros for a part that is cut.
+    """
+
+    def __init__(self, file, decompressor):
+        self._file = file
+        self._new = decompressor
+        self._part = decompressor()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_what):
+        self._file.close()
+
+    def read(self, count):
+        """Return the next bytes, at most count; none at the end."""
+        while True:
+            data = b""
+            if self._part.eof:
+                data = self._part.unused_data.lstrip(b"\0")
+                while not data:
+                    block = self._file.read(1 << 16)
+                    if not block:
+                        return b""
+                    data = block.lstrip(b"\0")
+                self._part = self._new()
+            elif self._part.needs_input:
+                data = self._file.read(1 << 16)
+                if not data:
+                    raise EOFError("it ends early")
+            found = self._part.decompress(data, count)
+            if found:
+                return found
 
 
 class _Zstd:
@@ -187,11 +273,13 @@ class Unpacker:
             archive.members.clear()  # they would fill the memory
             stream.left = math.inf
             name = self._name(member)
-            if not member.isdir() or name in self._directories:
+            if not _is_directory(member) or name in self._directories:
                 self._count_one()
-            if name:
+            if member.type == _GNU_LABEL:
+                pass
+            elif name:
                 self._unpack(archive, member, name)
-            elif self._below and member.isdir():
+            elif self._below and _is_directory(member):
                 self._directories[""] = (member.mode & 0o7777, member.mtime)
             stream.left = _LONGEST_HEADER
         stream.left = math.inf
@@ -220,12 +308,15 @@ class Unpacker:
         )
 
     def _name(self, member):
-        """Return the path of a member below the target, "" for the target itself."""
-        if member.name.startswith("/") or ".." in member.name.split("/"):
+        """Return the path of a member below the target, "" for the target itself.
+
+        Absolute names, which tar -P writes, are taken as below it, as by tar(1).
+        """
+        if ".." in member.name.split("/"):
             self._refuse(member, "has a name that leads outside")
         if not abs(member.mtime) < _LATEST:
             self._refuse(member, "has a time that cannot be")
-        name = os.path.normpath(member.name)
+        name = _below_top(member.name)
         parts = name.split("/")
         if len(parts) > DEEPEST:
             self._refuse(member, "is too deep")
@@ -252,7 +343,12 @@ class Unpacker:
     def _unpack(self, archive, member, name):
         path = os.path.join(self._target, name)
         self._make_directory(member, os.path.dirname(name))
-        if member.isdir():
+        if member.islnk() and _below_top(member.linkname) == name:
+            # What was named twice when the archive was made is a link to itself.
+            if name not in self._files and name not in self._links:
+                self._refuse(member, "is a link to something that is not in the archive")
+            return
+        if _is_directory(member):
             self._make_directory(member, name)
             os.chmod(path, 0o700)
             self._directories[name] = (member.mode & 0o7777, member.mtime)
@@ -263,11 +359,12 @@ class Unpacker:
             os.unlink(path)  # the later of two members of one name counts
         self._links.pop(name, None)
         if member.issym():
-            self._add_link(member, name, member.linkname, member.mtime)
+            # Wherever it leads: it is seen inside a container, where it leads to the container's.
+            self._links[name] = (member.linkname, member.mtime)
         elif member.islnk():
-            other = os.path.normpath(member.linkname)
+            other = _below_top(member.linkname)
             if other in self._links:  # one more name of a symbolic link
-                self._add_link(member, name, *self._links[other])
+                self._links[name] = self._links[other]
                 return
             if other not in self._files:
                 self._refuse(member, "is a link to something that is not in the archive")
@@ -280,18 +377,15 @@ class Unpacker:
             os.mkfifo(path)
             os.chmod(path, member.mode & 0o777)
             os.utime(path, (member.mtime, member.mtime))
+            self._files.add(name)
+        elif member.type == _GNU_CONTINUED:
+            raise OverlayError(
+                f"{quote(self._path)} is one of the volumes of an archive, and not the first",
+                status=DAMAGED,
+                hint=_UNPACK_VOLUMES,
+            )
         else:
             self._refuse(member, "is a device")
-
-    def _add_link(self, member, name, link, time):
-        """Note a symbolic link; refuse a relative one that climbs out of the archive.
-
-        An absolute one is seen inside a container, where it leads to the container's own.
-        """
-        reached = os.path.normpath(os.path.join(os.path.dirname(name), link))
-        if reached.split("/")[0] == "..":
-            self._refuse(member, "is a link that leads outside")
-        self._links[name] = (link, time)
 
     def _write(self, archive, member, path):
         if member.size > self._left:
@@ -308,3 +402,12 @@ class Unpacker:
                     pass  # scratch has none
         os.chmod(path, member.mode & 0o7777)
         os.utime(path, (member.mtime, member.mtime))
+
+
+def _below_top(name):
+    """Return the path below the top of an archive that a name in it stands for, "." for the top."""
+    return os.path.normpath(name.lstrip("/"))
+
+
+def _is_directory(member):
+    return member.isdir() or member.type == _GNU_DIRECTORY
