@@ -6,11 +6,18 @@ from overlay import __version__
 from overlay.errors import USAGE, OverlayError
 from overlay.output import write_result
 
+_WIDTH = 79  # of --help, which fits on a terminal of 80 columns and 24 lines
+_COLUMN = 27  # where the texts of the options begin
+
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises OverlayError (USAGE) instead of printing and ending."""
+    """An ArgumentParser that raises OverlayError (USAGE) instead of printing and ending.
 
-    def __init__(self, prog, description, epilog=None):
+    epilog   what --help ends with
+    in_page  options that --help only names, because the manual page explains them
+    """
+
+    def __init__(self, prog, description, epilog=None, in_page=()):
         super().__init__(
             prog=prog,
             description=description,
@@ -19,6 +26,34 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
         )
+        self.in_page = in_page
+
+    def format_help(self):
+        """Return --help: a line for each option that most people need, the names of the others."""
+        named = [word for action in self._actions for word in self._named(action)]
+        rows = [row for action in self._actions for row in self._rows(action)]
+        parts = [self.format_usage().rstrip(), self.description, "", *rows]
+        if named:
+            parts += _row("also, see the page", " ".join(named))
+        if self.epilog:
+            parts += ["", self.epilog]
+        return "\n".join(parts) + "\n"
+
+    def _named(self, action):
+        return [word for word in action.option_strings[-1:] if word in self.in_page]
+
+    def _rows(self, action):
+        """Return the lines of --help for an option, an argument, or all subcommands."""
+        if self._named(action) or action.help == argparse.SUPPRESS:
+            return []
+        if isinstance(action, argparse._SubParsersAction):
+            chosen = action._choices_actions
+            return [line for one in chosen for line in _row(one.dest, one.help)]
+        words = ", ".join(action.option_strings)
+        if action.nargs != 0:
+            name = action.metavar or action.dest
+            words = f"{words} [{name}]" if words and action.nargs == "?" else f"{words} {name}"
+        return _row(words.strip(), action.help)
 
     def error(self, message):
         """Raise what argparse found wrong, as ours."""
@@ -40,19 +75,22 @@ class Command:
 
     summary   what the command does, a sentence
     examples  lines for --help
+    in_page   options that --help only names
     """
 
-    def __init__(self, summary, examples, add_options, parse=Parser.parse_args):
+    def __init__(self, summary, examples, add_options, parse=Parser.parse_args, in_page=()):
         """Take what adds the options to a Parser, and what lets that Parser parse words."""
         self.summary = summary
         self.examples = examples
+        self.in_page = in_page
         self._add_options = add_options
         self._parse = parse
 
     def parser(self, program):
         """Return the Parser for a program."""
         examples = "".join(f"  {line}\n" for line in self.examples.splitlines())
-        made = Parser(program, self.summary, f"examples:\n{examples}\nsee also: man {program}")
+        epilog = f"examples; for more, and all options: man {program}\n{examples.rstrip()}"
+        made = Parser(program, self.summary, epilog, ("--help", "--version", *self.in_page))
         self._add_options(made)
         group = made.add_argument_group("general")
         add_help(group)
@@ -71,6 +109,16 @@ class Command:
         Raises OverlayError (USAGE).
         """
         return self._parse(self.parser(program), words)
+
+
+def _row(words, text):
+    """Return the lines of --help for one thing, its text beside or below its words."""
+    import textwrap  # not needed at a start
+
+    first = f"  {words:<{_COLUMN - 3}} "
+    lines = textwrap.wrap(text, _WIDTH - _COLUMN, break_on_hyphens=False)
+    head = [first + lines.pop(0)] if len(first) <= _COLUMN else [first.rstrip()]
+    return head + [" " * _COLUMN + line for line in lines]
 
 
 def parse_mixed(parser, words):
@@ -93,7 +141,7 @@ def add_verbosity(group, verbose=True, dry_run=True):
     group.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what would be done, as lines for a shell, and do nothing",
+        help="print what would be done, for a shell; do nothing",
     )
 
 
@@ -110,7 +158,7 @@ def add_sizes(group, size, files):
 
 def add_container(group, text):
     """Add -c with its text for --help."""
-    group.add_argument("-c", "--container", metavar="NAME-or-PATH", help=text)
+    group.add_argument("-c", "--container", metavar="IMAGE", help=text)
 
 
 def add_binds(group, text):

@@ -182,7 +182,7 @@ def _add_options(parser):
     group.add_argument(
         "--repair",
         action="store_true",
-        help="repair what needs decisions, on a copy that replaces the overlay when it is sound",
+        help="repair what needs decisions, on a copy that replaces it when it is sound",
     )
     group.add_argument(
         "--recover",
@@ -192,7 +192,7 @@ def _add_options(parser):
     group.add_argument(
         "--own",
         action="store_true",
-        help="make everything inside yours: for a copy of somebody else's overlay",
+        help="make all inside yours, in a copy of somebody's overlay",
     )
     add_verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
 

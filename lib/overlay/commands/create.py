@@ -204,18 +204,21 @@ def _summary(created):
 
 
 def _add_options(parser):
+    parser.usage = (
+        f"{parser.prog} -s SIZE -n FILES [-o NAME] [option ...]\n"
+        f"       {parser.prog} --from SOURCE | -t NAME | -f FILE [-o NAME] [option ...]"
+    )
     group = parser.add_argument_group("the overlay")
     add_sizes(
         group,
-        "its size: MiB, or with a unit as in 500M, 20G, 1.5T",
-        "how many files it can hold: thousands, or with a unit as in 700K, 2M",
+        "its size: MiB, or with a unit as in 500M, 20G",
+        "how many files: thousands, or as in 700K, 2M",
     )
     group.add_argument(
         "-o",
         "--overlay",
         metavar="NAME",
-        help="its name; .ext3 is added unless it ends in .ext3 or .img"
-        " (default: overlay-<size>M-<files>K.ext3)",
+        help="its name, to which .ext3 is added",
     )
     allocation = group.add_mutually_exclusive_group()
     allocation.add_argument(
@@ -228,15 +231,13 @@ def _add_options(parser):
         "--reserve",
         dest="sparse",
         action="store_false",
-        help="take all disk blocks at once, without writing them",
+        help="take all disk blocks at once",
     )
-    group.add_argument(
-        "--force", action="store_true", help="replace an overlay of that name and all in it"
-    )
+    group.add_argument("--force", action="store_true", help="replace an overlay of that name")
     group.add_argument(
         "--usable",
         action="store_true",
-        help="SIZE is the room for data; the file is as much larger as its tables need",
+        help="SIZE is the room for data; the file is larger",
     )
     group = parser.add_argument_group("filled at creation")
     group.add_argument(
@@ -245,9 +246,7 @@ def _add_options(parser):
         dest="sources",
         action="append",
         default=[],
-        help="fill it with a directory, a tar archive or a squashfs file, whose content appears"
-        " at DEST inside (default: /NAME of a directory, / for an archive); may be given several"
-        " times; without -s and -n the overlay is as large as this needs, and some more",
+        help="fill it with a directory, an archive or a squashfs file; -s and -n may be left out",
     )
     group.add_argument(
         "-t", "--template", metavar="NAME", help="fill it with a template of the site"
@@ -259,11 +258,10 @@ def _add_options(parser):
         "-f",
         "--file",
         metavar="FILE",
-        help="fill it with what the commands of FILE make, run in the base image on a local disk:"
-        " much faster than in a mounted overlay",
+        help="fill it with what the commands of FILE make",
     )
-    add_container(group, "the base image for -f: one of the site's names, or a path")
-    add_binds(group, "bind a path of the host for -f: PATH, or PATH:INSIDE[:ro]")
+    add_container(group, "for -f: the base image, by name or path")
+    add_binds(group, "for -f: bind a path of the host: PATH[:INSIDE[:ro]]")
     group = parser.add_argument_group("output")
     add_json(group)
     add_verbosity(group, verbose=False)
@@ -271,18 +269,25 @@ def _add_options(parser):
 
 def _add_conda_options(parser):
     _add_options(parser)
+    parser.usage = f"{parser.prog} -s SIZE -n FILES [-o NAME] [option ...]"
     parser.set_defaults(template="conda")
 
+
+_IN_PAGE = ("--reserve", "--usable", "--list-templates", "--bind", "--json")
 
 PROGRAMS = {
     "create-overlay": Command(
         "Create an overlay: one file that holds as many files as you need.",
-        "create-overlay -s 500 -n 700\ncreate-overlay -s 20G -n 2M -o env",
+        "create-overlay -s 20G -n 2M -o env\n"
+        "create-overlay -f install.txt -s 10G -n 200 -o env\n"
+        "create-overlay --from dataset.tar.gz:/data -o dataset",
         _add_options,
+        in_page=_IN_PAGE,
     ),
     "create-overlay-conda": Command(
         "Create an overlay with the site's conda in it.",
         "create-overlay-conda -s 7000 -n 700 -o env",
         _add_conda_options,
+        in_page=_IN_PAGE,
     ),
 }

@@ -181,11 +181,12 @@ def _unreadable(paths):
 
 
 def _add_options(parser):
+    parser.usage = "list-overlays [DIR ...] [option ...]"
     group = parser.add_argument_group("where, and in what order")
     add_directories(
         group,
         "*",
-        "a directory to look below (default: this one, and the site's scratch locations)",
+        "where to look (default: here, and in the site's locations)",
     )
     group.add_argument(
         "--sort",

@@ -134,23 +134,24 @@ def _add_options(parser):
         "overlays",
         metavar="OVERLAY",
         nargs="*",
-        help="an ext3 overlay; of several the first lies on top",
+        help="an ext3 overlay; of several the first is on top",
     )
     group.add_argument(
         "-o",
         "--output",
         metavar="NAME",
-        help="the new file; .sqsh is added unless it ends so (default: OVERLAY with .sqsh)",
+        help="the new file (default: OVERLAY with .sqsh)",
     )
     group.add_argument(
         "--compression",
         choices=("zstd", "gzip", "lz4", "xz"),
-        help="what it is compressed with (default: the site's, zstd)",
+        metavar="KIND",
+        help="zstd, gzip, lz4 or xz (default: the site's, zstd)",
     )
     group.add_argument(
         "--open",
         action="store_true",
-        help="make everything readable for all users, and list what was not",
+        help="make all readable for everybody; list what was not",
     )
     group.add_argument(
         "--no-verify",

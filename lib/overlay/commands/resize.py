@@ -124,14 +124,14 @@ def _say(options, wanted, new, output):
 
 
 def _add_options(parser):
+    parser.usage = "resize-overlay OVERLAY [-s [+]SIZE] [-n [+]FILES] [option ...]"
     group = parser.add_argument_group("the overlay")
     group.add_argument("overlay", metavar="OVERLAY", help="an ext3 overlay that nobody uses")
     add_sizes(
         group,
-        "its new size: MiB, or with a unit as in 20G; +5G is five more. Larger is quick and"
-        " brings more files in proportion, smaller is made on a copy",
-        "how many files it can hold: thousands, or with a unit as in 2M; +500K is so many"
-        " more. All of it is written anew",
+        "its new size: MiB, or as in 20G; +5G: 5 GiB more. Larger is quick, and brings more"
+        " files; smaller is made on a copy",
+        "how many files: thousands, or as in 2M; +500K: so many more. All is written anew",
     )
     group = parser.add_argument_group("output")
     add_json(group)

@@ -101,28 +101,23 @@ def _add_session_options(parser):
     group.add_argument(
         "-o",
         "--overlay",
-        metavar="NAME[:ro|:rw]",
+        metavar="NAME[:ro]",
         action="append",
         dest="overlays",
         default=[],
-        help="an overlay; may be given several times, top layer first: the first is writable,"
-        " the others are read-only",
+        help="an overlay; the first is on top, written unless :ro",
     )
-    add_container(
-        group, "the base image: one of the site's names, or the path of a .sif file or directory"
-    )
+    add_container(group, "the base image: a name of the site's, or a path")
     group.add_argument(
         "--wait",
         metavar="SECONDS",
         nargs="?",
         type=_seconds,
         const=float("inf"),
-        help="wait until overlays that are in use are free; without SECONDS for ever",
+        help="wait until overlays that are in use are free",
     )
     group = parser.add_argument_group("inside")
-    add_binds(
-        group, "bind a path of the host: PATH, or PATH:INSIDE[:ro]; may be given several times"
-    )
+    add_binds(group, "bind a path of the host: PATH or PATH:INSIDE[:ro]")
     group.add_argument("--nv", action="store_true", help="make NVIDIA GPUs usable")
     group.add_argument("--rocm", action="store_true", help="make AMD GPUs usable")
     group.add_argument("--fakeroot", action="store_true", help="be root inside")
@@ -132,8 +127,7 @@ def _add_session_options(parser):
         action="append",
         dest="engine_options",
         default=[],
-        help="hand a word to the engine as it is, for example --engine-option=--no-home; may be"
-        " given several times",
+        help="hand a word to the engine as it is",
     )
 
 
@@ -146,18 +140,13 @@ def _add_job_options(parser):
     group.add_argument(
         "--stage",
         action="store_true",
-        help="copy the read-only overlays to a disk of the node first, once for all its tasks",
-    )
-    add_sizes(
-        group,
-        "the size of that layer: MiB, or with a unit as in 500M, 20G",
-        "how many files that layer can hold: thousands, or with a unit as in 700K, 2M",
+        help="copy read-only overlays to a disk of the node first",
     )
     layer = group.add_mutually_exclusive_group()
     layer.add_argument(
         "--discard-writes",
         action="store_true",
-        help="use all overlays read-only; what is written inside is thrown away at the end",
+        help="write into a new layer, thrown away at the end",
     )
     return group, layer
 
@@ -170,9 +159,14 @@ def _seconds(text):
 
 
 def _add_mount_options(parser):
-    parser.usage = "mount-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...]"
+    parser.usage = "mount-overlay -o NAME[:ro] [-o NAME ...] [option ...]"
     _add_session_options(parser)
-    _add_job_options(parser)
+    group, _layer = _add_job_options(parser)
+    add_sizes(
+        group,
+        "for --discard-writes: the size of the layer, as 500M or 20G",
+        "for --discard-writes: how many files it can hold, as 700K",
+    )
     add_verbosity(parser.add_argument_group("output"))
 
 
@@ -182,24 +176,29 @@ def _add_run_options(parser):
         "-f",
         "--file",
         metavar="FILE",
-        help="run the commands of FILE with bash; - reads them from standard input",
+        help="run the bash commands of FILE; - for standard input",
     )
     # What stands behind -- is taken off before argparse sees it; this is for --help.
     parser.usage = (
-        "run-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...] -f FILE\n"
-        "       run-overlay -o NAME[:ro|:rw] [-o NAME ...] [option ...] -- COMMAND [ARG ...]"
+        "run-overlay -o NAME[:ro] [-o NAME ...] [option ...] -f FILE\n"
+        "       run-overlay -o NAME[:ro] [-o NAME ...] [option ...] -- COMMAND [ARG ...]"
     )
     _add_session_options(parser)
     group, layer = _add_job_options(parser)
     layer.add_argument(
         "--per-task",
         action="store_true",
-        help="use all overlays read-only; what this task writes goes into an overlay of its own",
+        help="write into a new layer of this task's own",
     )
     group.add_argument(
         "--keep",
         metavar="DIR",
-        help="with --per-task: move that overlay to DIR at the end, instead of throwing it away",
+        help="with --per-task: keep that layer, in DIR",
+    )
+    add_sizes(
+        group,
+        "for the new layer: its size, as 500M or 20G",
+        "for the new layer: how many files, as 700K",
     )
     add_verbosity(parser.add_argument_group("output"))
 
@@ -215,17 +214,21 @@ def _parse_run(parser, words):
     return options
 
 
+_IN_PAGE = ("--rocm", "--engine-option")
+
 PROGRAMS = {
     "mount-overlay": Command(
         "Open a shell in which overlays are laid over the site's base image.",
         "mount-overlay -o env.ext3\nmount-overlay -o work.ext3 -o env.ext3:ro",
         _add_mount_options,
+        in_page=(*_IN_PAGE, "--size", "--files"),
     ),
     "run-overlay": Command(
         "Run a file of commands, or one command, in overlays.",
-        "run-overlay -o env.ext3 -f commands.txt\n"
-        "run-overlay -o env.ext3:ro -- python3 script.py --option",
+        "run-overlay -o results.ext3 -o env.ext3 -f commands.txt\n"
+        "run-overlay -o env.ext3:ro -- /opt/env/bin/python script.py --option",
         _add_run_options,
         _parse_run,
+        in_page=(*_IN_PAGE, "--nv", "--fakeroot", "--quiet", "--verbose"),
     ),
 }

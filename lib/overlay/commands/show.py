@@ -220,6 +220,7 @@ def _date(seconds):
 
 
 def _add_options(parser):
+    parser.usage = "show-overlay OVERLAY ... [option ...]"
     parser.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
     group = parser.add_argument_group("what is inside")
     chosen = group.add_mutually_exclusive_group()
@@ -228,14 +229,14 @@ def _add_options(parser):
         metavar="PATH",
         nargs="?",
         const="/",
-        help="list the files below PATH, as ls -l does; without PATH all of them",
+        help="list the files below PATH (default: all), as ls -l does",
     )
     chosen.add_argument(
         "--du",
         metavar="PATH",
         nargs="?",
         const="/",
-        help="list the largest directories below PATH, and how many files they hold",
+        help="list the largest directories below PATH (default: /)",
     )
     add_listing_output(parser)
 
