@@ -79,8 +79,8 @@ def section(name):
 
 def entry(setting):
     """Return what stands in overlay.ini(5) for a setting: key, kind, default, and its help."""
-    names = setting.kind == "names"
-    kind = " or ".join(setting.choices) or ("value" if names else setting.kind)
+    names = setting.is_chosen
+    kind = setting.kind.name
     key = "Ar name" if names else f"Ic {setting.key}"
     lines = f".It {key} = Ar {kind}\n{sentences(setting.help)}.br\n"
     if not names:

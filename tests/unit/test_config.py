@@ -7,7 +7,7 @@ from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError
 from overlay.settings import config as configuration
 from overlay.settings import table
 from overlay.settings.files import Origin, site_file, user_file
-from overlay.settings.values import convert
+from overlay.settings.values import BOOLEAN
 
 SECTIONS = "known: " + ", ".join(f"[{name}]" for name in table.SECTIONS)
 
@@ -624,11 +624,11 @@ def test_values(name, text, value):
 
 def test_boolean():
     """Yes and no are read in all usual words."""
-    setting = table.Setting("a", "b", "boolean", "no", "help")
-    read = [convert(setting, text, {}) for text in ("yes", "On", "1", "no", "FALSE", "0")]
+    setting = table.Setting("a", "b", BOOLEAN, "no", "help")
+    read = [setting.convert(text, {}) for text in ("yes", "On", "1", "no", "FALSE", "0")]
     assert read == [True, True, True, False, False, False]
     with pytest.raises(ValueError, match="^'maybe' is not yes or no$"):
-        convert(setting, "maybe", {})
+        setting.convert("maybe", {})
 
 
 def test_defaults_convert():
@@ -636,8 +636,8 @@ def test_defaults_convert():
     environ = {"HOME": "/h", "USER": "me", "TMPDIR": "/t"}
     for setting in table.SETTINGS:
         for text in (setting.default, setting.example):
-            if text is not None and (text or setting.kind != "names"):
-                convert(setting, text, environ)
+            if text is not None and (text or not setting.is_chosen):
+                setting.convert(text, environ)
 
 
 def test_examples_load(environ, site):
@@ -648,7 +648,7 @@ def test_examples_load(environ, site):
     examples = {
         f"# {setting.key} = {setting.example}": setting
         for setting in table.SETTINGS
-        if setting.example and setting.kind != "names"
+        if setting.example and not setting.is_chosen
     }
     for line, setting in examples.items():
         place = lines.index(line)

@@ -117,7 +117,7 @@ def test_keys():
 def test_key(setting):
     """Each key stands below the heading of its section, with its default."""
     found = manual.part(manual.read("overlay.ini.5"), f"[{setting.section}] section")
-    if setting.kind == "names":
+    if setting.is_chosen:
         assert "\n.It Ar name = " in found
         return
     found = found.partition(f"\n.It Ic {setting.key} = ")[2].partition("\n.It ")[0]

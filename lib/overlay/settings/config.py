@@ -1,12 +1,18 @@
 """The settings of a caller: loaded from all places, the later the stronger."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError, quote, reason
 from overlay.host import trust
 from overlay.settings import table
 from overlay.settings.files import Origin, nearest, read_file, site_file, user_file
-from overlay.settings.values import convert
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 
 class Config:
@@ -18,34 +24,34 @@ class Config:
     left_out lines about files that were not obeyed
     """
 
-    def __init__(self, environ):
+    def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
-        self.files = []
-        self.left_out = []
+        self.files: list[str] = []
+        self.left_out: list[str] = []
         # A user who could set these could lock, and speak, in the site's name.
         self.locks = {"site": Origin("default")}
-        self._texts = {}
+        self._texts: dict[str, tuple[str, Origin]] = {}
         for setting in table.SETTINGS:
-            if setting.kind != "names":
+            if not setting.is_chosen:
                 self._texts[setting.name] = (setting.default, Origin("default"))
 
-    def put(self, name, text, origin):
+    def put(self, name: str, text: str, origin: Origin) -> None:
         """Set one value as text. The last put wins."""
         self._texts[name] = (text, origin)
 
-    def origin(self, name):
+    def origin(self, name: str) -> Origin:
         """Return the Origin of a setting."""
         return self._texts[name][1]
 
-    def text(self, name):
+    def text(self, name: str) -> str:
         """Return the value of a setting as it was written, nothing in it replaced."""
         return self._texts[name][0]
 
-    def lock(self, name):
+    def lock(self, name: str) -> Origin | None:
         """Return the Origin of the lock on a setting, or None."""
         return self.locks.get(name) or self.locks.get(name.partition(".")[0])
 
-    def hold(self, name, option, given):
+    def hold(self, name: str, option: str, given: str | None) -> None:
         """Refuse an option of the command line that would set aside a locked setting.
 
         given  what the option stands for, as text; empty or None when it was not given
@@ -60,7 +66,7 @@ class Config:
                 hint=f"leave {option} out",
             )
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         """Return the typed value of a setting such as "create.size".
 
         Empty sizes, counts and texts are None; lists are tuples. Raises OverlayError
@@ -68,15 +74,17 @@ class Config:
         """
         text, origin = self._texts[name]
         setting = table.setting(name)
+        if setting is None:
+            raise KeyError(name)
         try:
-            return convert(setting, text, self._known(name, text))
+            return setting.convert(text, self._known(name, text))
         except ValueError as error:
             raise OverlayError(
                 f"{origin}: [{setting.section}] {name.partition('.')[2]}: {error}",
                 status=CONFIGURATION,
             ) from None
 
-    def _known(self, name, text):
+    def _known(self, name: str, text: str) -> Mapping[str, str]:
         """Return the variables that a value may name.
 
         Of a locked one, who the caller is and where his home is are the system's to say: else
@@ -94,27 +102,27 @@ class Config:
         own = {"USER": user.pw_name, "LOGNAME": user.pw_name, "HOME": user.pw_dir}
         return {**self.environ, **own}
 
-    def get(self, name):
+    def get(self, name: str) -> Any:
         """Return the typed value of a setting, None where it is wrong or a variable not set."""
         try:
             return self[name]
         except OverlayError:
             return None
 
-    def names(self):
+    def names(self) -> list[str]:
         """Return all names of settings, images included, in the order of SETTINGS."""
         order = {section: number for number, section in enumerate(table.SECTIONS)}
         return sorted(self._texts, key=lambda name: order[name.partition(".")[0]])
 
-    def templates(self):
+    def templates(self) -> dict[str, tuple[str, ...] | None]:
         """Return the site's templates as a dictionary from name to a tuple of SOURCE[:DEST]."""
         return self._chosen("templates")
 
-    def images(self):
+    def images(self) -> dict[str, str | None]:
         """Return the site's images as a dictionary from name to path."""
         return self._chosen("images")
 
-    def _chosen(self, section):
+    def _chosen(self, section: str) -> dict[str, Any]:
         """Return what the site has in a section of names.
 
         A value is None where it cannot be had, as when a variable in it is not set: only
@@ -127,7 +135,12 @@ class Config:
         }
 
 
-def load(environ, root, notice=None, uid=None):
+def load(
+    environ: Mapping[str, str],
+    root: str,
+    notice: Callable[[str, str], object] | None = None,
+    uid: int | None = None,
+) -> Config:
     """Return the Config of a caller.
 
     environ  the caller's environment
@@ -181,7 +194,7 @@ def load(environ, root, notice=None, uid=None):
     return config
 
 
-def check_locks(config, whole=True):
+def check_locks(config: Config, whole: bool = True) -> None:
     """Refuse locks on what does not exist. Raises OverlayError (CONFIGURATION).
 
     whole  whether all files of the site are read; else images may stand in another
@@ -191,7 +204,7 @@ def check_locks(config, whole=True):
             continue
         if not whole and name not in table.BY_NAME and table.setting(name):
             continue
-        known = [setting.name for setting in table.SETTINGS if setting.kind != "names"]
+        known = [setting.name for setting in table.SETTINGS if not setting.is_chosen]
         raise OverlayError(
             f"{origin}: [site] lock: there is no {quote(name)} to lock",
             status=CONFIGURATION,
@@ -201,28 +214,31 @@ def check_locks(config, whole=True):
         )
 
 
-def check_limits(config):
+def check_limits(config: Config) -> None:
     """Refuse limits that leave nothing. Raises OverlayError (CONFIGURATION).
 
     What the environment sets is not looked at: create-overlay, which alone needs it, tells.
     """
-    for key in ("size", "files"):
-        for less, more in ((f"min_{key}", f"max_{key}"), (f"min_{key}", key), (key, f"max_{key}")):
-            low, high = config[f"create.{less}"], config[f"create.{more}"]
+    for least, value, most in (
+        ("create.min_size", "create.size", "create.max_size"),
+        ("create.min_files", "create.files", "create.max_files"),
+    ):
+        for less, more in ((least, most), (least, value), (value, most)):
+            low, high = config[less], config[more]
             if low and high and low > high:
                 raise OverlayError(
-                    f"{config.origin(f'create.{less}')}: [create] {less} is more than {more}"
-                    f" ({config.origin(f'create.{more}')})",
+                    f"{config.origin(less)}: [create] {less.partition('.')[2]} is more than"
+                    f" {more.partition('.')[2]} ({config.origin(more)})",
                     status=CONFIGURATION,
                 )
 
 
-def variable(name):
+def variable(name: str) -> str:
     """Return the environment variable of a setting: create.size is OVERLAY_CREATE_SIZE."""
     return "OVERLAY_" + "".join(char if char.isalnum() else "_" for char in name).upper()
 
 
-def warnings(environ):
+def warnings(environ: Mapping[str, str]) -> list[str]:
     """Return a line for every variable that looks like a setting's, and is none's."""
     known = set(map(variable, table.BY_NAME))
     found = []

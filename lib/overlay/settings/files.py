@@ -1,12 +1,20 @@
 """Files of settings: where they are, and what is wrong in which line."""
 
+from __future__ import annotations
+
 import configparser
 import os
 
 from overlay.errors import CONFIGURATION, OverlayError, quote, reason
 from overlay.host import trust
 from overlay.settings import table
-from overlay.settings.values import Unset, convert
+from overlay.settings.values import Unset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from overlay.settings.config import Config
 
 
 class Origin:
@@ -14,18 +22,18 @@ class Origin:
 
     __slots__ = ("file", "line", "word")
 
-    def __init__(self, word, file=None, line=None):
+    def __init__(self, word: str, file: str | None = None, line: int | None = None) -> None:
         self.word = word
         self.file = file
         self.line = line
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.file is None:
             return self.word
         return f"{quote(self.file)}, line {self.line}" if self.line else quote(self.file)
 
 
-def site_file(root):
+def site_file(root: str) -> str:
     """Return the site's file for a tree.
 
     An installed tree is PREFIX/VERSION; PREFIX/etc/overlay.ini, when there, belongs to the
@@ -41,7 +49,7 @@ def site_file(root):
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "overlay.ini")
 
 
-def user_file(environ):
+def user_file(environ: Mapping[str, str]) -> str | None:
     """Return the path of the user's own overlay.ini (XDG base directories), or None."""
     base = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(base):  # a relative one does not count, says their specification
@@ -49,7 +57,9 @@ def user_file(environ):
     return os.path.join(base, "overlay", "overlay.ini") if os.path.isabs(base) else None
 
 
-def read_file(config, path, own=False, owners=None):
+def read_file(
+    config: Config, path: str, own: bool = False, owners: Collection[int] | None = None
+) -> None:
     """Put the values of one file into config, and check them.
 
     own     whether it is the user's, who may not set what is locked: that is passed over
@@ -83,10 +93,10 @@ def read_file(config, path, own=False, owners=None):
             )
         if own and config.lock(name):
             continue
-        if setting.kind in ("list", "paths", "names"):
+        if setting.kind.is_list:
             text = text.replace("\n", " ")
         try:
-            value = convert(setting, text, config.environ)
+            value = setting.convert(text, config.environ)
         except Unset:
             pass
         except ValueError as error:
@@ -100,20 +110,27 @@ def read_file(config, path, own=False, owners=None):
         config.put(name, text, origin)
 
 
-def _text(content):
+def _text(content: bytes) -> str:
     """Return the bytes of a file as text with lines that end in "\\n". Raises UnicodeDecodeError."""
     return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _parsed(path, content):
+class _Parser(configparser.ConfigParser):
+    """A ConfigParser that leaves keys as they are written."""
+
+    def optionxform(self, optionstr: str) -> str:
+        """Return a key as it is."""
+        return optionstr
+
+
+def _parsed(path: str, content: str) -> configparser.ConfigParser:
     """Return the ConfigParser of a file that _places() has found to be in order."""
-    parser = configparser.ConfigParser(
+    parser = _Parser(
         interpolation=None,
         delimiters=("=",),
         comment_prefixes=("#", ";"),
         default_section="",
     )
-    parser.optionxform = str
     try:
         parser.read_string(content, path)
     except configparser.Error as error:
@@ -122,15 +139,17 @@ def _parsed(path, content):
     return parser
 
 
-def _places(path, lines):
+def _places(path: str, lines: Iterable[str]) -> dict[tuple[str, str], int]:
     """Return where a file sets what, as a dictionary from (section, key) to a line's number.
 
     configparser tells no lines of what it has read, and passes over what stands behind a
     [section]: that, and what it would refuse, is refused here, with its line. Raises
     OverlayError (CONFIGURATION).
     """
-    places, sections = {}, set()
-    section = place = indent = None  # of the key whose value may go on in the next line
+    places: dict[tuple[str, str], int] = {}
+    sections: set[str] = set()
+    section = place = None  # of the key whose value may go on in the next line
+    indent = 0
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if "\0" in line:
@@ -157,7 +176,7 @@ def _places(path, lines):
     return places
 
 
-def _section(path, number, text):
+def _section(path: str, number: int, text: str) -> str:
     """Return the section that a line begins. Raises OverlayError (CONFIGURATION)."""
     section, bracket, rest = text[1:].partition("]")
     if not bracket or not section:
@@ -171,12 +190,12 @@ def _section(path, number, text):
     return section
 
 
-def _wrong(path, line, what, hint=None):
+def _wrong(path: str, line: int, what: str, hint: str | None = None) -> OverlayError:
     """Return the error for a line of a file."""
     return OverlayError(f"{quote(path)}, line {line}: {what}", status=CONFIGURATION, hint=hint)
 
 
-def nearest(word, known, form):
+def nearest(word: str, known: Iterable[str], form: str) -> str:
     """Return a hint with the known word that is most like the wrong one."""
     import difflib
 

@@ -3,6 +3,8 @@
 `make reference` writes them; a test compares what is in the repository with them.
 """
 
+from __future__ import annotations
+
 import textwrap
 
 from overlay.settings.table import SECTIONS, SETTINGS
@@ -11,7 +13,7 @@ from overlay.settings.table import SECTIONS, SETTINGS
 _NAMES = {"images": ("centos-8.2.2004", True), "templates": ("conda", False)}
 
 
-def site_ini():
+def site_ini() -> str:
     """Return etc/overlay.ini: every key with its explanation, at its default."""
     lines = [
         "# The site's settings for create-overlay, mount-overlay, run-overlay and the rest.",
@@ -28,7 +30,7 @@ def site_ini():
         for setting in settings:
             lines.append("")
             lines += textwrap.wrap(setting.help, 88, initial_indent="# ", subsequent_indent="# ")
-            if setting.kind == "names":
+            if setting.is_chosen:
                 key, there = _NAMES[section]
                 lines.append(f"{'' if there else '# '}{key} = {setting.example}")
                 continue

@@ -1,33 +1,76 @@
 """SETTINGS, the one table of all that can be set."""
 
+from __future__ import annotations
+
+from overlay.settings.values import (
+    BOOLEAN,
+    COUNT,
+    IMAGE,
+    LIST,
+    MODE,
+    PATH,
+    PATHS,
+    PERCENT,
+    SECONDS,
+    SIZE,
+    SOURCES,
+    TEXT,
+    Kind,
+    one_of,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 
 class Setting:
     """One key of overlay.ini.
 
-    kind     text, path, list, paths, size, count, seconds, choice, boolean, percent, mode or names
-             (a section in which the site chooses the keys: images are each a path, templates
-             lists of sources)
+    key      "*" where the site chooses the keys: the names of images and of templates
+    kind     how its value is written
     default  as it would stand in the file
     help     what it does, in sentences for overlay.ini and its manual page
-    choices  the words that a choice allows
     example  a value for a key whose default is empty
     """
 
-    __slots__ = ("choices", "default", "example", "help", "key", "kind", "section")
+    __slots__ = ("default", "example", "help", "key", "kind", "section")
 
-    def __init__(self, section, key, kind, default, help, *, choices=(), example=None):
+    def __init__(
+        self,
+        section: str,
+        key: str,
+        kind: Kind,
+        default: str,
+        help: str,
+        *,
+        example: str | None = None,
+    ) -> None:
         self.section = section
         self.key = key
         self.kind = kind
         self.default = default
         self.help = help
-        self.choices = choices
         self.example = example
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The dotted name, as [site] lock and the messages use it."""
         return f"{self.section}.{self.key}"
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the site chooses the key."""
+        return self.key == "*"
+
+    def convert(self, text: str, environ: Mapping[str, str]) -> Any:
+        """Return what a text stands for. Raises ValueError with a sentence."""
+        if self.kind.defaults:
+            text = text or self.default
+            if not text:
+                return None
+        return self.kind.read(text, environ)
 
 
 SECTIONS = {
@@ -49,7 +92,7 @@ SETTINGS = (
     Setting(
         "site",
         "lock",
-        "list",
+        LIST,
         "",
         "Keys, and whole sections, that stand as the site's files set them: neither options nor"
         " the environment nor the user's own overlay.ini change them. What several files lock adds"
@@ -60,18 +103,18 @@ SETTINGS = (
         " security: whoever can run the engine by hand is not bound by it.",
         example="create.allocation images.default quota",
     ),
-    Setting("site", "message", "text", "", "A line that mount-overlay shows at every start."),
+    Setting("site", "message", TEXT, "", "A line that mount-overlay shows at every start."),
     Setting(
         "engine",
         "commands",
-        "list",
+        LIST,
         "apptainer singularity",
         "Names or paths of the container engine; the first that is found is taken.",
     ),
     Setting(
         "engine",
         "module",
-        "text",
+        TEXT,
         "",
         "The module that `module load overlay` loads for the engine. Empty: an engine must be"
         " on PATH when the module is loaded, or a line says so. none: nothing is checked.",
@@ -80,14 +123,14 @@ SETTINGS = (
     Setting(
         "images",
         "default",
-        "path",
+        PATH,
         "centos-8.2.2004",
         "The name of the image, or its path, that is used without -c. What has no / is a name.",
     ),
     Setting(
         "images",
         "*",
-        "names",
+        IMAGE,
         "",
         "Every other key is the name of an image, its value the path of a .sif file or an"
         " unpacked directory.",
@@ -96,7 +139,7 @@ SETTINGS = (
     Setting(
         "binds",
         "paths",
-        "paths",
+        PATHS,
         "/scratch /home",
         "Directories of the host, each as PATH or PATH:INSIDE[:ro]. Those that a machine does"
         " not have are skipped.",
@@ -104,7 +147,7 @@ SETTINGS = (
     Setting(
         "create",
         "size",
-        "size",
+        SIZE,
         "",
         "The size without -s. Empty: -s must be given. MiB, or with a unit: 500, 20G, 1.5T.",
         example="10G",
@@ -112,7 +155,7 @@ SETTINGS = (
     Setting(
         "create",
         "files",
-        "count",
+        COUNT,
         "",
         "The number of files without -n. Empty: -n must be given. Thousands, or with a unit:"
         " 700, 700K, 2M.",
@@ -121,7 +164,7 @@ SETTINGS = (
     Setting(
         "create",
         "directories",
-        "list",
+        LIST,
         "/opt",
         "Directories made in a new overlay that belong to its user, because the base image has"
         " them and would not let the user write there. Elsewhere users can make directories"
@@ -130,25 +173,24 @@ SETTINGS = (
     Setting(
         "create",
         "allocation",
-        "choice",
+        one_of("reserve", "sparse"),
         "reserve",
         "reserve: the blocks of a new overlay are its own at once, so that it cannot run into a"
         " full disk or quota later. sparse: they are taken as they are written.",
-        choices=("reserve", "sparse"),
     ),
     Setting(
         "create",
         "min_size",
-        "size",
+        SIZE,
         "",
         "The smallest size that is allowed. Empty: what the file system needs.",
         example="100M",
     ),
-    Setting("create", "max_size", "size", "", "The largest size that is allowed.", example="2T"),
+    Setting("create", "max_size", SIZE, "", "The largest size that is allowed.", example="2T"),
     Setting(
         "create",
         "min_files",
-        "count",
+        COUNT,
         "",
         "The smallest number of files that is allowed.",
         example="1K",
@@ -156,7 +198,7 @@ SETTINGS = (
     Setting(
         "create",
         "max_files",
-        "count",
+        COUNT,
         "",
         "The largest number of files that is allowed.",
         example="20M",
@@ -164,7 +206,7 @@ SETTINGS = (
     Setting(
         "create",
         "permissions",
-        "mode",
+        MODE,
         "",
         "The permission bits of a new overlay, octal; its owner must be able to read and write it."
         " Empty: 0666 less the user's umask.",
@@ -173,7 +215,7 @@ SETTINGS = (
     Setting(
         "create",
         "margin",
-        "percent",
+        PERCENT,
         "20%",
         "How much more room and how many more files than its sources need an overlay gets that is"
         " filled at creation without -s or -n.",
@@ -181,7 +223,7 @@ SETTINGS = (
     Setting(
         "templates",
         "*",
-        "names",
+        SOURCES,
         "",
         "Every key is the name of a template for create-overlay -t, its value one or more"
         " SOURCE[:DEST] as for --from.",
@@ -190,25 +232,23 @@ SETTINGS = (
     Setting(
         "pack",
         "compression",
-        "choice",
+        one_of("zstd", "gzip", "lz4", "xz"),
         "zstd",
         "What pack-overlay compresses with: zstd packs tight and quickly, lz4 is the fastest, gzip"
         " is read by every engine, xz is the smallest.",
-        choices=("zstd", "gzip", "lz4", "xz"),
     ),
     Setting(
         "launch",
         "gpu",
-        "choice",
+        one_of("auto", "none"),
         "auto",
         "auto: --nv or --rocm is added where the machine has such a GPU. none: only when the"
         " user asks.",
-        choices=("auto", "none"),
     ),
     Setting(
         "launch",
         "clear",
-        "list",
+        LIST,
         "BASH_ENV ENV BASH_FUNC_* PROMPT_COMMAND PS0 PYTHONPATH PYTHONHOME PYTHONSTARTUP"
         " PYTHONUSERBASE CONDA_* _CE_* MAMBA_* R_LIBS* R_HOME PERL5LIB PERL5OPT LD_PRELOAD",
         "Variables of the host that do not reach the inside, where they would name files and"
@@ -219,7 +259,7 @@ SETTINGS = (
     Setting(
         "safety",
         "trust_locks",
-        "boolean",
+        BOOLEAN,
         "no",
         "Whether file locks on the site's shared file systems hold between nodes. Only then is an"
         " overlay that a killed session left unclean repaired by a session on another node."
@@ -228,7 +268,7 @@ SETTINGS = (
     Setting(
         "safety",
         "low",
-        "percent",
+        PERCENT,
         "5%",
         "A writable session that has less than this left of its overlay's room for data, or of"
         " its number of files, starts with a warning. 0%: never.",
@@ -236,16 +276,15 @@ SETTINGS = (
     Setting(
         "quota",
         "check",
-        "choice",
+        one_of("refuse", "warn", "off"),
         "refuse",
         "refuse: an overlay for which the user's quota or the file system has no room is not"
         " made. warn: it is tried all the same. off: nothing is asked.",
-        choices=("refuse", "warn", "off"),
     ),
     Setting(
         "quota",
         "command",
-        "list",
+        LIST,
         "",
         "A program with its arguments that knows the quotas of the site, for file systems that"
         " are not asked otherwise (GPFS, BeeGFS and others). {user} and {path} stand for the"
@@ -258,23 +297,22 @@ SETTINGS = (
     Setting(
         "quota",
         "timeout",
-        "seconds",
+        SECONDS,
         "5",
         "Seconds that programs which are asked for a quota may take, all together.",
     ),
     Setting(
         "quota",
         "on_failure",
-        "choice",
+        one_of("warn", "refuse"),
         "warn",
         "warn: when a quota cannot be found out in that time, a line says so. refuse: then no"
         " overlay is made.",
-        choices=("warn", "refuse"),
     ),
     Setting(
         "quota",
         "hint",
-        "text",
+        TEXT,
         "",
         "What users are told when a quota is short, such as the site's command that shows what"
         " takes the room.",
@@ -283,36 +321,35 @@ SETTINGS = (
     Setting(
         "jobs",
         "size",
-        "size",
+        SIZE,
         "10G",
         "The size of such a layer without -s. Its disk blocks are taken as they are written.",
     ),
     Setting(
         "jobs",
         "files",
-        "count",
+        COUNT,
         "500K",
         "How many files it can hold without -n.",
     ),
     Setting(
         "scratch",
         "locations",
-        "paths",
+        PATHS,
         "/scratch/{user}",
         "Where users keep overlays: list-overlays looks there.",
     ),
     Setting(
         "scratch",
         "outside",
-        "choice",
+        one_of("allow", "warn", "refuse"),
         "allow",
         "What create-overlay does for a place that is not below [scratch] locations.",
-        choices=("allow", "warn", "refuse"),
     ),
     Setting(
         "scratch",
         "local",
-        "paths",
+        PATHS,
         "$SLURM_TMPDIR $TMPDIR /tmp",
         "Directories on a disk of the node for temporary files, for what --stage copies and for"
         " the layers of tasks; the first that is there and writable is taken.",
@@ -322,9 +359,9 @@ SETTINGS = (
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 # Sections in which the site chooses the names.
-CHOSEN = {setting.section for setting in SETTINGS if setting.kind == "names"}
+CHOSEN = {setting.section for setting in SETTINGS if setting.is_chosen}
 
 
-def setting(name):
+def setting(name: str) -> Setting | None:
     """Return the Setting that a dotted name belongs to; None when there is none."""
     return BY_NAME.get(name) or BY_NAME.get(name.partition(".")[0] + ".*")

@@ -1,8 +1,14 @@
-"""Values as people write them, and what they mean."""
+"""Values as people write them, and what they mean: a Kind each."""
+
+from __future__ import annotations
 
 import shlex
 
 from overlay import size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 _BOOLEANS = {
     **dict.fromkeys(("1", "yes", "true", "on"), True),
@@ -10,56 +16,124 @@ _BOOLEANS = {
 }
 
 
-def convert(setting, text, environ):
-    """Return text as the type of a setting. Raises ValueError with a sentence."""
-    kind = setting.kind
-    if kind == "text":
-        return expand(text, environ, unset="keep") or None
-    if kind == "list":
-        return _words(text)
-    if kind == "paths":
-        # A list of places loses those whose variable is not set: outside a job there is
-        # no $SLURM_TMPDIR, and that is no mistake.
-        found = (expand(word, environ, unset="none") for word in _words(text))
-        return tuple(path for path in found if path)
-    if kind == "names":
-        if not text:
-            raise ValueError("it is empty")
-        if setting.section == "templates":
-            return tuple(expand(word, environ) for word in _words(text))
-        return expand(_path(text), environ)
-    if kind == "path":
-        return expand(_path(text), environ) if text else None
-    text = text or setting.default
-    if not text:
-        return None
-    if kind == "choice":
-        if text not in setting.choices:
-            raise ValueError(f"{text!r} is not one of {', '.join(setting.choices)}")
+class Kind:
+    """How a kind of value is written, and what it stands for.
+
+    name      what the manual calls it
+    read      returns the value of (text, environ). Raises ValueError with a sentence
+    is_list   whether it is a list of words, which may stand in several lines
+    defaults  whether an empty text stands for the default, and for None where that is empty too
+    """
+
+    __slots__ = ("defaults", "is_list", "name", "read")
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[str, Mapping[str, str]], object],
+        *,
+        is_list: bool = False,
+        defaults: bool = False,
+    ) -> None:
+        self.name = name
+        self.read = read
+        self.is_list = is_list
+        self.defaults = defaults
+
+
+def one_of(*words: str) -> Kind:
+    """Return the kind of a value that is one of some words."""
+
+    def read(text: str, _environ: Mapping[str, str]) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
         return text
-    if kind == "boolean":
-        if text.lower() not in _BOOLEANS:
-            raise ValueError(f"{text!r} is not yes or no")
-        return _BOOLEANS[text.lower()]
-    if kind == "mode":
-        if text.strip("01234567") or int(text, 8) > 0o777:
-            raise ValueError(f"{text!r} is not a mode such as 0600")
-        if int(text, 8) & 0o600 != 0o600:
-            raise ValueError(f"with {text!r} its owner could not use it; 0600 is the least")
-        return int(text, 8)
-    if kind == "percent":
-        number = text.removesuffix("%").rstrip()
-        if not (number.isascii() and number.isdecimal() and int(number) <= 100):
-            raise ValueError(f"{text!r} is not a percentage from 0% to 100%")
-        return int(number)
-    if kind == "seconds":
-        if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 3600):
-            raise ValueError(f"{text!r} is not a number of seconds from 1 to 3600")
-        return int(text)
-    return size.parse_size(text) if kind == "size" else size.parse_count(text)
+
+    return Kind(" or ".join(words), read, defaults=True)
 
 
-def _words(text):
+def _text(text: str, environ: Mapping[str, str]) -> str | None:
+    return expand(text, environ, unset="keep") or None
+
+
+def _list(text: str, _environ: Mapping[str, str]) -> tuple[str, ...]:
+    return _words(text)
+
+
+def _paths(text: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    # A list of places loses those whose variable is not set: outside a job there is
+    # no $SLURM_TMPDIR, and that is no mistake.
+    found = (expand(word, environ, unset="none") for word in _words(text))
+    return tuple(path for path in found if path)
+
+
+def _path(text: str, environ: Mapping[str, str]) -> str | None:
+    return expand(_one_path(text), environ) if text else None
+
+
+def _image(text: str, environ: Mapping[str, str]) -> str | None:
+    if not text:
+        raise ValueError("it is empty")
+    return _path(text, environ)
+
+
+def _sources(text: str, environ: Mapping[str, str]) -> tuple[str | None, ...]:
+    if not text:
+        raise ValueError("it is empty")
+    return tuple(expand(word, environ) for word in _words(text))
+
+
+def _size(text: str, _environ: Mapping[str, str]) -> int:
+    return size.parse_size(text)
+
+
+def _count(text: str, _environ: Mapping[str, str]) -> int:
+    return size.parse_count(text)
+
+
+def _boolean(text: str, _environ: Mapping[str, str]) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ValueError(f"{text!r} is not yes or no")
+    return _BOOLEANS[text.lower()]
+
+
+def _mode(text: str, _environ: Mapping[str, str]) -> int:
+    if text.strip("01234567") or int(text, 8) > 0o777:
+        raise ValueError(f"{text!r} is not a mode such as 0600")
+    if int(text, 8) & 0o600 != 0o600:
+        raise ValueError(f"with {text!r} its owner could not use it; 0600 is the least")
+    return int(text, 8)
+
+
+def _percent(text: str, _environ: Mapping[str, str]) -> int:
+    number = text.removesuffix("%").rstrip()
+    if not (number.isascii() and number.isdecimal() and int(number) <= 100):
+        raise ValueError(f"{text!r} is not a percentage from 0% to 100%")
+    return int(number)
+
+
+def _seconds(text: str, _environ: Mapping[str, str]) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 3600):
+        raise ValueError(f"{text!r} is not a number of seconds from 1 to 3600")
+    return int(text)
+
+
+TEXT = Kind("text", _text)
+LIST = Kind("list", _list, is_list=True)
+PATHS = Kind("paths", _paths, is_list=True)
+PATH = Kind("path", _path)
+# Where the site chooses the keys.
+IMAGE = Kind("value", _image, is_list=True)
+SOURCES = Kind("value", _sources, is_list=True)
+SIZE = Kind("size", _size, defaults=True)
+COUNT = Kind("count", _count, defaults=True)
+BOOLEAN = Kind("boolean", _boolean, defaults=True)
+MODE = Kind("mode", _mode, defaults=True)
+PERCENT = Kind("percent", _percent, defaults=True)
+SECONDS = Kind("seconds", _seconds, defaults=True)
+
+
+def _words(text: str) -> tuple[str, ...]:
     """Return the words of a list, quotes taken off. Raises ValueError."""
     try:
         words = shlex.split(text)
@@ -69,7 +143,7 @@ def _words(text):
     return tuple(words)
 
 
-def _path(text):
+def _one_path(text: str) -> str:
     """Return a path that may stand in quotes, and have blanks without them. Raises ValueError."""
     if text[0] not in "'\"":
         _no_comment(text.split())
@@ -80,7 +154,7 @@ def _path(text):
     return words[0]
 
 
-def _no_comment(words):
+def _no_comment(words: Iterable[str]) -> None:
     for word in words:
         if word.startswith(("#", ";")):
             raise ValueError(f"{word!r} begins a comment; those stand on lines of their own")
@@ -90,7 +164,7 @@ class Unset(ValueError):
     """A variable in a value is not set; that is seen only where the value is used."""
 
 
-def expand(text, environ, *, unset="refuse"):
+def expand(text: str, environ: Mapping[str, str], *, unset: str = "refuse") -> str | None:
     """Return text with {user}, {home}, $VARIABLE and ${VARIABLE} replaced.
 
     unset  what a variable that is not set does: "refuse" raises ValueError, "none" gives None,
@@ -104,7 +178,7 @@ def expand(text, environ, *, unset="refuse"):
     if text == "~" or text.startswith("~/"):
         text = "{home}" + text[1:]
 
-    def value(match):
+    def value(match: re.Match[str]) -> str:
         name = match[1] or match[2] or match[3]
         found = known.get(name) if match[1] else environ.get(name)
         if not found and unset == "keep":
