@@ -80,6 +80,8 @@ def test_ready(doctor, scratch):
         "engine",
         "fuse2fs",
         "mke2fs",
+        "e2image",
+        "find",
         "Python",
         "bind /home",
     }

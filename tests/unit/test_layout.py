@@ -2,10 +2,12 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from overlay.host.tools import TOOLS
 from support import ROOT
 
 LIB = os.path.join(ROOT, "lib")
@@ -117,6 +119,31 @@ def test_no_import_upwards():
 def test_no_circle():
     """No module reaches itself through its imports, those inside functions included."""
     assert circles(arrows(LIB)) == []
+
+
+def words(path):
+    """Return the texts in the code of a file, as a list; comments and docstrings are none."""
+    with open(path, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+    ]
+
+
+def test_tools():
+    """Every tool that is asked for by name is in TOOLS, and what brings it is named there alone."""
+    asked = set()
+    for name, path in modules(LIB).items():
+        if name != "overlay.host.tools":
+            packages = {tool.package for tool in TOOLS.values()} - TOOLS.keys()
+            known = {(text, word) for text in words(path) for word in packages if word in text}
+            assert (name, known) == (name, set())
+        with open(path, encoding="utf-8") as file:
+            asked |= set(re.findall(r'process\.need\("([^"]+)"', file.read()))
+    assert {"mke2fs", "unshare", "zstd"} <= asked <= TOOLS.keys()
 
 
 @pytest.mark.parametrize("name", sorted(modules(LIB)))

@@ -11,6 +11,7 @@ from overlay import size
 from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
 from overlay.host import namespace, private, process
 from overlay.host.permissions import Access
+from overlay.host.tools import TOOLS
 from overlay.image import ext3, markers
 from overlay.image.record import write
 from overlay.safety import replace
@@ -117,7 +118,7 @@ def _tool(environ):
     """
     import re
 
-    tool = process.need("mksquashfs", "squashfs-tools", environ)
+    tool = process.need("mksquashfs", environ)
     said = process.run([tool, "-version"], environ)
     found = re.search(r"mksquashfs version (\d+)\.(\d+)", said.output + said.errors)
     if not found or tuple(map(int, found.groups())) < OLDEST:
@@ -128,7 +129,8 @@ def _tool(environ):
             f"{quote(tool)} {words}, and before {'.'.join(map(str, OLDEST))} it can take a name in"
             " an overlay for a command",
             status=UNAVAILABLE,
-            hint="pack on another machine, or ask the site's admin for newer squashfs-tools",
+            hint="pack on another machine, or ask the site's admin for a newer"
+            f" {TOOLS['mksquashfs'].package}",
         )
     return tool
 
@@ -232,7 +234,7 @@ def _compare(packing, mounts, tree, descriptor, staging, environ):
     """
     # The second asks for every file by its whole path, and takes twice as long.
     squashfuse = process.which("squashfuse_ll", environ)
-    squashfuse = squashfuse or process.need("squashfuse", "squashfuse", environ)
+    squashfuse = squashfuse or process.need("squashfuse", environ)
     packed = os.path.join(staging, "packed")
     os.mkdir(packed)
     # Both at the same time, each by a server of its own; what is in one of them only is told.

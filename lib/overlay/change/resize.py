@@ -38,7 +38,7 @@ def grow(whole, wanted, environ, notice):
     Raises OverlayError (CANNOT_CREATE, DAMAGED).
     """
     path = os.path.realpath(whole.path)
-    resize2fs = process.need("resize2fs", "e2fsprogs", environ)
+    resize2fs = process.need("resize2fs", environ)
     descriptor = whole.descriptor
     repair.check(path, descriptor, environ, full=True)
     replace.remove_stale(os.path.dirname(path), None)
@@ -55,7 +55,7 @@ def grow(whole, wanted, environ, notice):
                 replace.reserve(path, descriptor, wanted, environ, notice, "resize")
             ours = undo.note(back, descriptor, superblock, wanted)
             result = _resize(resize2fs, descriptor, None if ours else back, environ)
-            e2fsck = process.need("e2fsck", "e2fsprogs", environ)
+            e2fsck = process.need("e2fsck", environ)
             if result.status or not repair.is_sound(e2fsck, descriptor, environ):
                 why = "e2fsck finds the result unsound"
                 if result.status:
@@ -140,14 +140,7 @@ def rebuild(whole, wanted, files, config, environ, notice):
     facts = make.Facts(
         path=path,
         existing=whole,
-        tools={
-            name: process.need(name, package, environ)
-            for name, package in (
-                ("mke2fs", "e2fsprogs"),
-                ("e2fsck", "e2fsprogs"),
-                ("fallocate", "util-linux"),
-            )
-        },
+        tools={name: process.need(name, environ) for name in ("mke2fs", "e2fsck", "fallocate")},
         scratch=scratch_directory(config),
         host=os.uname().nodename,
         pid=os.getpid(),
@@ -256,7 +249,7 @@ def shrink(whole, wanted, config, environ, notice):
     Raises OverlayError: USAGE below what is used, CANNOT_CREATE, DAMAGED.
     """
     path = os.path.realpath(whole.path)
-    resize2fs = process.need("resize2fs", "e2fsprogs", environ)
+    resize2fs = process.need("resize2fs", environ)
     status = os.fstat(whole.descriptor)
     replace.check_names(path, status)
     repair.check(path, whole.descriptor, environ, full=True)

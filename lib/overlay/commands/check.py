@@ -73,7 +73,7 @@ def _look_only(path, environ):
                 raise lock.Busy(True)
         except lock.Busy as busy:
             raise in_use(found, busy) from None
-        program = process.need("e2fsck", "e2fsprogs", environ)
+        program = process.need("e2fsck", environ)
         if repair.is_sound(program, found.descriptor, environ):
             return "clean"
         raise OverlayError(
@@ -113,7 +113,7 @@ def repair_copy(whole, scratch, environ):
     Raises OverlayError (DAMAGED, CANNOT_CREATE).
     """
     path = os.path.realpath(whole.path)
-    e2fsck = process.need("e2fsck", "e2fsprogs", environ)
+    e2fsck = process.need("e2fsck", environ)
     replace.check_names(path, os.fstat(whole.descriptor))
     repair.recover(path, whole.descriptor, environ)
     replace.remove_stale(os.path.dirname(path), scratch)

@@ -23,7 +23,7 @@ def main(options, environ, root, output):
             hint=f"resize-overlay {quote(options.overlay)} -s +5G",
         )
     config = configuration.load(environ, root, output.notice)
-    process.need("e2fsck", "e2fsprogs", environ)
+    process.need("e2fsck", environ)
     whole = guard.open_whole(options.overlay)
     try:
         if not whole.superblock.is_clean:

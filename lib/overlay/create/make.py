@@ -75,11 +75,11 @@ def gather(creation, config, environ):
                 hint="choose another name with -o; --force replaces it, and all that is in it",
             )
         existing = replace.replaceable(path)
-    tools = {"mke2fs": process.need("mke2fs", "e2fsprogs", environ)}
+    tools = {"mke2fs": process.need("mke2fs", environ)}
     if not creation.sparse:
-        tools["fallocate"] = process.need("fallocate", "util-linux", environ)
+        tools["fallocate"] = process.need("fallocate", environ)
     if creation.content:
-        tools["e2fsck"] = process.need("e2fsck", "e2fsprogs", environ)
+        tools["e2fsck"] = process.need("e2fsck", environ)
     return Facts(
         path=path,
         existing=existing,

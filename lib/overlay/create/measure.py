@@ -84,7 +84,7 @@ def _measure_closed(directory, amount, environ):
     """Add a directory that only its owner's namespace can read; return whether it could."""
     if not namespace.available(environ):
         return False
-    find = process.need("find", "findutils", environ)
+    find = process.need("find", environ)
     words = [find, os.fsdecode(directory), "-printf", r"%y %s\n"]
     result = process.run(namespace.wrap(words, environ), environ)
     if result.status:

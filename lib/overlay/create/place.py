@@ -62,7 +62,7 @@ def copy_tree(tree, target, environ, *options, through=None):
     CANNOT_CREATE.
     """
     # Without --remove-destination cp would write into a file through a link to it.
-    words = [process.need("cp", "coreutils", environ), "-a", "--remove-destination", *options]
+    words = [process.need("cp", environ), "-a", "--remove-destination", *options]
     if not namespace.available(environ):
         result = process.run([*words, "--", os.path.join(tree, "."), target], environ)
     elif through is None:

@@ -18,7 +18,7 @@ def unpack_squashfs(path, target, limit, environ):
     """Unpack a squashfs file whose listing shows nothing that speaks against it."""
     import tempfile
 
-    program = process.need("unsquashfs", "squashfs-tools", environ)
+    program = process.need("unsquashfs", environ)
     listing = process.run([program, "-lln", "-d", "", path], environ)
     if listing.status:
         raise _fails(path, listing)

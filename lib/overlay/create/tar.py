@@ -201,7 +201,7 @@ class _Zstd:
     """The decompressed bytes of a zstd file, as a context."""
 
     def __init__(self, path, file, environ):
-        self._arguments = [process.need("zstd", "zstd", environ), "-dcq"]
+        self._arguments = [process.need("zstd", environ), "-dcq"]
         self._environ = environ
         self._path = path
         self._file = file

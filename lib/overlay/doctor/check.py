@@ -1,5 +1,7 @@
 """A Check, the answer to one question about this node, and versions known to be bad."""
 
+from overlay.host.tools import TOOLS
+
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 PATIENCE = 20  # seconds that a program may take to say its version
@@ -42,7 +44,7 @@ BAD = (
      " (containers/fuse-overlayfs 475)", "install another version"),
     ("mksquashfs", (0,), (4, 4), WARNING,
      "it can take a name in an overlay for a command, and pack-overlay refuses it",
-     "install squashfs-tools 4.4 or newer"),
+     f"install {TOOLS['mksquashfs'].package} 4.4 or newer"),
 )  # fmt: skip
 
 

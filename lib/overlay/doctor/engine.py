@@ -7,6 +7,7 @@ import stat
 from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check, known_bad
 from overlay.errors import OverlayError, quote, reason
 from overlay.host import namespace, process
+from overlay.host.tools import TOOLS
 from overlay.launch import engines
 
 
@@ -93,7 +94,7 @@ def namespaces(environ, engine):
         PROBLEM,
         f"{words}: {said}",
         "the content of overlays is read in such a namespace",
-        "install util-linux 2.36 or newer" if "option" in said else _who_refuses(),
+        f"install {TOOLS['unshare'].package} 2.36 or newer" if "option" in said else _who_refuses(),
     )
 
 

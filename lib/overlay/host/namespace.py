@@ -56,7 +56,7 @@ def available(environ: Mapping[str, str]) -> bool:
 def blocks_links(environ: Mapping[str, str]) -> bool:
     """Return whether the kernel can be told to follow no link in a mount; starts a process."""
     script = "mount --bind /tmp /tmp && mount -o remount,bind,nosymfollow /tmp"
-    unshare = process.need("unshare", "util-linux", environ)
+    unshare = process.need("unshare", environ)
     return process.succeeds([unshare, *OPTIONS, "/bin/sh", "-c", script], environ)
 
 
@@ -77,15 +77,15 @@ def wrap(
     layers  (trees, directory): trees that are shown as one there, the top one first
     Raises OverlayError (UNAVAILABLE) when a tool is missing.
     """
-    unshare = process.need("unshare", "util-linux", environ)
+    unshare = process.need("unshare", environ)
     triples: list[str | int] = []
     if images:
-        fuse2fs = process.need("fuse2fs", "fuse2fs", environ)
+        fuse2fs = process.need("fuse2fs", environ)
         for descriptor, directory, place in images:
             triples += [fuse2fs, descriptor, directory, "upper", directory, place]
     if layers:
         trees, place = layers
-        overlayfs = process.need("fuse-overlayfs", "fuse-overlayfs", environ)
+        overlayfs = process.need("fuse-overlayfs", environ)
         triples += [overlayfs, ":".join(trees), place]
     triples += [word for tree, place in binds for word in ("bind", tree, place)]
     words = [unshare, *OPTIONS, *_FLEETING, "/bin/sh", "-c", _SCRIPT, "sh", *triples, "--"]

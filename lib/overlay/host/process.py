@@ -57,14 +57,16 @@ def _executable(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def need(name: str, package: str, environ: Mapping[str, str]) -> str:
-    """Return the absolute path of a tool. Raises OverlayError (UNAVAILABLE) without it."""
+def need(name: str, environ: Mapping[str, str]) -> str:
+    """Return the absolute path of one of TOOLS. Raises OverlayError (UNAVAILABLE) without it."""
     path = which(name, environ)
     if path is None:
+        from overlay.host.tools import TOOLS  # not needed on the launch path
+
         raise OverlayError(
             f"the program {name} is missing on this machine",
             status=UNAVAILABLE,
-            hint=f"ask the site's admin to install {package}",
+            hint=f"ask the site's admin to install {TOOLS[name].package}",
         )
     return path
 

@@ -21,7 +21,7 @@ HEADER = 96
 
 def walk(image, top, environ):
     """Yield the Entries below a path in a squashfs file, as contents.walk() does."""
-    program = process.need("unsquashfs", "squashfs-tools", environ)
+    program = process.need("unsquashfs", environ)
     words = [program, "-ll", "-d", "", image.path]
     result = process.run(words, environ, variables={"TZ": "UTC0", "LC_ALL": "C"})
     if result.status:

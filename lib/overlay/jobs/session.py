@@ -136,7 +136,7 @@ def _dry_run(request, config, layer, stage, scratch):
         overlays.insert(0, (layer.path, "rw"))
         made = make.Facts(
             path=layer.path,
-            tools={"mke2fs": process.need("mke2fs", "e2fsprogs", environ)},
+            tools={"mke2fs": process.need("mke2fs", environ)},
             scratch=scratch,
             host=os.uname().nodename,
             pid=os.getpid(),

@@ -42,7 +42,7 @@ def check(path, descriptor, environ, *, full=False):
     Raises OverlayError: DAMAGED when the image is not sound afterwards, UNAVAILABLE,
     CANNOT_CREATE.
     """
-    program = process.need("e2fsck", "e2fsprogs", environ)
+    program = process.need("e2fsck", environ)
     with process.cleaning_up():  # else a signal would leave e2fsck behind
         finished = recover(path, descriptor, environ)
         clean = ext3.read_superblock(descriptor).is_clean
@@ -220,7 +220,7 @@ def _copy_tables(path, descriptor, copy, superblock, environ):
     its smallest piece may be larger than a block of the image. Returns a dictionary whose
     keys are (first byte, byte after the last), in order.
     """
-    program = process.need("e2image", "e2fsprogs", environ)
+    program = process.need("e2image", environ)
     result = process.run([program, "-r", descriptor, copy], environ)
     if result.status:
         if result.status < 0 or "No space left" in result.errors:

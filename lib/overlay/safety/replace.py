@@ -275,9 +275,9 @@ def copy(path, source, target, environ, *, sound=False):
             hint="make room there, or do it to a copy where there is room",
         )
     if sound:
-        words = [process.need("e2image", "e2fsprogs", environ), "-ra", source, target]
+        words = [process.need("e2image", environ), "-ra", source, target]
     else:
-        program = process.need("cp", "coreutils", environ)
+        program = process.need("cp", environ)
         words = [program, "--reflink=auto", "--sparse=always", "--", source, target]
     result = process.run(words, environ)
     if result.status:
@@ -442,7 +442,7 @@ def reserve(path, descriptor, bytes_, environ, notice, task="create"):
     needed = bytes_ - os.fstat(descriptor).st_blocks * 512
     words = "there is no room" if needed > free else None
     if words is None:
-        program = process.need("fallocate", "util-linux", environ)
+        program = process.need("fallocate", environ)
         result = process.run([program, "-l", str(bytes_), descriptor], environ)
         if not result.status:
             return

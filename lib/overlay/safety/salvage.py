@@ -119,7 +119,7 @@ def _only_there(reader, directory):
 
 
 def _debugfs(descriptor, lines, environ):
-    words = [process.need("debugfs", "e2fsprogs", environ), "-w", "-f", "-", descriptor]
+    words = [process.need("debugfs", environ), "-w", "-f", "-", descriptor]
     process.run(words, environ, text="\n".join(lines) + "\n")
 
 
@@ -258,7 +258,7 @@ def keep(path, environ):
     try:
         os.link(path, kept)
     except OSError:
-        program = process.need("cp", "coreutils", environ)
+        program = process.need("cp", environ)
         words = [program, "--reflink=auto", "--sparse=always", "--no-clobber", "--", path, kept]
         if process.run(words, environ).status:
             raise

@@ -186,7 +186,7 @@ def _is_sound(descriptor, environ):
 
     A node that fails may leave an undo file with a part of it missing, before that.
     """
-    program = process.need("e2fsck", "e2fsprogs", environ)
+    program = process.need("e2fsck", environ)
     return process.run([program, "-fn", descriptor], environ).status == 0
 
 
@@ -214,7 +214,7 @@ def _play_back(undo, file, descriptor, path, environ):
             hint = f"make room, then again: check-overlay {quote(path)}"
             raise _cannot_undo(path, reason(error), hint) from None
     elif start.startswith(_E2UNDO):
-        program = process.need("e2undo", "e2fsprogs", environ)
+        program = process.need("e2undo", environ)
         # -f: a killed resize2fs had no time to finish the file.
         result = process.run([program, "-f", file.fileno(), descriptor], environ)
         if result.status:
