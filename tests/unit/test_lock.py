@@ -172,7 +172,7 @@ def test_who_uses_it(monkeypatch):
     session = holders.Process(32760, 1, "run-overlay", ["run-overlay"], 5)
     server = holders.Process(300, 299, "fuse2fs", ["fuse2fs"], 5)
     inside = holders.Process(308, 299, "sh", ["sh"], 6)
-    monkeypatch.setattr(holders, "holding", lambda identity: [server, session])
+    monkeypatch.setattr(holders, "_holding", lambda _identity: [(server, True), (session, True)])
     monkeypatch.setattr(holders, "_others_in", lambda spaces, known: [inside])
     monkeypatch.setattr(holders, "user_namespace", lambda pid: 1 if pid == server.pid else 2)
     assert holders.users((1, 2)) == ([session, inside, server], False)

@@ -136,6 +136,11 @@ def holding(identity: tuple[int, int]) -> list[Process]:
     identity  (device, inode) of the file
     Other users' processes cannot be seen; the oldest comes first.
     """
+    return [process for process, _has_lock in _holding(identity)]
+
+
+def _holding(identity: tuple[int, int]) -> list[tuple[Process, bool]]:
+    """Return pairs for holding(): the Process, and whether it has a lock on the file."""
     found = []
     for pid in os.listdir("/proc"):
         if not pid.isdecimal() or int(pid) == os.getpid():
@@ -144,17 +149,29 @@ def holding(identity: tuple[int, int]) -> list[Process]:
             names = os.listdir(f"/proc/{pid}/fd")
         except OSError:
             continue
-        for name in names:
-            try:
-                status = os.stat(f"/proc/{pid}/fd/{name}")
-            except OSError:
-                continue
-            if (status.st_dev, status.st_ino) == identity:
-                process = look(pid)
-                if process:
-                    found.append(process)
-                break
-    return sorted(found, key=lambda process: (process.started, process.pid))
+        opened = [name for name in names if _leads_to(pid, name, identity)]
+        process = look(pid) if opened else None
+        if process:
+            found.append((process, any(_has_lock(pid, name) for name in opened)))
+    return sorted(found, key=lambda pair: (pair[0].started, pair[0].pid))
+
+
+def _leads_to(pid: str, name: str, identity: tuple[int, int]) -> bool:
+    """Return whether a process's descriptor is the file (device, inode)."""
+    try:
+        status = os.stat(f"/proc/{pid}/fd/{name}")
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == identity
+
+
+def _has_lock(pid: str, name: str) -> bool:
+    """Return whether a process's descriptor holds a lock: see /proc/PID/fdinfo in proc(5)."""
+    try:
+        with open(f"/proc/{pid}/fdinfo/{name}", "rb") as file:
+            return b"\nlock:" in file.read()
+    except OSError:
+        return False
 
 
 def users(identity: tuple[int, int]) -> tuple[list[Process], bool]:
@@ -162,9 +179,14 @@ def users(identity: tuple[int, int]) -> tuple[list[Process], bool]:
 
     Those inside a container show by the user namespace that they share with the engine's
     servers (user_namespaces(7)), although they have not the image itself open. Servers are
-    left behind when nobody is inside and the engine that started them is gone.
+    left behind when nobody is inside and the engine that started them is gone. Who has the
+    image open but holds no lock on it, such as cp(1), is in nobody's way.
     """
-    found = [process for process in holding(identity) if process.name != KEEPER]
+    found = [
+        process
+        for process, has_lock in _holding(identity)
+        if process.name != KEEPER and (has_lock or process.is_server)
+    ]
     servers = [process for process in found if process.is_server]
     spaces = spaces_of(servers)
     inside = _others_in(spaces, {process.pid for process in found}) if spaces else []

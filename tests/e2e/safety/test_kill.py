@@ -2,7 +2,9 @@
 
 import os
 import random
+import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -141,6 +143,48 @@ def test_recover_leaves_others_alone(run, hold, make):
     assert f"process {session.pid} on this host" in result.stderr
     assert session.end() == (0, "")
     assert run("check-overlay", "--recover", "a.ext3") == (0, "a.ext3: clean\n", "")
+
+
+@pytest.fixture
+def reader():
+    """Return a function that starts a program which only has a file open, as cp(1) has."""
+    started = []
+
+    def reader(path):
+        with open(path, "rb") as file:
+            started.append(subprocess.Popen(["sleep", "600"], stdin=file))
+        return started[-1]
+
+    yield reader
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("mode", ["", ":ro"])
+def test_whose_session_it_is(run, hold, make, reader, mode):
+    """Named is who holds the lock, and not who had the file open before."""
+    bystander = reader(make())
+    session = hold("a.ext3" + mode)
+    for words in (["run-overlay", "-o", "a.ext3", "--", "true"], ["check-overlay", "a.ext3"]):
+        result = run(*words)
+        assert result.status == 75, result
+        named_pid = re.search(r"\(process (\d+) on this host", result.stderr)[1]
+        assert int(named_pid) in {session.pid, *descendants(session.pid)} - {bystander.pid}, result
+    assert session.end() == (0, "")
+
+
+def test_reader_hides_nothing(run, start, make, reader):
+    """Who copies an overlay is no reason not to end what a killed session has left."""
+    path = make()
+    _synced, spared = write_and_kill(start, path, 0, 0, spare=SERVERS)
+    bystander = reader(path)
+    refused = run("run-overlay", "-o", "a.ext3", "--", "true")
+    assert (refused.status, refused.stderr.count("left processes behind")) == (75, 1), refused
+    assert run("check-overlay", "--recover", "a.ext3").status == 0
+    gone(spared)
+    assert bystander.poll() is None
+    assert run("run-overlay", "-o", "a.ext3", "--", "true").status == 0
 
 
 MANY = "mkdir -p /data; cd /data; mkdir $(seq 500); for d in *; do echo $d >$d/f; done; echo end"
