@@ -720,6 +720,8 @@ def test_interrupted_alone(start, scratch, local, line, number):  # noqa: F811
     (scratch / "build.txt").write_text(BUILDS[line])
     session = start("create-overlay", "-f", "build.txt", "-o", "a")
     session.complains("inside")
+    # The shell itself ignores QUIT, so what it waits for must be there.
+    wait_until(lambda: named(descendants(session.pid), "sleep"))
     pids = descendants(session.pid)
     session.send_signal(number)
     status, _errors = session.end()
