@@ -105,40 +105,61 @@ def look(path, environ, root):
     return statuses, said
 
 
-def rounds(path, count, seed, environ, root):
+def damaged(path):
+    """Return a function that makes up one damage: chance -> [(offset, bytes)]."""
+    spots, blocks = places(path), os.path.getsize(path) // 1024
+    descriptor = os.open(path, os.O_RDONLY)
+    sound = {(start, end): os.pread(descriptor, end - start, start) for start, end in spots}
+    os.close(descriptor)
+
+    def change(chance):
+        start, end = chance.choice(spots)
+        return [(start, mutate(chance, sound[start, end], blocks))]
+
+    return change
+
+
+def told(damage):
+    """Return what was written into an image, as words that tell it to the next person."""
+    return " ".join(f"{start}:{data.hex()}" for start, data in damage)
+
+
+def rounds(path, count, seed, environ, root, change=None, look=look):
     """Look at count damaged forms of a sound image; return how many were refused.
 
+    change  makes up what is written into one, see damaged()
+    look    looks at one, see look()
     Fails when one is met with anything but an answer or an OverlayError, takes long, or
     when memory grows.
     """
     chance = random.Random(seed)
-    spots = places(path)
-    blocks = os.path.getsize(path) // 1024
+    change = change or damaged(path)
     descriptor = os.open(path, os.O_RDWR)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused, number, start, damage = 0, 0, 0, b""
+    refused, number, damage = 0, 0, []
 
     def late(_number, _frame):
-        raise AssertionError(f"image {number}: it takes too long: {start} {damage.hex()}")
+        raise AssertionError(f"image {number}: it takes too long: {told(damage)}")
 
     old = signal.signal(signal.SIGALRM, late)
     try:
         for number in range(count):
-            start, end = chance.choice(spots)
-            sound = os.pread(descriptor, end - start, start)
-            damage = mutate(chance, sound, blocks)
-            os.pwrite(descriptor, damage, start)
+            damage = change(chance)
+            sound = [(start, os.pread(descriptor, len(data), start)) for start, data in damage]
+            for start, data in damage:
+                os.pwrite(descriptor, data, start)
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             try:
                 statuses, said = look(path, environ, root)
             except (Exception, OverlayError) as error:
-                raise AssertionError(f"image {number}: {start} {damage.hex()}") from error
+                raise AssertionError(f"image {number}: {told(damage)}") from error
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             assert set(statuses) <= {0, DAMAGED, MISSING}, (number, statuses)
             assert all(len(error.what.splitlines()) == 1 for error in said), (number, said)
             refused += any(statuses)
-            os.pwrite(descriptor, sound, start)
+            for start, data in sound:
+                os.pwrite(descriptor, data, start)
     finally:
         signal.signal(signal.SIGALRM, old)
         os.close(descriptor)

@@ -6,6 +6,7 @@ import re
 import struct
 import time
 
+import entangled
 import mutants
 import pytest
 from overlay.commands import show
@@ -436,6 +437,17 @@ def test_mutants(make, environ, block):
     os.mkdir("place")
     os.rename("x", "place/a.ext3")
     assert mutants.rounds(os.path.abspath("place/a.ext3"), 300, block, environ, str(ROOT)) > 10
+
+
+@pytest.mark.parametrize("block", ["1024", "4096"])
+def test_entangled(make, environ, block):
+    """The same for contents that mislead."""
+    make(entangled.fill, ["-t", "ext3", "-b", block, "-N", "2000", "-J", "size=4"], mib=20)
+    os.mkdir("place")
+    os.rename("x", "place/a.ext3")
+    path = os.path.abspath("place/a.ext3")
+    change, look = entangled.Image(path).entangle, entangled.look
+    assert 10 < mutants.rounds(path, 80, block, environ, str(ROOT), change, look) < 80
 
 
 def test_directory_named_as_a_marker(make):

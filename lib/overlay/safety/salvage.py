@@ -21,6 +21,7 @@ from overlay.size import format_files, format_size
 _CLEARED = re.compile(r"Too many illegal blocks in inode (\d+)\.")
 _FIRST_INDIRECT = 12  # of the pointers in an inode; the next two are of more levels
 _KEPT = ".before-repair"
+_LONGEST = 4096  # bytes of a path: PATH_MAX of Linux
 _PLAIN = re.compile(rb"[\w.-]+\Z")  # names that debugfs(8) takes as they are
 
 
@@ -166,7 +167,9 @@ def _looks(descriptor, name):
 def names(descriptor):
     """Return what is in upper of an image: path of bytes -> (whether a directory, has content).
 
-    As far as it can be read: a damaged directory does not hide the others.
+    As far as it can be read: a damaged directory does not hide the others. What several
+    directories claim is that of the first, and what no path leads to is left out; else a
+    small image could say more names than there is memory for.
     """
     found = {}
     try:
@@ -174,13 +177,15 @@ def names(descriptor):
         upper = reader.lookup(b"upper")
     except (ext3.FormatError, OSError):
         return found
-    pending, seen = [(b"", *upper)] if upper else [], set()
+    pending, seen, blocks = [(b"", *upper)] if upper else [], set(), set()
     while pending:
         above, number, directory = pending.pop()
         if number in seen:
             continue
         seen.add(number)
-        for name, other in _entries(reader, directory):
+        for name, other in _entries(reader, directory, blocks):
+            if len(above) + len(name) > _LONGEST:
+                continue
             inode = _inode(reader, other)
             is_directory = inode is not None and inode.is_directory
             used = inode is not None and inode.mode != 0 and inode.links > 0
@@ -190,10 +195,13 @@ def names(descriptor):
     return found
 
 
-def _entries(reader, directory):
-    """Yield (name, inode number) of a directory, as far as it can be read."""
+def _entries(reader, directory, blocks):
+    """Yield (name, inode number) of a directory, as far as it can be read.
+
+    blocks  numbers of those that have been read, as Reader.data_blocks() has them
+    """
     try:
-        for data in reader.data_blocks(directory):
+        for data in reader.data_blocks(directory, blocks):
             try:
                 for name, number, _kind in ext3.parse_entries(data):
                     if name not in (b".", b".."):

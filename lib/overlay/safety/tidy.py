@@ -10,6 +10,7 @@ from overlay.host import process
 from overlay.image import ext3, ext3_write, lock, record, sif
 from overlay.image.markers import OPAQUE, note, scan
 
+_LONGEST = 4096  # bytes of a path: PATH_MAX of Linux
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@%,")
 
 
@@ -75,36 +76,46 @@ def _parents(path):
 
 
 class Paths:
-    """Paths of directories in an image, found from below through their ".." entries."""
+    """Paths of directories in an image, found from below through their ".." entries.
+
+    Each directory is read once, whatever the others claim, and its names are kept once.
+    """
 
     def __init__(self, reader, upper):
         self._reader = reader
-        self._known = {upper: b""}
+        self._upper = upper
+        self._places = {upper: None}  # number -> (number above, name); None where there is none
+        self._read = set()
 
     def of(self, number):
-        """Return the path below upper/ of a directory's inode, None when it is elsewhere."""
-        chain = []
-        while number not in self._known:
-            chain.append(number)
+        """Return the path below upper/ of a directory's inode, None when it is elsewhere.
+
+        A path that is longer than Linux takes counts as elsewhere. Raises ext3.FormatError.
+        """
+        parts, left = [], _LONGEST
+        while number != self._upper:
+            place = self._place(number)
+            if place is None:
+                return None
+            number, name = place
+            parts.append(name)
+            left -= len(name) + 1
+            if left < 0:
+                return None
+        return b"/".join(reversed(parts))
+
+    def _place(self, number):
+        """Return (number of the directory above, name in it) of a directory, or None."""
+        if number not in self._places:
             entries = self._reader.entries(self._reader.inode(number))
-            parent = next((other for name, other, _kind in entries if name == b".."), number)
-            if parent == number or len(chain) > 1000:
-                self._known[number] = None
-                break
-            number = parent
-        for number_below in reversed(chain):
-            if number_below in self._known:
-                continue
-            above = self._known[number]
-            for name, other, kind in self._reader.entries(self._reader.inode(number)):
-                if kind == ext3.DIRECTORY and name not in (b".", b".."):
-                    self._known.setdefault(
-                        other,
-                        None if above is None else above + b"/" + name if above else name,
-                    )
-            self._known.setdefault(number_below, None)
-            number = number_below
-        return self._known[chain[0]] if chain else self._known[number]
+            above = next((other for name, other, _kind in entries if name == b".."), number)
+            if above not in self._read:
+                self._read.add(above)
+                for name, other, kind in self._reader.entries(self._reader.inode(above)):
+                    if kind == ext3.DIRECTORY and name not in (b".", b".."):
+                        self._places.setdefault(other, (above, name))
+            self._places.setdefault(number, None)
+        return self._places[number]
 
 
 def _existing(paths, base, below, environ):
