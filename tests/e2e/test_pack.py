@@ -207,6 +207,52 @@ def test_several(run, ok, make):  # noqa: F811
     assert in_overlay(run, "ab.sqsh:ro", "c.ext3", line=show) == expected
 
 
+@pytest.mark.parametrize("verify", [[], ["--no-verify"]], ids=str)
+def test_equal_numbers(run, ok, scratch, make, verify):  # noqa: F811
+    """Files of several overlays with equal inode numbers, times, sizes, links keep their content.
+
+    Each image counts its inodes from the same number, so that they are equal for certain.
+    """
+    names = "abc"
+    for name in names:
+        tree = scratch / name
+        tree.mkdir()
+        for number in range(30):
+            (tree / f"f{number}").write_text(f"{name}{number:03}")
+            os.link(tree / f"f{number}", tree / f"g{number}")
+            os.utime(tree / f"f{number}", (10**9, 10**9))
+        ok("create-overlay", "-q", "--from", f"{tree}:/data/{name}", "-o", f"{name}.ext3")
+        shutil.rmtree(tree)
+    numbers = [ext3_numbers(scratch / f"{name}.ext3", f"/upper/data/{name}") for name in names]
+    assert numbers[0] == numbers[1] == numbers[2]
+    result = run("pack-overlay", "a.ext3", "b.ext3", "c.ext3", "-o", "all", *verify)
+    assert result.status == 0, result
+    expected = "".join(
+        f"{name}{number:03}" for name in names for number in range(30) for _link in "fg"
+    )
+    line = "cd /data; for d in a b c; do for n in $(seq 0 29); do cat $d/f$n $d/g$n; done; done"
+    assert in_overlay(run, "all.sqsh:ro", line=line) == expected
+
+
+def test_not_kept_apart(run, scratch, environ, make):  # noqa: F811
+    """With a mksquashfs without that option a pack is compared, whatever was asked for."""
+    make("a.ext3")
+    make("b.ext3")
+    script = '#!/bin/sh\n[ "$1" != -help ] || exit 0\nPATH=${PATH#*:} exec mksquashfs "$@"\n'
+    (scratch / "bin").mkdir()
+    (scratch / "bin" / "mksquashfs").write_text(script)
+    (scratch / "bin" / "mksquashfs").chmod(0o755)
+    environ["PATH"] = f"{scratch}/bin:{environ['PATH']}"
+    result = run("pack-overlay", "a.ext3", "b.ext3", "-o", "all", "--no-verify")
+    assert result == (0, result.stdout, "pack-overlay: comparing it with the original\n")
+
+
+def ext3_numbers(path, directory):
+    """Return the inode numbers of what is in a directory of an image, as debugfs(8) lists them."""
+    listed = tool("debugfs", "-R", f"ls -p {directory}", path).stdout.splitlines()
+    return sorted((line.split("/")[5], line.split("/")[1]) for line in listed if "/f" in line)
+
+
 @pytest.mark.parametrize("by", ["ours", "the plain engine"])
 def test_back_to_writable(run, ok, make, plain, by):  # noqa: F811
     """create-overlay --from the packed file: as it was, deletions included, and writable."""

@@ -28,8 +28,13 @@ OLDEST = (4, 4)  # version of squashfs-tools: see _tool()
 
 _OPEN = ("-action", "chmod(a+rX)@!type(l)")
 
-# The second of two names for one marker: a device, which no user could unpack again.
+# The second of two names for one marker: a device, which no user could unpack again. What stands
+# behind -e is left out, too, so it ends the options.
 _LEFT_OUT = ("-wildcards", "-e", "... .wh..opq")
+
+# fuse-overlayfs reports the inode numbers of each layer as they are, all with one device number
+# (up to 1.16), so mksquashfs would take two files for names of one. Content is stored once anyway.
+_SEVERAL = ("-no-hardlinks",)
 
 # What must be equal in the original and the packed tree, as sorted records that end with a
 # zero byte, which no name has; the name comes last, because it may have anything else. An
@@ -37,7 +42,7 @@ _LEFT_OUT = ("-wildcards", "-e", "... .wh..opq")
 # time that of its mounting for some file systems.
 _LIST = (
     r"{{ find . ! -name . -type d -printf '%y\t{mode}\t%Ts\t\t\t\t%P\0' -o"
-    r" ! -name . -printf '%y\t{mode}\t%Ts\t%s\t%n\t%l\t%P\0';"
+    r" ! -name . -printf '%y\t{mode}\t%Ts\t%s\t{links}\t%l\t%P\0';"
     r" find . -type f -print0 | xargs -0 -r sha256sum -z; printf '\0'; }} | sort -z"
 )
 _NAME = 6  # the field of a record of find that is the name
@@ -89,9 +94,12 @@ def pack(packing, scratch, environ, output):
                 words += [*_LEVELS[packing.compression], *_pseudo(packing.found)]
                 words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
                 words += _OPEN if packing.everybody else ()
+                apart = len(packing.found) > 1 and _keeps_apart(tool, environ)
+                words += _SEVERAL if apart else ()
                 words += _LEFT_OUT
                 _run(namespace.wrap(words, environ, **mounts), path, environ)
-                if packing.verify:
+                # Without that option only a comparison tells whether content was mixed up.
+                if packing.verify or (len(packing.found) > 1 and not apart):
                     output.notice("comparing it with the original")
                     _compare(packing, mounts, tree, new.descriptor, staging, environ)
                 return _into_place(packing, new)
@@ -133,6 +141,12 @@ def _tool(environ):
             f" {TOOLS['mksquashfs'].package}",
         )
     return tool
+
+
+def _keeps_apart(tool, environ):
+    """Return whether mksquashfs can be told not to take files for names of one."""
+    said = process.run([tool, "-help"], environ)
+    return _SEVERAL[0] in (said.output + said.errors).split()
 
 
 def _into_place(packing, new):
@@ -238,7 +252,9 @@ def _compare(packing, mounts, tree, descriptor, staging, environ):
     packed = os.path.join(staging, "packed")
     os.mkdir(packed)
     # Both at the same time, each by a server of its own; what is in one of them only is told.
-    making = _LIST.format(mode="" if packing.everybody else "%m")
+    making = _LIST.format(
+        mode="" if packing.everybody else "%m", links="%n" if len(packing.found) == 1 else ""
+    )
     script = (
         f'list() {{ cd "$1" || exit 125; {making}; }}; "$1" -o ro "$2" "$3" || exit 125;'
         ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! &&'
@@ -252,6 +268,9 @@ def _compare(packing, mounts, tree, descriptor, staging, environ):
         raise OverlayError(
             f"what was packed is not the same as the original ({quote(why)}); nothing was changed",
             status=DATA_LOST,
+            hint="pack each of them apart, and name them in the same order"
+            if len(packing.found) > 1
+            else None,
         )
 
 
