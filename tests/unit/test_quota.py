@@ -1,16 +1,20 @@
 """What the sources of quotas say, and what follows from it; programs are real, sources are not."""
 
+import importlib
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
+from overlay import quota
 from overlay.errors import CANNOT_CREATE, CONFIGURATION, OverlayError
 from overlay.host import mounts, process
 from overlay.host.names import user_name
 from overlay.quota import btrfs, ceph, lustre, nfs, space
-from overlay.quota.check import _SOURCES, check_quota
+from overlay.quota.check import check_quota, find_limits
 from overlay.quota.command import parse_command
 from overlay.quota.limits import Limits, Place
+from overlay.quota.sources import SOURCES
 from support import wait_until
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -55,7 +59,7 @@ def program(tmp_path, environ):
 @pytest.fixture
 def check(scratch, environ, settings, monkeypatch):
     """Return a function that checks a reserved overlay of 100 MiB, the disk never full."""
-    monkeypatch.setattr(space, "limits", lambda _place, _known: [])
+    monkeypatch.setattr(space, "limits", lambda _place: [])
 
     def check(now=100 * MIB, full=None, files=1, **variables):
         config = settings(**{f"quota_{name}": text for name, text in variables.items()})
@@ -78,7 +82,7 @@ def says(monkeypatch, on):
     def says(blocks, files=NOTHING):
         on("lustre", "/scratch")
         limits = Limits("user", "test", "your quota on /scratch", blocks, files)
-        monkeypatch.setitem(_SOURCES, "lustre", lambda _place: [limits])
+        monkeypatch.setitem(SOURCES, "lustre", SimpleNamespace(limits=lambda _place: [limits]))
 
     return says
 
@@ -279,11 +283,63 @@ def test_statvfs(monkeypatch, place):
         return os.statvfs_result((4096, 4096, 5000, 4000, 3000, 0, 0, 0, 0, 255))
 
     monkeypatch.setattr(os, "statvfs", statvfs)
-    directory, whole = space.limits(place, False)
+    directory, whole = space.limits(place)
     assert (directory.kind, whole.kind) == ("project", "space")
     assert sides(directory) == ((600 * 4096, None, 900 * 4096), (30, None, 40))
     assert sides(whole) == ((1000 * 4096, None, 4000 * 4096), (0, None, None))
-    assert [limits.kind for limits in space.limits(place, True)] == ["space"]
+
+
+def test_statvfs_is_second(monkeypatch, settings, scratch, environ, says):
+    """What the size of the directory tells is left out where its quota is known better."""
+    numbers = (0, None, GIB), NOTHING
+    of_size = [Limits(kind, "statvfs", kind, *numbers) for kind in ("project", "space")]
+    monkeypatch.setattr(space, "limits", lambda _place: of_size)
+    says(numbers[0])
+    assert [one.kind for one in find_limits(scratch, settings(), environ)[0]] == [
+        "user",
+        "project",
+        "space",
+    ]
+    known = Limits("tree", "test", "x", *numbers)
+    monkeypatch.setitem(SOURCES, "lustre", SimpleNamespace(limits=lambda _place: [known]))
+    assert [one.kind for one in find_limits(scratch, settings(), environ)[0]] == ["tree", "space"]
+
+
+def test_one_time_for_all(monkeypatch, on, program, check):
+    """Asking, having btrfs count, and asking again take the time of [quota] timeout, not thrice it."""
+    on("btrfs")
+    full = Limits("tree", "test", "the quota", (GIB, None, GIB), NOTHING)
+
+    def limits(place):
+        place.ask([asked])
+        return [full]
+
+    monkeypatch.setitem(SOURCES, "btrfs", SimpleNamespace(limits=limits))
+    asked = str(program("slow", "sleep 0.7"))
+    program("sync", "exec sleep 1000")
+    begin = time.monotonic()
+    with pytest.raises(OverlayError) as caught:
+        check(timeout="1")
+    assert "the quota is short by 100 MiB" in caught.value.what
+    assert time.monotonic() - begin < 2
+    program("sync", "exit 0")
+    begin = time.monotonic()
+    with pytest.raises(OverlayError) as caught:
+        check(timeout="1")
+    # The second answer does not come in time: the first still holds.
+    assert "the quota is short by 100 MiB" in caught.value.what
+    assert time.monotonic() - begin < 2
+
+
+def test_sources():
+    """Each file of a source is in the table, for every type of file system that it names."""
+    directory = os.path.dirname(quota.__file__)
+    files = {name.removesuffix(".py") for name in os.listdir(directory) if name.endswith(".py")}
+    for name in sorted(files - {"__init__"}):
+        source = importlib.import_module(f"overlay.quota.{name}")
+        for type in getattr(source, "TYPES", ()):
+            assert SOURCES[type] is source
+    assert {"btrfs", "ceph", "lustre", "nfs4"} <= SOURCES.keys()
 
 
 def test_ceph(monkeypatch, scratch, environ, on):

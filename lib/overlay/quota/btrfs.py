@@ -1,23 +1,31 @@
 """Limits of subvolumes of btrfs, from sysfs or btrfs(8)."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import struct
 
 from overlay.errors import quote
 from overlay.host import process
-from overlay.quota.limits import Limits, Place, Unknown
+from overlay.quota.limits import Limits, Unknown
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlay.quota.limits import Place
+
+TYPES = ("btrfs",)
 _BTRFS_SYSFS = "/sys/fs/btrfs"
 
 
-def settle(directory, config, environ):
+def settle(place: Place) -> bool:
     """Let btrfs count what has been removed; return whether it may have.
 
     It does so only when it next commits, and commits itself before it says EDQUOT.
     """
-    place = Place(directory, environ, config["quota.timeout"])
-    program = process.which("sync", environ)
+    program = process.which("sync", place.environ)
     if place.mount.type != "btrfs" or program is None:
         return False
     try:
@@ -26,11 +34,8 @@ def settle(directory, config, environ):
         return False
 
 
-# btrfs: the group of a subvolume, as the kernel shows it to everybody since Linux 5.9.
-
-
-def limits(place):
-    """Read the limit of the subvolume that the directory belongs to.
+def limits(place: Place) -> list[Limits]:
+    """Read the limit of the subvolume that the directory belongs to, shown since Linux 5.9.
 
     /sys/fs/btrfs/UUID/qgroups/0_SUBVOLUME has a file for each number, in bytes. What is
     only promised (rsv_*) counts as used, as it does for the kernel. Groups of groups
@@ -57,12 +62,12 @@ def limits(place):
         return []
 
 
-def _number(path):
+def _number(path: str) -> int:
     with open(path, encoding="ascii") as file:
         return int(file.read())
 
 
-def parse_qgroup(read, name):
+def parse_qgroup(read: Callable[[str], int], name: str) -> list[Limits]:
     """Return the Limits of a qgroup; read(key) returns the number of one of its files."""
     flags = read("limit_flags")
     reserved = sum(read(f"rsv_{what}") for what in ("data", "meta_pertrans", "meta_prealloc"))

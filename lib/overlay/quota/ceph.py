@@ -1,12 +1,21 @@
 """Limits of directories of CephFS, from their extended attributes."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import quote
 from overlay.quota.limits import Limits
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from overlay.quota.limits import Place
 
-def limits(place):
+
+TYPES = ("ceph", "fuse.ceph", "fuse.ceph-fuse")
+
+
+def limits(place: Place) -> list[Limits]:
     """Read the quotas of the directory and of those above it, as far as they are mounted.
 
     ceph.quota.max_bytes and .max_files of a directory, and what is below it in all, as
@@ -26,7 +35,7 @@ def limits(place):
         directory = os.path.dirname(directory)
 
 
-def _attribute(directory, key):
+def _attribute(directory: str, key: str) -> int | None:
     try:
         return int(os.getxattr(directory, f"ceph.{key}").partition(b".")[0])
     except (OSError, ValueError):

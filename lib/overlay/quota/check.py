@@ -4,10 +4,19 @@ check_quota() is called with what an overlay will take; it only reads. Where a q
 asked for follows from the type of the file system, or from the site's own [quota] command.
 """
 
+from __future__ import annotations
+
 from overlay import size
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
-from overlay.quota import btrfs, ceph, command, kernel, lustre, nfs, space
+from overlay.quota import btrfs, sources, space
 from overlay.quota.limits import Place, Unknown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from overlay.quota.limits import Limits
+    from overlay.settings.config import Config
 
 # For the tables of the file system beside the file itself, when a size is proposed.
 _SPARE = size.MIB
@@ -16,7 +25,15 @@ _SPARE = size.MIB
 _SPARSE = 32
 
 
-def check_quota(directory, *, now_bytes, full_bytes, files, config, environ):
+def check_quota(
+    directory: str,
+    *,
+    now_bytes: int,
+    full_bytes: int,
+    files: int,
+    config: Config,
+    environ: Mapping[str, str],
+) -> list[str]:
     """See whether a new overlay has room in a directory; return notices for the user.
 
     now_bytes   what is written or reserved at once
@@ -28,11 +45,14 @@ def check_quota(directory, *, now_bytes, full_bytes, files, config, environ):
     mode = config["quota.check"]
     if mode == "off":
         return []
-    limits, failures = find_limits(directory, config, environ)
+    place = _place(directory, config, environ)
+    limits, failures = _limits(place)
     findings = _findings(limits, now_bytes, full_bytes, files)
-    if findings and findings[0].short and btrfs.settle(directory, config, environ):
-        limits, failures = find_limits(directory, config, environ)
-        findings = _findings(limits, now_bytes, full_bytes, files)
+    if findings and findings[0].short and btrfs.settle(place):
+        again, failed = _limits(place)
+        if not failed:  # else the time is over, and what was said before still holds
+            limits, failures = again, failed
+            findings = _findings(limits, now_bytes, full_bytes, files)
     if mode == "refuse" and findings and findings[0].short:
         raise OverlayError(
             f"there is no room for the overlay in {quote(directory)}: {findings[0].words}",
@@ -59,28 +79,39 @@ class _Finding:
     files  whether it is about files
     """
 
-    def __init__(self, short, words, files):
+    def __init__(self, short: int, words: str, files: bool) -> None:
         self.short = short
         self.words = words
         self.files = files
 
 
-def _findings(found, now_bytes, full_bytes, files):
+def _findings(
+    found: Iterable[Limits], now_bytes: int, full_bytes: int, files: int
+) -> list[_Finding]:
     """Return what is short, the most so first, and what will be when the overlay is full."""
     findings = []
     for limits in found:
         blocks = (limits.used_bytes, limits.soft_bytes, limits.hard_bytes, now_bytes, full_bytes)
         counts = (limits.used_files, limits.soft_files, limits.hard_files, files, files)
-        findings.append(_finding(limits, *blocks, False))
-        findings.append(_finding(limits, *counts, True))
-    findings = [finding for finding in findings if finding]
+        for finding in (_finding(limits, *blocks, False), _finding(limits, *counts, True)):
+            if finding:
+                findings.append(finding)
     return sorted(findings, key=lambda finding: (finding.short, not finding.files), reverse=True)
 
 
-def _finding(limits, used, soft, hard, now, full, files):
+def _finding(
+    limits: Limits,
+    used: int | None,
+    soft: int | None,
+    hard: int | None,
+    now: int,
+    full: int,
+    files: bool,
+) -> _Finding | None:
     """Return the _Finding for one side of Limits, or None when there is room."""
     if used is None or not (soft or hard):
         return None
+    lowest = min(limit for limit in (soft, hard) if limit)
     form = size.format_files if files else size.format_size
     if hard and used + now > hard:
         short, limit, needed = used + now - hard, hard, now
@@ -88,8 +119,8 @@ def _finding(limits, used, soft, hard, now, full, files):
     elif soft and used + now > soft:
         short, limit, needed = 0, soft, now
         words = f"with the overlay, {limits.name} is over its soft limit"
-    elif used + full > min(soft or hard, hard or soft):
-        short, limit, needed = 0, min(soft or hard, hard or soft), full
+    elif used + full > lowest:
+        short, limit, needed = 0, lowest, full
         words = f"when the overlay fills, {limits.name} has not enough room for all of it"
     else:
         return None
@@ -101,7 +132,7 @@ def _finding(limits, used, soft, hard, now, full, files):
     return _Finding(short, f"{words} ({numbers}, needed {form(needed)})", files)
 
 
-def _hint(finding, limits, sparse, config):
+def _hint(finding: _Finding, limits: Iterable[Limits], sparse: bool, config: Config) -> str:
     """Return what the user can do about a quota that is short."""
     ways = []
     if not finding.files:
@@ -127,39 +158,34 @@ def _hint(finding, limits, sparse, config):
     return "; ".join(ways)
 
 
-def find_limits(directory, config, environ):
+def find_limits(
+    directory: str, config: Config, environ: Mapping[str, str]
+) -> tuple[list[Limits], list[str]]:
     """Return (list of Limits, list of words about what could not be found out).
 
     The free space of the file system is among the Limits. Programs take [quota] timeout
     seconds at most, all together.
     """
-    place = Place(directory, environ, config["quota.timeout"])
-    found, failures = [], []
+    return _limits(_place(directory, config, environ))
+
+
+def _place(directory: str, config: Config, environ: Mapping[str, str]) -> Place:
+    """Return the Place that is asked about; the time for all questions begins."""
+    return Place(directory, environ, config["quota.timeout"], config["quota.command"])
+
+
+def _limits(place: Place) -> tuple[list[Limits], list[str]]:
+    """Return what find_limits() does, in the time that is left."""
+    found: list[Limits] = []
+    failures = []
     try:
-        answer = command.limits(place, config["quota.command"])
-        if answer is None:
-            source = kernel.limits if place.mount.is_local else _none
-            answer = _SOURCES.get(place.mount.type, source)(place)
-        for limits in answer:  # one by one: what is known before a source fails stays
+        for limits in sources.limits(place):  # one by one: what is known before a failure stays
             found.append(limits)
     except Unknown as unknown:
         failures.append(str(unknown))
     except OSError as error:
         failures.append(f"{place.mount.type}: {reason(error)}")
-    found += space.limits(place, any(limits.kind in ("project", "tree") for limits in found))
+    # What the directory's own size tells is the same quota, and less exact.
+    known = any(limits.kind in ("project", "tree") for limits in found)
+    found += [one for one in space.limits(place) if not known or one.kind == "space"]
     return [limits for limits in found if not limits.is_empty], failures
-
-
-def _none(_place):
-    return []
-
-
-_SOURCES = {
-    "btrfs": btrfs.limits,
-    "ceph": ceph.limits,
-    "fuse.ceph": ceph.limits,
-    "fuse.ceph-fuse": ceph.limits,
-    "lustre": lustre.limits,
-    "nfs": nfs.limits,
-    "nfs4": nfs.limits,
-}

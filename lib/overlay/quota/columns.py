@@ -1,7 +1,15 @@
 """Numbers in what programs for quotas print."""
 
+from __future__ import annotations
 
-def _amount(word, unit):
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overlay.quota.limits import Side
+
+
+def _amount(word: str, unit: int) -> int | None:
     """Return the number that a word such as 12291*, 2.644T, 0k or - stands for, or None.
 
     unit  what a number without a letter counts: 1024 for KiB, 1 for bytes or files
@@ -19,20 +27,23 @@ def _amount(word, unit):
     return int(text) * unit
 
 
-def row(words, now):
+def row(words: Sequence[str], now: float) -> tuple[Side, Side]:
     """Return ((used, soft, hard) in bytes, the same for files) of eight columns.
 
     They are `blocks quota limit grace files quota limit grace`, in KiB or with a letter,
     as quota(1) and `lfs quota` print them. A soft limit whose time of grace is over is
     as good as a hard one. Raises ValueError.
     """
-    sides = []
-    for (used, soft, hard, grace), unit in ((words[:4], 1024), (words[4:], 1)):
-        used, soft, hard = (_amount(word, unit) for word in (used, soft, hard))
-        # quota(1) prints when it ends, in seconds since 1970; lfs "none" when it is over, and
-        # a dash while nothing is over its limit.
-        over = grace in ("expired", "none") or grace.isdecimal() and 0 < int(grace) < now
-        if over and soft and used is not None and used > soft:
-            hard = min(soft, hard or soft)
-        sides.append((used, soft, hard))
-    return sides
+    return _side(words[:4], 1024, now), _side(words[4:], 1, now)
+
+
+def _side(words: Sequence[str], unit: int, now: float) -> Side:
+    """Return (used, soft, hard) of four columns. Raises ValueError."""
+    *numbers, grace = words
+    used, soft, hard = (_amount(word, unit) for word in numbers)
+    # quota(1) prints when it ends, in seconds since 1970; lfs "none" when it is over, and
+    # a dash while nothing is over its limit.
+    over = grace in ("expired", "none") or grace.isdecimal() and 0 < int(grace) < now
+    if over and soft and used is not None and used > soft:
+        hard = min(soft, hard or soft)
+    return used, soft, hard

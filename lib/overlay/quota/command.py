@@ -1,18 +1,24 @@
 """What the site's own [quota] command says."""
 
+from __future__ import annotations
+
 from overlay.errors import quote
 from overlay.host import process
 from overlay.host.names import user_name
 from overlay.quota.limits import Limits, Unknown, failure, owner_names
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from overlay.quota.limits import Place
 
-def limits(place, words):
-    """Ask the site's own command; None when there is none, or it prints nothing."""
-    if not words:
-        return None
+
+def limits(place: Place) -> list[Limits]:
+    """Ask the site's own command; nothing when there is none, or it prints nothing."""
+    if not place.command:
+        return []
     known = {"{user}": user_name(place.user), "{path}": place.directory}
     arguments = []
-    for word in words:
+    for word in place.command:
         for name, value in known.items():
             word = word.replace(name, value)
         arguments.append(word)
@@ -23,13 +29,13 @@ def limits(place, words):
     if result.status:
         raise Unknown(failure(program, result))
     try:
-        return parse_command(result.output, place) or None
+        return parse_command(result.output, place)
     except ValueError:
         line = result.output.strip().splitlines()[0]
         raise Unknown(f"the site's command prints {quote(line)}, not four numbers") from None
 
 
-def parse_command(text, place):
+def parse_command(text: str, place: Place) -> list[Limits]:
     """Return the Limits of the answer of the site's command.
 
     A line for a quota: used_bytes limit_bytes used_files limit_files [name], in whole

@@ -1,5 +1,7 @@
 """Quotas of local file systems, from the kernel: quotactl(2)."""
 
+from __future__ import annotations
+
 import errno
 import os
 import struct
@@ -9,6 +11,11 @@ from overlay.host import process
 from overlay.quota import nfs
 from overlay.quota.limits import Limits, owner_names
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from overlay.quota.limits import Place, Side
+
+TYPES = ()  # all that are on this machine alone, but for those with a source of their own
 _GETQUOTA = 0x800007  # Q_GETQUOTA, linux/quota.h
 _TYPES = {"user": 0, "group": 1}  # USRQUOTA, GRPQUOTA; projects are answered to root alone
 _QUOTACTL_FD = 443  # the system call's number, the same on all architectures of our day
@@ -26,9 +33,9 @@ _NO_QUOTA = (
 )
 
 
-def limits(place):
+def limits(place: Place) -> list[Limits]:
     """Ask the kernel by quotactl(2), or quota(1) where it may not be asked so."""
-    found = []
+    found: list[Limits] = []
     for kind, owner in (("user", place.user), ("group", place.group)):
         try:
             answer = _quotactl(place, kind, owner)
@@ -39,7 +46,7 @@ def limits(place):
     return found
 
 
-def _quotactl(place, kind, owner):
+def _quotactl(place: Place, kind: str, owner: int) -> tuple[Side, Side] | None:
     """Return (used, soft, hard) in bytes and in files of a user or group, or None.
 
     struct if_dqblk of linux/quota.h, as quotactl(2) has it: limits in KiB, used space in
@@ -71,7 +78,7 @@ def _quotactl(place, kind, owner):
     )
 
 
-def _with_grace(used, soft, hard, grace):
+def _with_grace(used: int, soft: int, hard: int, grace: int) -> tuple[int, int, int]:
     """Return (used, soft, hard): a soft limit whose time of grace is over is a hard one."""
     if soft and used > soft and 0 < grace < time.time():
         hard = min(soft, hard or soft)

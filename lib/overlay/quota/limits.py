@@ -1,5 +1,7 @@
 """Limits, in bytes and in numbers of files, and the Place that a source is asked about."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import stat
@@ -9,6 +11,14 @@ import time
 from overlay.errors import OverlayError, quote
 from overlay.host import mounts, process
 from overlay.host.names import group_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Optional
+
+    # used, soft limit, hard limit: in bytes or in files
+    Side = tuple[Optional[int], Optional[int], Optional[int]]
 
 
 class Limits:
@@ -31,7 +41,7 @@ class Limits:
         "used_files",
     )
 
-    def __init__(self, kind, source, name, blocks, files):
+    def __init__(self, kind: str, source: str, name: str, blocks: Side, files: Side) -> None:
         """Take (used, soft, hard) of bytes and of files; a limit of 0 is none."""
         self.kind = kind
         self.source = source
@@ -39,12 +49,12 @@ class Limits:
         self.used_bytes, self.soft_bytes, self.hard_bytes = _without_zeros(*blocks)
         self.used_files, self.soft_files, self.hard_files = _without_zeros(*files)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
         return f"Limits({values})"
 
     @property
-    def left_bytes(self):
+    def left_bytes(self) -> int | None:
         """How many bytes may still come; None without a limit, or when it is not known."""
         limit = self.soft_bytes or self.hard_bytes
         if limit is None or self.used_bytes is None:
@@ -52,7 +62,7 @@ class Limits:
         return max(0, limit - self.used_bytes)
 
     @property
-    def left_files(self):
+    def left_files(self) -> int | None:
         """How many files may still come; None without a limit, or when it is not known."""
         limit = self.soft_files or self.hard_files
         if limit is None or self.used_files is None:
@@ -60,13 +70,13 @@ class Limits:
         return max(0, limit - self.used_files)
 
     @property
-    def is_empty(self):
+    def is_empty(self) -> bool:
         """Whether it limits nothing."""
         limits = (self.soft_bytes, self.hard_bytes, self.soft_files, self.hard_files)
         return not any(limits)
 
 
-def _without_zeros(used, soft, hard):
+def _without_zeros(used: int | None, soft: int | None, hard: int | None) -> Side:
     return used, soft or None, hard or None
 
 
@@ -77,13 +87,21 @@ class Unknown(Exception):
 class Place:
     """Where an overlay is to be, and who will own it there: what the sources ask about.
 
+    command  the words of the site's own command, none when there is none
     group    the gid that new files get in this directory
     project  its project ID, 0 for none
     """
 
-    def __init__(self, directory, environ, seconds):
+    def __init__(
+        self,
+        directory: str,
+        environ: Mapping[str, str],
+        seconds: float,
+        command: Iterable[str] = (),
+    ) -> None:
         self.directory = os.path.realpath(directory)
         self.environ = environ
+        self.command = tuple(command)
         self.user = os.geteuid()
         self._deadline = time.monotonic() + seconds
         self._seconds = seconds
@@ -98,7 +116,7 @@ class Place:
             os.close(descriptor)
         self.group = status.st_gid if status.st_mode & stat.S_ISGID else os.getegid()
 
-    def ask(self, words):
+    def ask(self, words: list[str]) -> process.Result:
         """Run a program in the time that is left; return its Result. Raises Unknown."""
         left = self._deadline - time.monotonic()
         name = os.path.basename(words[0])
@@ -112,7 +130,7 @@ class Place:
             raise Unknown(error.what) from None
 
 
-def _project(descriptor):
+def _project(descriptor: int) -> int:
     """Return the project ID that files made in a directory get, or 0.
 
     ioctl_xfs_fsgetxattr(2): five 32-bit numbers, first the flags, fourth the project;
@@ -126,7 +144,7 @@ def _project(descriptor):
     return project if flags & 0x200 else 0
 
 
-def owner_names(place):
+def owner_names(place: Place) -> dict[str, str]:
     """Return the names of the quotas of a user, a group and a project in messages."""
     where = quote(place.mount.point)
     return {
@@ -136,7 +154,7 @@ def owner_names(place):
     }
 
 
-def failure(program, result):
+def failure(program: str, result: process.Result) -> str:
     """Return why a program's answer cannot be used."""
     name = os.path.basename(program)
     ended = f"{name} ended with {result.status}"

@@ -1,11 +1,22 @@
 """Quotas of Lustre, from lfs(1)."""
 
+from __future__ import annotations
+
 from overlay.host import process
 from overlay.quota import columns
 from overlay.quota.limits import Limits, Unknown, failure, owner_names
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def limits(place):
+    from overlay.quota.limits import Place, Side
+
+
+TYPES = ("lustre",)
+
+
+def limits(place: Place) -> Iterator[Limits]:
     """Ask `lfs quota` for the user, the group and, where there is one, the project."""
     program = process.which("lfs", place.environ)
     if program is None:
@@ -26,14 +37,14 @@ def limits(place):
         yield Limits(kind, "lfs quota", names[kind], *sides)
 
 
-def parse_lfs(text):
+def parse_lfs(text: str) -> tuple[Side, Side]:
     """Return (used, soft, hard) in bytes and in files from the output of `lfs quota`.
 
     After the head, the path and eight columns; a long path has a line of its own. Lines
     such as "uid 1001 is using default block quota setting" follow: the columns show what
     is in force then. Raises ValueError.
     """
-    words = None
+    words: list[str] | None = None
     for line in text.splitlines():
         if line.split()[:1] == ["Filesystem"]:
             words = []

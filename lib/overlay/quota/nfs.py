@@ -1,13 +1,22 @@
 """Quotas of a server of NFS, from quota(1), which asks its rpc.rquotad."""
 
+from __future__ import annotations
+
 import time
 
 from overlay.host import process
 from overlay.quota.columns import row
 from overlay.quota.limits import Limits, Unknown, failure, owner_names
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from overlay.quota.limits import Place
 
-def limits(place):
+
+TYPES = ("nfs", "nfs4")
+
+
+def limits(place: Place) -> list[Limits]:
     """Ask quota(1). Without it, or when the server has no service for it, nothing is known.
 
     It ends with 1 when the user is over a limit, on an error, and when there is no quota:
@@ -27,7 +36,7 @@ def limits(place):
     return found
 
 
-def parse_quota(text, place, now):
+def parse_quota(text: str, place: Place, now: float) -> list[Limits]:
     """Return the Limits of a place in the output of `quota -w -p --show-mntpoint -u -g`.
 
     A title such as "Disk quotas for user alice (uid 1001):" ends with "none", or a head
@@ -36,7 +45,8 @@ def parse_quota(text, place, now):
     """
     owners = {("uid", place.user): "user", ("gid", place.group): "group"}
     names = owner_names(place)
-    found, kind = [], None
+    found: list[Limits] = []
+    kind = None
     for line in text.splitlines():
         if line.startswith("Disk quotas for "):
             title, _bracket, number = line.rpartition(":")[0].rpartition("(")
