@@ -43,6 +43,37 @@ def rich(ok, scratch, planted):
     return scratch / "a.ext3"
 
 
+def test_checked(ok, run, scratch):
+    """check-overlay sees damaged lists of a packed file, and with --deep damaged content."""
+    (scratch / "d").mkdir()
+    noise = random.Random(SEED)
+    for number in range(20):
+        text = "".join(f"{noise.random()}\n" for _line in range(20_000))
+        (scratch / "d" / f"f{number}").write_text(text)
+    ok("create-overlay", "-q", "--from", "d:/d", "-o", "a.ext3")
+    ok("pack-overlay", "-q", "a.ext3")
+    sound = "a.sqsh: its lists of files are sound; to read all that is in them: --deep\n"
+    assert run("check-overlay", "a.sqsh") == (0, sound, "")
+    deep = run("check-overlay", "--deep", "a.sqsh")
+    assert deep == (0, "a.sqsh: sound: all of it was read\n", "")
+    packed = scratch / "a.sqsh"
+    size = packed.stat().st_size
+    with open(packed, "r+b") as file:
+        file.seek(size // 4)
+        file.write(bytes(size // 2))
+    assert run("check-overlay", "a.sqsh") == (0, sound, "")
+    result = run("check-overlay", "--deep", "a.sqsh")
+    assert (result.status, result.stdout) == (65, "")
+    assert re.match(r"check-overlay: error: a\.sqsh is damaged: .*/d/f\d+: Input", result.stderr)
+    with open(packed, "r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * (size - size // 2))
+    result = run("check-overlay", "a.sqsh")
+    assert (result.status, result.stdout) == (65, "")
+    assert result.stderr.startswith("check-overlay: error: a.sqsh is damaged: ")
+    assert "hint: pack it again" in result.stderr
+
+
 @pytest.mark.parametrize("compression", [[], ["--compression", "gzip"]], ids=str)
 def test_content(ok, scratch, rich, compression):
     """Content, modes, times, links, attributes are equal; no option is needed to use it."""

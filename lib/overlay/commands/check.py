@@ -3,6 +3,7 @@
 import os
 
 from overlay.change.own import own
+from overlay.change.packed import check_packed
 from overlay.change.repair import repaired
 from overlay.commands.arguments import Command, add_verbosity
 from overlay.errors import CANNOT_CREATE, DAMAGED, NOT_ALLOWED, USAGE, OverlayError, quote, reason
@@ -36,6 +37,8 @@ def _check(path, options, config, environ, output):
     try:
         if options.own and not found.writable:
             raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
+        if found.kind == "squashfs":
+            return check_packed(found, scratch_directory(config), environ, deep=options.deep)
         if found.kind != "ext3":
             return f"a {found.kind}: there is nothing in it that a session could have left unclean"
         if options.recover:
@@ -188,6 +191,11 @@ def _add_options(parser):
         "--recover",
         action="store_true",
         help="first end the processes that a killed session has left behind",
+    )
+    group.add_argument(
+        "--deep",
+        action="store_true",
+        help="read the content of all files in a packed overlay, too",
     )
     group.add_argument(
         "--own",
