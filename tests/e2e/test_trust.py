@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shlex
+import stat
 
 import pytest
-from support import PATH, ROOT, execute, shell
+from support import PATH, ROOT, digests, execute, shell
 
 HIS = "a program of the colleague"
 
@@ -73,6 +75,45 @@ def test_as_root(environ, scratch, colleague):
     assert result.status == 0 and "engine.commands = apptainer singularity\n" in result.stdout
     # In this namespace the colleague has no name of his own.
     assert f"the settings in {home}/.config/overlay/overlay.ini are left out: it" in result.stderr
+
+
+def test_surveys_as_root(environ, scratch, tmp_path, overlay):
+    """Root looks over a user's directory: nothing is followed, opened, run or written there.
+
+    In a user namespace, because the tests run as an ordinary user: what the commands do
+    depends on getuid(2) alone.
+    """
+    private = tmp_path / "private"
+    (private / "upper").mkdir(parents=True)
+    overlay("private.ext3").rename(private / "hidden.ext3")
+    place = scratch / "theirs"
+    place.mkdir()
+    overlay("sound.ext3").rename(place / "\x1b[2Jsound.ext3")
+    (place / "link.ext3").symlink_to(private / "hidden.ext3")
+    (place / "below").symlink_to(private)
+    (place / "round").symlink_to(place)
+    os.mkfifo(place / "pipe.ext3")
+    os.mknod(place / "device.ext3", stat.S_IFCHR | 0o600, 0)
+    (place / "d.d").mkdir()
+    (place / "d.d" / "upper").symlink_to(private / "upper")
+    (place / "d.d" / "work").mkdir()
+    (place / "overlay.ini").write_text("[engine]\ncommands = ./engine\n")
+    (place / "engine").write_text(f"#!/bin/sh\ntouch '{private}/ran'\n")
+    (place / "engine").chmod(0o755)
+    before = digests(private), digests(place)
+    for words in (["overlay-admin", "report"], ["list-overlays"], ["overlay-admin", "doctor"]):
+        program = [str(ROOT / "bin" / words[0]), *words[1:], "."]
+        root = ["unshare", "--user", "--map-root-user", *program]
+        result = execute(root, environ={**environ, "PATH": f".:{PATH}"}, cwd=place)
+        assert "hidden" not in result.stdout + result.stderr
+        assert "\x1b" not in result.stdout + result.stderr
+        assert "Traceback" not in result.stderr and result.status != 70, result
+        if words[-1] == "report":
+            assert result.status == 0 and re.search("^total +1 +16 MiB", result.stdout, re.M)
+        elif words[-1] == "list-overlays":
+            assert result.status == 0 and "sound.ext3" in result.stdout
+            assert "link.ext3" not in result.stdout
+        assert (digests(private), digests(place)) == before, words
 
 
 @pytest.mark.parametrize("place", ["file", "directory"])
