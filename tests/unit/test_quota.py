@@ -315,20 +315,20 @@ def test_one_time_for_all(monkeypatch, on, program, check):
         return [full]
 
     monkeypatch.setitem(SOURCES, "btrfs", SimpleNamespace(limits=limits))
-    asked = str(program("slow", "sleep 0.7"))
+    asked = str(program("slow", "sleep 1.8"))
     program("sync", "exec sleep 1000")
     begin = time.monotonic()
     with pytest.raises(OverlayError) as caught:
-        check(timeout="1")
+        check(timeout="2")
     assert "the quota is short by 100 MiB" in caught.value.what
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 3
     program("sync", "exit 0")
     begin = time.monotonic()
     with pytest.raises(OverlayError) as caught:
-        check(timeout="1")
+        check(timeout="2")
     # The second answer does not come in time: the first still holds.
     assert "the quota is short by 100 MiB" in caught.value.what
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 3
 
 
 def test_sources():
