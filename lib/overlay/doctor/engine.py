@@ -1,5 +1,7 @@
 """The doctor on the engine, and on what it needs of the kernel."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
@@ -10,17 +12,24 @@ from overlay.host import namespace, process
 from overlay.host.tools import TOOLS
 from overlay.launch import engines
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from overlay.doctor.check import Node
+    from overlay.settings.config import Config
+
 
 class Engine:
     """The engine here: its path, name and version, whether it is setuid, where its helpers are."""
 
-    def __init__(self, config, environ):
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
         self.found = None
         self.setuid = False
         self.helpers = ()
         self.checks = list(self._look(config, environ))
 
-    def _look(self, config, environ):
+    def _look(self, config: Config, environ: Mapping[str, str]) -> Iterator[Check]:
         why = "it runs the containers that overlays are laid over"
         try:
             self.found = engines.find(config["engine.commands"], environ)
@@ -54,7 +63,7 @@ class Engine:
                 " --map-current-user), and no setuid root engine",
             )
 
-    def helper(self, name, environ):
+    def helper(self, name: str, environ: Mapping[str, str]) -> str | None:
         """Return the path of a helper as the engine finds it: its own, or along PATH."""
         for place in self.helpers:
             if os.access(f"{place}/{name}", os.X_OK) and os.path.isfile(f"{place}/{name}"):
@@ -62,12 +71,17 @@ class Engine:
         return process.which(name, environ)
 
 
-def or_warning(engine):
+def checks(node: Node) -> Iterator[Check]:
+    """Yield the Checks of the engine."""
+    yield from node.engine.checks
+
+
+def or_warning(engine: Engine) -> str:
     """Return the state of what only an engine that is not setuid root cannot do without."""
     return WARNING if engine.setuid else PROBLEM
 
 
-def namespaces(environ, engine):
+def namespaces(node: Node) -> Iterator[Check]:
     """Make a user namespace, by the kernel itself: the program for it may be what is missing."""
     why = "without root, the engine mounts in a user namespace"
     refused = _unshare()
@@ -75,13 +89,13 @@ def namespaces(environ, engine):
         yield Check("user namespaces", OK, "one was made", why)
     else:
         yield Check(
-            "user namespaces", or_warning(engine), f"refused: {refused}", why, _who_refuses()
+            "user namespaces", or_warning(node.engine), f"refused: {refused}", why, _who_refuses()
         )
         return
-    program = process.which("unshare", environ)
+    program = process.which("unshare", node.environ)
     if not program:
         return  # told among the programs
-    result = process.ask([program, *namespace.OPTIONS, "true"], environ, PATIENCE)
+    result = process.ask([program, *namespace.OPTIONS, "true"], node.environ, PATIENCE)
     words = " ".join(namespace.OPTIONS)
     if result.status == 0:
         yield Check(
@@ -98,7 +112,7 @@ def namespaces(environ, engine):
     )
 
 
-def _unshare():
+def _unshare() -> str | None:
     """Return None when this user can have a user and a mount namespace, else why not."""
     import ctypes
 
@@ -113,7 +127,7 @@ def _unshare():
     return None if status == 0 else os.strerror(status)
 
 
-def _who_refuses():
+def _who_refuses() -> str:
     """Return the setting of the kernel that keeps users from having namespaces, as advice."""
     for name, bad, good in (
         ("user.max_user_namespaces", "0", "15000"),
@@ -129,10 +143,10 @@ def _who_refuses():
     return "see whether a container, seccomp or a security module refuses them here"
 
 
-def fuse(engine):
+def fuse(node: Node) -> Iterator[Check]:
     """Yield the Check of /dev/fuse."""
     why = "fuse2fs, fuse-overlayfs and squashfuse serve file systems through it"
-    name, state = "/dev/fuse", or_warning(engine)
+    name, state = "/dev/fuse", or_warning(node.engine)
     try:
         if not stat.S_ISCHR(os.stat(name).st_mode):
             yield Check(name, state, "it is no device", why, "as root: modprobe fuse")

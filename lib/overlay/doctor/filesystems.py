@@ -1,16 +1,26 @@
 """The doctor on places for overlays: room, locks, quota."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 
 from overlay import size
 from overlay.doctor import trial
-from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check
+from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check, guarded
 from overlay.errors import quote
 from overlay.host import process
 from overlay.host.scratch import scratch_directory
 from overlay.quota.check import find_limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from overlay.doctor.check import Node
+    from overlay.host.mounts import Mount
+    from overlay.settings.config import Config
 
 _NEARLY_FULL = 1  # percent of a file system
 
@@ -26,7 +36,14 @@ _LOCKS_ADVICE = {
 }
 
 
-def chosen_directories(named, config):
+def directories(node: Node) -> Iterator[Check]:
+    """Yield the Checks of the file systems of the directories that were named, or of the usual."""
+    for directory, wanted in _chosen(node.directories, node.config):
+        found = _directory(directory, wanted, node.config, node.environ)
+        yield from guarded(quote(directory), found)
+
+
+def _chosen(named: Iterable[str], config: Config) -> list[tuple[str, str]]:
     """Return (directory, what it is wanted for) of the file systems to try, each once."""
     if named:
         return [(directory, "named") for directory in dict.fromkeys(named)]
@@ -49,12 +66,14 @@ _WANTED = {
 }
 
 
-def directory_checks(path, wanted, config, environ):
+def _directory(
+    path: str, wanted: str, config: Config, environ: Mapping[str, str]
+) -> Iterator[Check]:
     """Yield what the file system of a directory can do."""
     name = quote(path)
     fallocate = process.which("fallocate", environ)
 
-    def allocate(file):
+    def allocate(file: str) -> str | None:
         if not fallocate:
             return "the program fallocate is missing"
         result = process.ask([fallocate, "-l", str(trial.SIZE), file], environ, PATIENCE)
@@ -114,7 +133,7 @@ def directory_checks(path, wanted, config, environ):
     yield from _quota(name, path, config, environ)
 
 
-def _locks(name, type, found):
+def _locks(name: str, type: str, found: trial.Findings) -> Check:
     """Return the Check of the locks of a file system."""
     advice = _LOCKS_ADVICE.get(type, "keep overlays that are written on another file system")
     if found.locks:
@@ -135,7 +154,7 @@ def _locks(name, type, found):
     return Check(f"{name}: locks", OK, words, _LOCKS_WHY)
 
 
-def _locks_stay_here(mount):
+def _locks_stay_here(mount: Mount) -> str | None:
     """Return the option of a mount that keeps its locks on this node, or None.
 
     nfs(5): nolock, local_lock; mount.lustre(8): localflock; beegfs-client.conf:
@@ -163,7 +182,7 @@ def _locks_stay_here(mount):
     return None
 
 
-def _quota(name, path, config, environ):
+def _quota(name: str, path: str, config: Config, environ: Mapping[str, str]) -> Iterator[Check]:
     if config["quota.check"] == "off":
         yield Check(
             f"{name}: quota", OK, "[quota] check is off", "create-overlay asks for it first"

@@ -1,5 +1,7 @@
 """The doctor on the system, and on our own installation: Python, precompiled files, modulefile."""
 
+from __future__ import annotations
+
 import os
 import platform
 import re
@@ -10,8 +12,14 @@ from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check
 from overlay.errors import quote
 from overlay.host import process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
-def system(environ):
+    from overlay.doctor.check import Node
+
+
+def system(node: Node) -> Iterator[Check]:
     """Yield the Checks of versions: ours, the kernel's, the distribution's."""
     yield Check("overlay", OK, __version__, "these commands")
     here = os.uname()
@@ -25,11 +33,13 @@ def system(environ):
             "root may do what users may not: some of what follows does not hold for them",
             "run overlay-admin doctor as an ordinary user",
         )
-    if "SLURM_JOB_ID" in environ:
-        yield Check("batch job", OK, f"Slurm {environ['SLURM_JOB_ID']}", "limits of the job hold")
+    if "SLURM_JOB_ID" in node.environ:
+        yield Check(
+            "batch job", OK, f"Slurm {node.environ['SLURM_JOB_ID']}", "limits of the job hold"
+        )
 
 
-def _distribution():
+def _distribution() -> str:
     """Return the name of the distribution, from os-release(5)."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         try:
@@ -42,14 +52,15 @@ def _distribution():
     return "unknown"
 
 
-def python():
+def python(_node: Node) -> Iterator[Check]:
     """Yield the Checks of Python, and of our precompiled files."""
     version = platform.python_version()
     yield Check(
         "Python", OK, f"{version}, {quote(sys.executable or 'unknown')}", "the commands run in it"
     )
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    missing, stale = [], []
+    missing: list[str] = []
+    stale: list[str] = []
     for path in _sources(package):
         state = _compiled(path)
         if state:
@@ -72,12 +83,12 @@ def python():
         yield Check(name, OK, "they are there" if not missing else "made as they are needed", why)
 
 
-def _sources(package):
+def _sources(package: str) -> Iterator[str]:
     for directory, _directories, names in os.walk(package):
         yield from (os.path.join(directory, name) for name in sorted(names) if name.endswith(".py"))
 
 
-def _compiled(path):
+def _compiled(path: str) -> str | None:
     """Return None when a module's bytecode is fit for use, else "missing" or "stale".
 
     The header of a .pyc file, PEP 552: magic number, flags, then the hash of the source, or
@@ -104,21 +115,22 @@ def _compiled(path):
     return None if same else "missing"
 
 
-def _can_write(package):
+def _can_write(package: str) -> bool:
     return os.access(package, os.W_OK) and not sys.dont_write_bytecode
 
 
-def _some(names):
+def _some(names: Sequence[str]) -> str:
     """Return a few names, and how many more there are."""
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(names[:2]) + more
 
 
-def modulefile(environ, root):
+def modulefile(node: Node) -> Iterator[Check]:
     """See that the modulefile of this version leads to this tree; ask the module system here.
 
     It finds the tree from its own place, so an installation must not be taken apart.
     """
+    environ, root = node.environ, node.root
     why = "module load overlay puts the commands on PATH"
     # An installation's modulefile has the name of the version.
     known = [(os.path.dirname(root), __version__), (root, "clone")]
@@ -141,8 +153,8 @@ def modulefile(environ, root):
         return
     loaded = ("_ModuleTable", "__LMOD", "__MODULES", "LOADEDMODULES", "_LMFILES_")
     clean = {name: value for name, value in environ.items() if not name.startswith(loaded)}
-    known = [directory, *filter(None, environ.get("MODULEPATH", "").split(":"))]
-    clean["MODULEPATH"] = ":".join(dict.fromkeys(known))
+    parts = [directory, *filter(None, environ.get("MODULEPATH", "").split(":"))]
+    clean["MODULEPATH"] = ":".join(dict.fromkeys(parts))
     result = process.ask([program, "bash", "load", f"overlay/{name}"], clean, PATIENCE)
     if os.path.join(tree, "bin") in result.output:
         yield Check("modulefile", OK, f"module use {quote(directory)}; it loads", why)
@@ -155,7 +167,7 @@ def modulefile(environ, root):
     )
 
 
-def _has_modulefile(place, name):
+def _has_modulefile(place: str, name: str) -> bool:
     """Return whether there is a modulefile of a name, for either module system, below a place."""
     path = os.path.join(place, "modulefiles", "overlay", name)
     return os.path.exists(path) or os.path.exists(f"{path}.lua")

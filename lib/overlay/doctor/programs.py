@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from overlay.doctor.engine import Engine
+    from overlay.doctor.check import Node
     from overlay.host.tools import Tool
 
 # What the engine starts, each with what does the same; an engine that is installed setuid root
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 _HELPERS = {"fuse2fs": None, "fuse-overlayfs": None, "squashfuse_ll": "squashfuse"}
 
 
-def programs(environ: Mapping[str, str], engine: Engine) -> Iterator[Check]:
+def programs(node: Node) -> Iterator[Check]:
     """Yield the Checks of the programs that the engine and we start."""
+    environ, engine = node.environ, node.engine
     for name, other in _HELPERS.items():
         path = engine.helper(name, environ)
         if path is None and other:

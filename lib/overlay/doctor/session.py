@@ -1,5 +1,7 @@
 """The doctor on all of it together: a session, tried."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.create import make
@@ -10,19 +12,25 @@ from overlay.host import process
 from overlay.host.scratch import scratch_directory
 from overlay.settings import config as configuration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from overlay.doctor.check import Node
+
 _SESSION_PATIENCE = 60  # seconds for a session on a slow node
 _TRIAL_SIZE = 16 << 20
 
 
-def session(environ, root):
+def session(node: Node) -> Iterator[Check]:
     """Yield the Check of a whole session: an overlay is made, and a command run in it.
 
     What only shows when all comes together shows here; it takes a second or two.
     """
-    yield _try_session(environ, root)
+    yield _try_session(node.environ, node.root)
 
 
-def _try_session(environ, root):
+def _try_session(environ: Mapping[str, str], root: str) -> Check:
     import shutil
     import tempfile
 

@@ -1,5 +1,7 @@
 """The doctor on what the site has set: settings, base images, binds."""
 
+from __future__ import annotations
+
 import os
 import stat
 
@@ -10,8 +12,20 @@ from overlay.launch.request import find_container
 from overlay.settings import config as configuration
 from overlay.settings.files import site_file
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
-def settings(environ, root):
+    from overlay.doctor.check import Node
+    from overlay.settings.config import Config
+
+
+def settings(node: Node) -> Iterator[Check]:
+    """Yield the Check of the settings."""
+    yield node.settings
+
+
+def load(environ: Mapping[str, str], root: str) -> tuple[Config, Check]:
     """Return the Config and its Check; the defaults when it cannot be read."""
     why = "every command reads them, and stops when they are wrong"
     path = environ.get("OVERLAY_CONFIG") or site_file(root)
@@ -39,8 +53,9 @@ def settings(environ, root):
     return config, Check("settings", OK, quote(path), why)
 
 
-def images(config):
+def images(node: Node) -> Iterator[Check]:
     """Yield the Checks of the site's base images."""
+    config = node.config
     default = config["images.default"]
     why = "sessions start from it"
     if not default:
@@ -60,7 +75,7 @@ def images(config):
         yield Check(title, OK, f"{words}, {quote(path)}{used}", why)
 
 
-def _head(path):
+def _head(path: str) -> str:
     """Return what kind of image a file is. Raises OverlayError when nobody can start it."""
     if os.path.isdir(path):
         return "a directory"
@@ -72,8 +87,9 @@ def _head(path):
     return words
 
 
-def binds(config):
+def binds(node: Node) -> Iterator[Check]:
     """Yield the Checks of the directories that the site binds."""
+    config = node.config
     why = "the site wants these directories of the host to be seen inside"
     for bind in config["binds.paths"]:
         source = bind.partition(":")[0]
@@ -91,7 +107,7 @@ def binds(config):
     yield from _links(config)
 
 
-def _links(config):
+def _links(config: Config) -> Iterator[Check]:
     """Yield where a directory that users rely on leads out of what is bound."""
     points = [point for bind in config["binds.paths"] for point in places.parse_binds(bind)]
     view = places.View(points)
