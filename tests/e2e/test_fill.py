@@ -175,6 +175,18 @@ def test_squashfs(ok, scratch, planted):
     assert inside(ok, "a.ext3", REMOVE) == ""
 
 
+def test_unknown_compression(run, scratch):
+    """Why unsquashfs cannot read a file is said, and not the last compressor that it lists."""
+    (scratch / "d").mkdir()
+    tool("mksquashfs", scratch / "d", scratch / "s.sqsh", "-quiet", "-no-progress")
+    with open(scratch / "s.sqsh", "r+b") as file:
+        file.seek(20)
+        file.write(bytes([9]))  # no compressor has this number
+    result = run("create-overlay", "--from", "s.sqsh:/d", "-o", "a")
+    assert result.status == 65
+    assert "compression, this is unsupported by this version" in result.stderr, result
+
+
 def test_archive_at_the_top(ok, scratch):
     """An archive without a place is unpacked at /, beside what the site puts there."""
     (scratch / "root" / "opt").mkdir(parents=True)

@@ -143,3 +143,30 @@ def test_cleaning_up_in_another(tmp_path):
             os._exit(1)  # not reached: the signal is sent again
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
     assert (tmp_path / "outer").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("e2image 1.47.0 (5-Feb-2023)\n", "e2image 1.47.0 (5-Feb-2023)"),
+        (
+            "e2image 1.47.0 (5-Feb-2023)\nerror writing block 5: No space left on device\n",
+            "error writing block 5: No space left on device",
+        ),
+        (
+            "mount: /m: permission denied.\n       dmesg(1) may have more information after failed"
+            " mount system call.\n",
+            "mount: /m: permission denied.",
+        ),
+        (
+            "Filesystem uses lzma compression, this is unsupported by this version\n"
+            "Decompressors available:\n\tgzip\n\tlzma (legacy)\n",
+            "Filesystem uses lzma compression, this is unsupported by this version",
+        ),
+        ("one\ntwo\n\n", "two"),
+        (" \n", "it fails"),
+    ],
+)
+def test_last_line(said, why):
+    """Of what a tool says, the line is taken that says why, and not what it says about itself."""
+    assert process.last_line(said, otherwise="it fails") == why

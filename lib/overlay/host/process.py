@@ -82,14 +82,34 @@ class Result:
         self.errors = errors
 
 
+# "e2image 1.47.0 (5-Feb-2023)", mount(8)'s second line.
+_NO_REASON = r"^\w+ \d+\.\d+[.\d]* \(.*\)$|dmesg\(1\) may have more|^[Uu]sage: "
+
+# Before lists of what would have been right, as unsquashfs has of compressors.
+_REASON = (
+    r"(?i)\b(error|fail\w*|cannot|can.t|could ?n.t|unable|unsupported|denied|no space|no such"
+    r"|not found|invalid|corrupt(ed)?|wrong|exceeded)\b"
+)
+
+
 def last_line(*texts: str, otherwise: str = "it failed") -> str:
-    """Return the last line of the first of some texts that says anything.
+    """Return the last line of the first of some texts that says why a program failed.
 
     texts      what a program printed: its errors, and its output where they may stand there
     otherwise  the words for a program that said nothing
+    Lines that name the program only, or where to look, or what would have been right, say it
+    just where there is no other.
     """
-    said = next(filter(None, map(str.strip, texts)), otherwise)
-    return said.splitlines()[-1]
+    import re  # not needed where all is well
+
+    for text in texts:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if lines:
+            why = [line for line in lines if not re.search(_NO_REASON, line)]
+            return next(
+                (line for line in reversed(why) if re.search(_REASON, line)), (why or lines)[-1]
+            )
+    return otherwise
 
 
 def run(
