@@ -160,6 +160,23 @@ def test_empty(half_grown):
     assert is_sound(path)
 
 
+def test_shorter_than_the_file_system(half_grown):
+    """A file that says a length that cannot be, renamed by somebody, cuts nothing off."""
+    path, back, before = half_grown()
+    with open(path, "r+b") as file:
+        file.write(before)
+        file.truncate(150 * MIB)
+    set_fields(path, ("state", 0))
+    os.unlink(back)
+    words = os.path.basename(back).split(".")
+    words[3] = "4096"
+    with open(os.path.join(os.path.dirname(back), ".".join(words)), "wb") as file:
+        file.write(b"a letter of mine")
+    recover(path)
+    assert os.path.getsize(path) >= len(before)
+    assert is_sound(path)
+
+
 def test_cannot_be_played_back(half_grown):
     """Garbage in an undo file: damaged is said, and which file; it stays."""
     path, back, _before = half_grown()

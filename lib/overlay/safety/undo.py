@@ -171,7 +171,9 @@ def recover(path, descriptor, environ):
                     untouched = superblock.size == int(numbers[1])
                     if not (untouched and _is_sound(descriptor, environ)):
                         raise
-                os.truncate(descriptor, int(numbers[1]))
+                # Never shorter than the file system, whatever somebody has renamed to this.
+                length = max(int(numbers[1]), pending.read_superblock(path, descriptor).size)
+                os.truncate(descriptor, min(length, os.fstat(descriptor).st_size))
                 ext3_write.write_state(descriptor, 0)
                 done = True
         try:
