@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from support import BASE, digests
 
-LIST = "list the overlays here: ls -l *.ext3 *.img *.sqsh"
+LIST = "list the overlays here: list-overlays ."
 KINDS = "overlays are ext3 images, squashfs files and directories"
 
 

@@ -135,13 +135,13 @@ def test_check_own(ok):
 @pytest.mark.parametrize(
     ("arguments", "said", "hint"),
     [
-        ([], "the following arguments are required: COMMAND", "overlay-admin --help"),
+        ([], "no command is named", "overlay-admin config, doctor or report; or --help"),
         (
             ["x"],
             "argument COMMAND: 'x' is not one of config, doctor, report",
             "overlay-admin --help",
         ),
-        (["report"], "the following arguments are required: DIR", "overlay-admin report --help"),
+        (["report"], "no directory is named", "the current one: overlay-admin report ."),
         (
             ["report", "--older", "-1", "."],
             "argument --older: '-1' is not a number of days",
@@ -152,7 +152,7 @@ def test_check_own(ok):
             "argument --json: not allowed with argument --csv",
             "overlay-admin report --help",
         ),
-        (["config", "--jso"], "unrecognized arguments: --jso", "overlay-admin --help"),
+        (["config", "--jso"], "there is no option --jso", "overlay-admin --help"),
     ],
 )
 def test_usage(run, arguments, said, hint):

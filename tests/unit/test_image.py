@@ -100,7 +100,7 @@ def make(make_image, scratch):
             "nothing",
             MISSING,
             "there is no overlay x",
-            "list the overlays here: ls -l *.ext3 *.img *.sqsh",
+            "list the overlays here: list-overlays .",
         ),
         ("with suffix", MISSING, "there is no overlay x", "did you mean x.ext3?"),
         ("broken link", MISSING, "x is a link to gone, which does not exist", None),

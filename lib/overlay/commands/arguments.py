@@ -108,7 +108,14 @@ class Command:
 
         Raises OverlayError (USAGE).
         """
-        return self._parse(self.parser(program), words)
+        parser = self.parser(program)
+        try:
+            return self._parse(parser, words)
+        except OverlayError as error:
+            from overlay.commands.mistakes import explained
+
+            end = words.index("--") if "--" in words else len(words)
+            raise explained(parser, words[:end], error) from None
 
 
 def _row(words, text):
@@ -129,6 +136,25 @@ def parse_mixed(parser, words):
 def add_help(group):
     """Add -h."""
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
+
+
+def add_named(group):
+    """Add -o, by which an overlay may be named here as for a session; see take_named()."""
+    group.add_argument(
+        "-o",
+        "--overlay",
+        metavar="OVERLAY",
+        action="append",
+        dest="named",
+        default=[],
+        help="the same as OVERLAY",
+    )
+
+
+def take_named(options):
+    """Put what -o has named before the other overlays, and return the options."""
+    options.overlays = options.named + options.overlays
+    return options
 
 
 def add_verbosity(group, verbose=True, dry_run=True):

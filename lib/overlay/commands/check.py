@@ -5,7 +5,7 @@ import os
 from overlay.change.own import own
 from overlay.change.packed import check_packed
 from overlay.change.repair import repaired
-from overlay.commands.arguments import Command, add_verbosity
+from overlay.commands.arguments import Command, add_named, add_verbosity, parse_mixed, take_named
 from overlay.errors import CANNOT_CREATE, DAMAGED, NOT_ALLOWED, USAGE, OverlayError, quote, reason
 from overlay.host import holders, process
 from overlay.host.scratch import scratch_directory
@@ -178,10 +178,15 @@ def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
     )
 
 
+def _parse(parser, words):
+    return take_named(parse_mixed(parser, words))
+
+
 def _add_options(parser):
     parser.usage = "check-overlay [option ...] OVERLAY ..."
     group = parser.add_argument_group("overlays")
     group.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
+    add_named(group)
     group.add_argument(
         "--repair",
         action="store_true",
@@ -210,5 +215,7 @@ PROGRAMS = {
         "Check overlays, and repair them.",
         "check-overlay env.ext3\ncheck-overlay --repair env.ext3",
         _add_options,
+        _parse,
+        in_page=("--overlay",),
     ),
 }

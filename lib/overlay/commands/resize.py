@@ -4,7 +4,15 @@ import os
 
 from overlay import size
 from overlay.change import resize
-from overlay.commands.arguments import Command, add_json, add_sizes, add_verbosity
+from overlay.commands.arguments import (
+    Command,
+    add_json,
+    add_named,
+    add_sizes,
+    add_verbosity,
+    parse_mixed,
+    take_named,
+)
 from overlay.create.policy import check_policy, check_room
 from overlay.create.request import Creation
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
@@ -123,10 +131,24 @@ def _say(options, wanted, new, output):
         )
 
 
+def _parse(parser, words):
+    """Take one overlay, named with -o or without; words that are a size are told apart."""
+    options = take_named(parse_mixed(parser, words))
+    if not options.overlays:
+        parser.error("the following arguments are required: OVERLAY")
+    options.overlay = options.overlays.pop(0)
+    if options.overlays:
+        parser.error(f"unrecognized arguments: {' '.join(options.overlays)}")
+    return options
+
+
 def _add_options(parser):
     parser.usage = "resize-overlay OVERLAY [-s [+]SIZE] [-n [+]FILES] [option ...]"
     group = parser.add_argument_group("the overlay")
-    group.add_argument("overlay", metavar="OVERLAY", help="an ext3 overlay that nobody uses")
+    add_named(group)
+    group.add_argument(
+        "overlays", metavar="OVERLAY", nargs="*", help="an ext3 overlay that nobody uses"
+    )
     add_sizes(
         group,
         "its new size: MiB, or as in 20G; +5G: 5 GiB more. Larger is quick, and brings more"
@@ -143,5 +165,7 @@ PROGRAMS = {
         "Give an overlay more room or more files, or less.",
         "resize-overlay env.ext3 -s +5G\nresize-overlay env.ext3 -n 2M",
         _add_options,
+        _parse,
+        in_page=("--overlay",),
     ),
 }

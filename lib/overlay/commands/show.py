@@ -5,7 +5,13 @@ import stat
 import time
 
 from overlay import size
-from overlay.commands.arguments import Command, add_listing_output, parse_mixed
+from overlay.commands.arguments import (
+    Command,
+    add_listing_output,
+    add_named,
+    parse_mixed,
+    take_named,
+)
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.host.names import user_name
 from overlay.image import contents, record
@@ -222,6 +228,7 @@ def _date(seconds):
 def _add_options(parser):
     parser.usage = "show-overlay OVERLAY ... [option ...]"
     parser.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
+    add_named(parser)
     group = parser.add_argument_group("what is inside")
     chosen = group.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -246,7 +253,7 @@ def _parse(parser, words):
 
     Or where it is a file here: a path inside begins with /, though nobody need type that.
     """
-    options = parse_mixed(parser, words)
+    options = take_named(parse_mixed(parser, words))
     for name in ("files", "du"):
         value = getattr(options, name)
         if value and (
@@ -263,5 +270,6 @@ PROGRAMS = {
         "show-overlay env.ext3\nshow-overlay env.ext3 --files /opt/env",
         _add_options,
         _parse,
+        in_page=("--overlay",),
     ),
 }

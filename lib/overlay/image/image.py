@@ -163,7 +163,8 @@ def _unreadable(path, error):
     if isinstance(error, ValueError):  # a NUL byte in the name
         return OverlayError(f"{quote(path)} is no file name", status=MISSING)
     if error.errno == errno.ENOENT:
-        hint = "list the overlays here: ls -l *.ext3 *.img *.sqsh"
+        hint = "list the overlays here: list-overlays ."
+        name, _colon, mode = path.rpartition(":")
         if os.path.islink(path):
             return OverlayError(
                 f"{quote(path)} is a link to {quote(os.readlink(path))}, which does not exist",
@@ -171,6 +172,8 @@ def _unreadable(path, error):
             )
         if os.path.exists(path + ".ext3"):
             hint = f"did you mean {quote(path + '.ext3')}?"
+        elif mode in ("ro", "rw") and os.path.exists(name):
+            hint = f"here it is named without :{mode}: {quote(name)}"
         elif "," in path and all(map(os.path.exists, path.split(","))):
             hint = "name each apart: " + " ".join(f"-o {quote(name)}" for name in path.split(","))
         return OverlayError(f"there is no overlay {quote(path)}", status=MISSING, hint=hint)

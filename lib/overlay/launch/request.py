@@ -83,6 +83,12 @@ def parse_overlay(text):
     if not colon:
         path, mode = text, None
     elif mode not in ("ro", "rw"):
+        if os.path.exists(path) and not os.path.lexists(text):
+            raise OverlayError(
+                f"{quote(text)}: behind the colon there must be ro or rw",
+                status=USAGE,
+                hint=f"did you mean {quote(path)}:{'rw' if 'w' in mode else 'ro'}?",
+            )
         raise OverlayError(
             f"{quote(text)}: a colon in the name of an overlay would be misread by the engine",
             status=USAGE,
