@@ -143,6 +143,16 @@ def test_data_with_a_link(ok, scratch, private):
     assert ok("run-overlay", "-o", "data:ro", "--", "cat", "/hello") == "hello\n"
 
 
+def test_directory_of_a_colleague(run, small, colleague):
+    """What somebody else has made is refused as one's own is, and reaches nothing."""
+    (small / "mine").write_text("precious\n")
+    path = colleague / "hostile.d"
+    for mode in (":ro", ""):
+        result = run("run-overlay", "-o", f"{path}{mode}", "--", "true")
+        told(result, f"work/work in {path} is a symbolic link")
+    assert (small / "mine").read_text() == "precious\n"
+
+
 def test_own(run, craft, private, colleague):
     """A copy of a colleague's does not become usable by --own."""
     uid = os.stat(colleague).st_uid
