@@ -1,10 +1,20 @@
 """The command lines: one parser a command, from shared groups of options."""
 
+from __future__ import annotations
+
 import argparse
 
 from overlay import __version__
 from overlay.errors import USAGE, OverlayError
 from overlay.output import write_result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from typing import NoReturn
+
+    # A parser, or a group of one.
+    Group = argparse._ActionsContainer
 
 _WIDTH = 79  # of --help, which fits on a terminal of 80 columns and 24 lines
 _COLUMN = 27  # where the texts of the options begin
@@ -17,7 +27,9 @@ class Parser(argparse.ArgumentParser):
     in_page  options that --help only names, because the manual page explains them
     """
 
-    def __init__(self, prog, description, epilog=None, in_page=()):
+    def __init__(
+        self, prog: str, description: str, epilog: str | None = None, in_page: Collection[str] = ()
+    ) -> None:
         super().__init__(
             prog=prog,
             description=description,
@@ -28,21 +40,21 @@ class Parser(argparse.ArgumentParser):
         )
         self.in_page = in_page
 
-    def format_help(self):
+    def format_help(self) -> str:
         """Return --help: a line for each option that most people need, the names of the others."""
         named = [word for action in self._actions for word in self._named(action)]
         rows = [row for action in self._actions for row in self._rows(action)]
-        parts = [self.format_usage().rstrip(), self.description, "", *rows]
+        parts = [self.format_usage().rstrip(), self.description or "", "", *rows]
         if named:
             parts += _row("also, see the page", " ".join(named))
         if self.epilog:
             parts += ["", self.epilog]
         return "\n".join(parts) + "\n"
 
-    def _named(self, action):
+    def _named(self, action: argparse.Action) -> list[str]:
         return [word for word in action.option_strings[-1:] if word in self.in_page]
 
-    def _rows(self, action):
+    def _rows(self, action: argparse.Action) -> list[str]:
         """Return the lines of --help for an option, an argument, or all subcommands."""
         if self._named(action) or action.help == argparse.SUPPRESS:
             return []
@@ -55,17 +67,17 @@ class Parser(argparse.ArgumentParser):
             words = f"{words} [{name}]" if words and action.nargs == "?" else f"{words} {name}"
         return _row(words.strip(), action.help)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """Raise what argparse found wrong, as ours."""
         raise OverlayError(message, status=USAGE, hint=f"{self.prog} --help")
 
-    def _check_value(self, action, value):
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         """Say which words there are, the same in every version of Python."""
         if action.choices is not None and value not in action.choices:
             known = ", ".join(action.choices)
             raise argparse.ArgumentError(action, f"{value!r} is not one of {known}")
 
-    def _print_message(self, message, file=None):
+    def _print_message(self, message: str, file: object = None) -> None:
         """Print the help or the version the way that results are printed."""
         write_result(message)
 
@@ -78,7 +90,14 @@ class Command:
     in_page   options that --help only names
     """
 
-    def __init__(self, summary, examples, add_options, parse=Parser.parse_args, in_page=()):
+    def __init__(
+        self,
+        summary: str,
+        examples: str,
+        add_options: Callable[[Parser], object],
+        parse: Callable[[Parser, Sequence[str]], argparse.Namespace] = Parser.parse_args,
+        in_page: Collection[str] = (),
+    ) -> None:
         """Take what adds the options to a Parser, and what lets that Parser parse words."""
         self.summary = summary
         self.examples = examples
@@ -86,7 +105,7 @@ class Command:
         self._add_options = add_options
         self._parse = parse
 
-    def parser(self, program):
+    def parser(self, program: str) -> Parser:
         """Return the Parser for a program."""
         examples = "".join(f"  {line}\n" for line in self.examples.splitlines())
         epilog = f"examples; for more, and all options: man {program}\n{examples.rstrip()}"
@@ -103,7 +122,7 @@ class Command:
         )
         return made
 
-    def parse(self, program, words):
+    def parse(self, program: str, words: Sequence[str]) -> argparse.Namespace:
         """Return the options of a command line, as an argparse.Namespace.
 
         Raises OverlayError (USAGE).
@@ -115,30 +134,30 @@ class Command:
             from overlay.commands.mistakes import explained
 
             end = words.index("--") if "--" in words else len(words)
-            raise explained(parser, words[:end], error) from None
+            raise explained(parser, list(words[:end]), error) from None
 
 
-def _row(words, text):
+def _row(words: str, text: str | None) -> list[str]:
     """Return the lines of --help for one thing, its text beside or below its words."""
     import textwrap  # not needed at a start
 
     first = f"  {words:<{_COLUMN - 3}} "
-    lines = textwrap.wrap(text, _WIDTH - _COLUMN, break_on_hyphens=False)
+    lines = textwrap.wrap(text or "", _WIDTH - _COLUMN, break_on_hyphens=False)
     head = [first + lines.pop(0)] if len(first) <= _COLUMN else [first.rstrip()]
     return head + [" " * _COLUMN + line for line in lines]
 
 
-def parse_mixed(parser, words):
+def parse_mixed(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     """Parse names and options that mix: show-overlay a.ext3 --json b.ext3."""
     return (parser.parse_args if "--" in words else parser.parse_intermixed_args)(words)
 
 
-def add_help(group):
+def add_help(group: Group) -> None:
     """Add -h."""
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
 
 
-def add_named(group):
+def add_named(group: Group) -> None:
     """Add -o, by which an overlay may be named here as for a session; see take_named()."""
     group.add_argument(
         "-o",
@@ -151,13 +170,13 @@ def add_named(group):
     )
 
 
-def take_named(options):
+def take_named(options: argparse.Namespace) -> argparse.Namespace:
     """Put what -o has named before the other overlays, and return the options."""
     options.overlays = options.named + options.overlays
     return options
 
 
-def add_verbosity(group, verbose=True, dry_run=True):
+def add_verbosity(group: Group, verbose: bool = True, dry_run: bool = True) -> None:
     """Add -q, -v and --dry-run, as far as the command has them."""
     group.add_argument("-q", "--quiet", action="store_true", help="print errors and warnings only")
     if verbose:
@@ -171,35 +190,35 @@ def add_verbosity(group, verbose=True, dry_run=True):
     )
 
 
-def add_json(group):
+def add_json(group: Group) -> None:
     """Add --json."""
     group.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def add_sizes(group, size, files):
+def add_sizes(group: Group, size: str, files: str) -> None:
     """Add -s and -n with their texts for --help."""
     group.add_argument("-s", "--size", metavar="SIZE", help=size)
     group.add_argument("-n", "--files", metavar="FILES", help=files)
 
 
-def add_container(group, text):
+def add_container(group: Group, text: str) -> None:
     """Add -c with its text for --help."""
     group.add_argument("-c", "--container", metavar="IMAGE", help=text)
 
 
-def add_binds(group, text):
+def add_binds(group: Group, text: str) -> None:
     """Add -b with its text for --help."""
     group.add_argument(
         "-b", "--bind", metavar="SPEC", action="append", dest="binds", default=[], help=text
     )
 
 
-def add_directories(group, count, text):
+def add_directories(group: Group, count: str, text: str) -> None:
     """Add names of directories, as many as count says."""
     group.add_argument("directories", metavar="DIR", nargs=count, help=text)
 
 
-def add_listing_output(parser):
+def add_listing_output(parser: Parser) -> None:
     """Add what is printed how, for the commands that list."""
     group = parser.add_argument_group("output")
     add_json(group)
