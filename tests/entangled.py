@@ -11,7 +11,8 @@ import struct
 import mutants
 from overlay.change.pack import closed
 from overlay.errors import DAMAGED, OverlayError
-from overlay.image import ext3, image, layout, markers
+from overlay.image import ext3, layout, markers
+from overlay.image.ext3_image import Ext3Image
 from overlay.safety import salvage
 from overlay.safety.tidy import Paths
 
@@ -146,7 +147,7 @@ def look(path, environ, root):
     descriptor = os.open(path, os.O_RDONLY)
     try:
         status, superblock = os.fstat(descriptor), ext3.read_superblock(descriptor)
-        found = image.Image(str(path), "ext3", status, descriptor, False, superblock)
+        found = Ext3Image(str(path), status, descriptor, False, superblock)
         reader = ext3.Reader(descriptor, superblock)
         assert _length(salvage.names(descriptor)) < MOST_WORDS
         layout.check_locked_layout(found)

@@ -289,7 +289,7 @@ def test_opens_little(copy, monkeypatch):
     with open("odd", "wb") as file:
         file.truncate((1 << 20) + 1)
     opened = []
-    monkeypatch.setattr(search, "_kind", opened.append)
+    monkeypatch.setattr(search.images, "open_unfollowed", opened.append)
     found()
     assert opened == []
 

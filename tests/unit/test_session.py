@@ -7,7 +7,9 @@ import pytest
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError
 from overlay.host.places import Way
 from overlay.host.scratch import scratch_directory
-from overlay.image.image import Image
+from overlay.image.directory_image import DirectoryImage
+from overlay.image.ext3_image import PlannedImage
+from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch import engine as engines
 from overlay.launch.engine import Launchers
 from overlay.launch.engines.apptainer import Apptainer
@@ -25,6 +27,7 @@ from overlay.launch.request import (
 UID = 1000
 GID = 100
 PREFIX = ["/e/apptainer"]
+KINDS = {kind.kind: kind for kind in (PlannedImage, SquashfsImage, DirectoryImage)}
 
 
 def image(
@@ -45,7 +48,7 @@ def image(
         st_size=1 << 24,
         st_blocks=1 << 15,
     )
-    found = Image(path, kind, status, -1, writable)
+    found = KINDS[kind](path, status, -1, writable)
     found.upper = upper if kind == "ext3" else None
     return found
 

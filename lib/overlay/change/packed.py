@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from overlay.image.image import Image
+    from overlay.image.kind import Image
 
 _READ = '"$1" -o ro "$2" "$3" || exit 125; cd "$3" && find . -type f -exec cat {} + >/dev/null'
 
@@ -37,7 +37,15 @@ def check_packed(found: Image, scratch: str, environ: Mapping[str, str], *, deep
     squashfuse = process.which("squashfuse_ll", environ) or process.need("squashfuse", environ)
     staging = private.make_work(scratch, os.uname().nodename, os.getpid())
     try:
-        words = ["/bin/sh", "-c", _READ, "sh", squashfuse, found.descriptor, staging]
+        words: list[str | int] = [
+            "/bin/sh",
+            "-c",
+            _READ,
+            "sh",
+            squashfuse,
+            found.descriptor,
+            staging,
+        ]
         result = process.run(namespace.wrap(words, environ), environ)
     finally:
         private.leave(scratch, staging)

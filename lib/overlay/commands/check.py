@@ -37,9 +37,9 @@ def _check(path, options, config, environ, output):
     try:
         if options.own and not found.writable:
             raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
-        if found.kind == "squashfs":
+        if found.is_compressed:
             return check_packed(found, scratch_directory(config), environ, deep=options.deep)
-        if found.kind != "ext3":
+        if not found.can_be_unclean:
             return f"a {found.kind}: there is nothing in it that a session could have left unclean"
         if options.recover:
             recover(found, output)

@@ -7,8 +7,9 @@ from overlay.change import pack
 from overlay.commands.arguments import Command, add_verbosity
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote, reason
 from overlay.host.scratch import scratch_directory
-from overlay.image import ext3, lock, search
+from overlay.image import ext3, lock
 from overlay.image import image as images
+from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch.request import check_twice, parse_overlay
 from overlay.safety import guard, replace
 from overlay.settings import config as configuration
@@ -81,7 +82,7 @@ def _path(options):
     """Return the name of the new file."""
     if options.output is None:
         return os.path.splitext(options.overlays[0])[0] + ".sqsh"
-    if options.output.endswith(search.SQUASHFS_NAMES[:-1]):
+    if options.output.endswith(SquashfsImage.suffixes[:-1]):
         return options.output
     return options.output + ".sqsh"
 
@@ -90,13 +91,11 @@ def _check(found, path):
     check_twice(found)
     parse_overlay(path)
     for one in found:
-        if one.kind != "ext3":
-            raise OverlayError(
-                f"{quote(one.path)} is a {one.kind}, and ext3 overlays are packed",
-                status=DAMAGED,
-                hint=f"make an overlay of it: create-overlay --from {quote(one.path)}",
-            )
-        if one.upper is None:
+        one.as_ext3(
+            "ext3 overlays are packed",
+            f"make an overlay of it: create-overlay --from {quote(one.path)}",
+        )
+        if one.lacks_upper:
             raise OverlayError(
                 f"{quote(one.path)} holds no upper directory: it was not made as an overlay",
                 status=DAMAGED,

@@ -106,7 +106,7 @@ def _show_largest(found, top, environ, output):
     if len(usages) > _MOST:
         left = size.format_count(len(usages) - _MOST)
         output.notice(f"{left} smaller directories are not shown; --json has all")
-    if found.kind == "squashfs":
+    if found.is_compressed:
         output.notice("sizes are those before compression")
 
 
@@ -132,14 +132,14 @@ def summary(survey, *, bars=False):
     bars  whether to draw how full it is
     """
     rows = [("kind", _kind(survey))]
-    if survey.kind == "ext3":
+    if survey.room is not None:
         data = size.format_size
         rows.append(_level("room", survey.used, survey.available, data, bars))
         count = size.format_count
         rows.append(_level("files", survey.files_used, survey.files_free, count, bars))
         if survey.nearly_full:
             rows.append(("", "nearly full"))
-    elif survey.kind == "squashfs":
+    elif survey.files_used is not None:
         rows.append(("files", size.format_count(survey.files_used)))
     else:
         rows.append(("room", f"{size.format_size(survey.available)} free on its file system"))
@@ -152,7 +152,7 @@ def summary(survey, *, bars=False):
 
 
 def _kind(survey):
-    if survey.kind == "directory":
+    if survey.size is None:
         return _DIRECTORIES[survey.plain]
     compression = f", {survey.compression}" if survey.compression else ""
     reserved = survey.allocated >= survey.size
@@ -171,7 +171,7 @@ def _level(name, used, free, form, bars):
 
 def _owner(survey):
     outside = user_name(survey.owner)
-    if survey.owner_inside is None and survey.kind == "ext3":
+    if survey.lacks_upper:
         return f"{outside}; it has no directory upper, and no session accepts it"
     if survey.owner_inside in (None, survey.owner):
         return outside

@@ -10,6 +10,7 @@ from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
 from overlay.host import namespace, private, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write, markers
+from overlay.image.ext3_image import Ext3Image
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step
 from overlay.safety import repair, replace
@@ -206,7 +207,8 @@ def _write(creation, config, facts, environ, notice, new):
     if not creation.sparse:
         replace.reserve(facts.path, descriptor, creation.size, environ, notice)
     if facts.existing is None or creation.content:
-        markers.note_new(_NewImage(descriptor, superblock))
+        status = os.fstat(descriptor)
+        markers.note_new(Ext3Image(facts.path, status, descriptor, True, superblock))
     made_of = creation.content.made_of if creation.content else ()
     if facts.existing is not None:
         new.over(facts.existing.descriptor, made_of=made_of)
@@ -226,14 +228,6 @@ def _set_times(times, descriptor, superblock):
             if found:
                 numbers[found[0]] = time
         ext3_write.set_times(descriptor, superblock, numbers)
-
-
-class _NewImage:
-    """What the notes on an Image need of one."""
-
-    def __init__(self, descriptor, superblock):
-        self.descriptor = descriptor
-        self.superblock = superblock
 
 
 def _verify(facts, descriptor, environ):

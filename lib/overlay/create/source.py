@@ -11,6 +11,7 @@ import os
 from overlay.create.squashfs import unpack_squashfs
 from overlay.create.tar import Unpacker, compression, is_tar, open_regular, unpack_tar
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError, quote, reason
+from overlay.image.magic import is_squashfs
 
 # Archives that are not read, as (how it begins, what it is, what unpacks it into DIR).
 _OTHERS = (
@@ -83,7 +84,7 @@ def _kind(path):
     except (OSError, ValueError) as error:
         words = reason(error) if isinstance(error, OSError) else "it is no file name"
         raise OverlayError(f"cannot read {quote(path)}: {words}", status=MISSING) from None
-    if head[:4] == b"hsqs":
+    if is_squashfs(head):
         return "squashfs"
     if empty or compression(head) or is_tar(head):
         return "tar"

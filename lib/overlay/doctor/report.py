@@ -5,7 +5,6 @@ import os
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from overlay.host.names import user_name
 from overlay.image import survey
-from overlay.image.ext3 import RESERVED_INODES
 
 _DAY = 86400  # seconds
 
@@ -70,7 +69,7 @@ class Owner:
         self.size += overlay.size or 0
         self.allocated += overlay.allocated or 0
         self.used += overlay.used or 0
-        self.files += _files_inside(overlay)
+        self.files += overlay.files_inside
         self.not_clean += overlay.clean is False and not overlay.use
         self.in_use += bool(overlay.use)
         self.old += bool(overlay.written and now - overlay.written > days * _DAY)
@@ -83,15 +82,6 @@ class Owner:
         self.unreadable += not damaged
         self.size += status.st_size
         self.allocated += status.st_blocks * 512
-
-
-def _files_inside(overlay):
-    """Return how many files and directories of somebody's are in an overlay."""
-    if not overlay.files_used:
-        return 0  # a directory: its files are on the file system
-    # Beside the inodes that ext3 itself takes, upper and work; in a squashfs file, the root.
-    own = RESERVED_INODES + 2 if overlay.kind == "ext3" else 1
-    return max(0, overlay.files_used - own)
 
 
 def found(search, tops, failed):

@@ -8,6 +8,7 @@ import stat
 from overlay.doctor.check import OK, PROBLEM, WARNING, Check
 from overlay.errors import OverlayError, quote
 from overlay.host import places
+from overlay.image import magic
 from overlay.launch.request import find_container
 from overlay.settings import config as configuration
 from overlay.settings.files import site_file
@@ -81,7 +82,7 @@ def _head(path: str) -> str:
         return "a directory"
     with open(path, "rb") as file:
         head = file.read(64)
-    words = "SIF" if head[32:41] == b"SIF_MAGIC" else "squashfs" if head[:4] == b"hsqs" else None
+    words = "SIF" if magic.is_sif(head) else "squashfs" if magic.is_squashfs(head) else None
     if words is None:
         raise OverlayError(f"{quote(path)} is no container image", status=0)
     return words

@@ -1,9 +1,15 @@
 """One file inside an overlay, as a session sees it."""
 
+from __future__ import annotations
+
 import stat
 
 from overlay.errors import MISSING, OverlayError, quote
 from overlay.image import markers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from overlay.image.kind import Image
 
 _WHITEOUT = markers.PREFIX.decode()
 _OPAQUE = tuple(name.decode() for name in markers.OPAQUE)
@@ -39,7 +45,9 @@ class Entry:
         "target",
     )
 
-    def __init__(self, path, mode, owner, group, size, modified):
+    def __init__(
+        self, path: str, mode: int, owner: str, group: str, size: int, modified: int
+    ) -> None:
         self.path = path
         self.mode = mode
         self.owner = owner
@@ -47,15 +55,18 @@ class Entry:
         self.size = size
         self.room = size
         self.modified = modified
-        self.target = self.device = self.links = self.number = None
-        self.note = None
+        self.target: str | None = None
+        self.device: tuple[int, int] | None = None
+        self.links: int | None = None
+        self.number: int | None = None
+        self.note: str | None = None
 
     @property
-    def is_directory(self):
+    def is_directory(self) -> bool:
         """Whether it is a directory."""
         return stat.S_ISDIR(self.mode)
 
-    def interpret(self):
+    def interpret(self) -> Entry:
         """Put into words what overlayfs means by a file that is a marker; return self."""
         directory, _slash, name = self.path.rpartition("/")
         if self.is_directory:
@@ -70,7 +81,7 @@ class Entry:
             self.note = "deleted"
         return self
 
-    def as_dictionary(self):
+    def as_dictionary(self) -> dict[str, object]:
         """Return it for --json."""
         return {
             "path": self.path,
@@ -86,7 +97,7 @@ class Entry:
         }
 
 
-def nothing(image, top):
+def nothing(image: Image, top: str) -> OverlayError:
     """Return the error for a path that is not in an overlay."""
     return OverlayError(
         f"there is no {quote(top)} in {quote(image.path)}",

@@ -4,6 +4,8 @@ import os
 import struct
 from array import array
 
+from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, is_superblock
+
 BLOCK_SIZE = 4096  # of the overlays that we make
 
 # Bytes, and the least that mke2fs(8) makes. The engines ask for a journal, and fuse2fs then
@@ -11,8 +13,6 @@ BLOCK_SIZE = 4096  # of the overlays that we make
 # take up to a gigabyte of a large image, and writes all of it.
 JOURNAL = 4 << 20
 
-SUPERBLOCK_OFFSET = 1024
-SUPERBLOCK_SIZE = 1024
 STATE_OFFSET = SUPERBLOCK_OFFSET + 0x3A  # of its state, two bytes
 
 STATE_CLEAN = 0x1
@@ -55,7 +55,7 @@ class Superblock:
     """
 
     def __init__(self, data, *, in_change=False):
-        if len(data) < SUPERBLOCK_SIZE or data[56:58] != b"\x53\xef":
+        if len(data) < SUPERBLOCK_SIZE or not is_superblock(data):
             raise FormatError("it has no ext3 superblock")
         (
             self.inodes_count,
@@ -204,7 +204,7 @@ def set_dir_nlink(descriptor, superblock, wanted):
         block = superblock.first_data_block + group * superblock.blocks_per_group
         place = block * superblock.block_size if group else SUPERBLOCK_OFFSET
         data = os.pread(descriptor, SUPERBLOCK_SIZE, place)
-        if data[56:58] != b"\x53\xef":
+        if not is_superblock(data):
             continue
         (features,) = struct.unpack_from("<I", data, 0x64)
         new = features | DIR_NLINK if wanted and not group else features & ~DIR_NLINK

@@ -7,9 +7,15 @@ taken before the engine is started and, its descriptor inherited, held until the
 ends. That leaves no gap between asking and launching.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from overlay.image.kind import Image
 
 OURS = 1 << 62  # the byte that sessions of ours lock
 _REPAIR = OURS + 1  # the byte that a repair locks beside it
@@ -28,17 +34,17 @@ class Busy(Exception):
     image   the Image concerned, where the raiser knows
     """
 
-    def __init__(self, writer):
+    def __init__(self, writer: bool) -> None:
         super().__init__("writer" if writer else "readers")
         self.writer = writer
-        self.image = None
+        self.image: Image | None = None
 
 
-def _flock(kind, start, length):
+def _flock(kind: int, start: int, length: int) -> bytes:
     return struct.pack(_FLOCK, kind, 0, start, length, 0)
 
 
-def _probe(descriptor, kind, start, length):
+def _probe(descriptor: int, kind: int, start: int, length: int) -> int | None:
     """Return the type of a lock that would be in the way, None when none is.
 
     Returns None too where the file system has no locks: there is nobody to ask.
@@ -49,16 +55,16 @@ def _probe(descriptor, kind, start, length):
         if error.errno in _NO_LOCKS:
             return None
         raise
-    found = struct.unpack(_FLOCK, answer)[0]
+    found: int = struct.unpack(_FLOCK, answer)[0]
     return None if found == fcntl.F_UNLCK else found
 
 
-def _set(descriptor, kind, start, length):
+def _set(descriptor: int, kind: int, start: int, length: int) -> None:
     """Take or drop an open file description lock. Raises OSError, BlockingIOError when held."""
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, start, length))
 
 
-def holder(descriptor, *, write):
+def holder(descriptor: int, *, write: bool) -> str | None:
     """Return how an image is in use: "writer", "reader", or None when it is free for us.
 
     descriptor  the open image
@@ -69,12 +75,12 @@ def holder(descriptor, *, write):
     return found if found is None else "writer" if found == fcntl.F_WRLCK else "reader"
 
 
-def engine_holds(descriptor):
+def engine_holds(descriptor: int) -> bool:
     """Return whether the engine, or a server that it left, holds its lock on an image."""
     return _probe(descriptor, fcntl.F_WRLCK, 0, OURS) is not None
 
 
-def take_engine(descriptor):
+def take_engine(descriptor: int) -> bool:
     """Take the engine's lock too, for writing: over all the image, to its end.
 
     Raises Busy when a session, also of the plain engine, holds it. Returns False where the
@@ -91,7 +97,7 @@ def take_engine(descriptor):
     return True
 
 
-def take_repair(descriptor):
+def take_repair(descriptor: int) -> bool:
     """Announce a repair. Returns False when another process repairs already."""
     try:
         _set(descriptor, fcntl.F_WRLCK, _REPAIR, 1)
@@ -103,12 +109,12 @@ def take_repair(descriptor):
     return True
 
 
-def repairing(descriptor):
+def repairing(descriptor: int) -> bool:
     """Return whether somebody repairs the image."""
     return _probe(descriptor, fcntl.F_RDLCK, _REPAIR, 1) is not None
 
 
-def take(descriptor, *, write):
+def take(descriptor: int, *, write: bool) -> bool:
     """Take our lock on an image. Raises Busy when another session of ours holds it.
 
     Returns False where the file system has no locks, else True.
@@ -125,7 +131,7 @@ def take(descriptor, *, write):
     return True
 
 
-def release(descriptor):
+def release(descriptor: int) -> None:
     """Drop all locks that this open file description holds."""
     try:
         _set(descriptor, fcntl.F_UNLCK, 0, 0)

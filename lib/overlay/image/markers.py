@@ -10,11 +10,19 @@ known of an image stands in the record on it, with a stamp of the superblock tha
 whether it still holds.
 """
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import DAMAGED, OverlayError, quote
-from overlay.host import process
 from overlay.image import ext3, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from overlay.image.ext3_image import Ext3Image
+    from overlay.image.kind import Image
 
 PREFIX = b".wh."
 OPAQUE = (b".wh..wh..opq", b".wh..opq")
@@ -25,20 +33,21 @@ class Marker:
 
     __slots__ = ("directory", "name", "number")
 
-    def __init__(self, directory, name, number):
+    def __init__(self, directory: int | None, name: bytes, number: int) -> None:
         self.directory = directory
         self.name = name
         self.number = number
 
 
-def scan(reader):
+def scan(reader: ext3.Reader) -> list[Marker]:
     """Return all Markers in an image, in one pass over its directories.
 
     A character device 0/0 counts as one, with its own number and no directory: the kernel
     knows it, but not through fuse2fs, which does not tell the type of an entry.
     Raises ext3.FormatError, OSError.
     """
-    found, seen = [], set()
+    found: list[Marker] = []
+    seen: set[int] = set()
     for directory, inode in reader.inodes(2, 4):
         if inode.is_whiteout:
             found.append(Marker(None, b"", directory))
@@ -54,79 +63,54 @@ def scan(reader):
     return found
 
 
-def present(found, environ, *, remember=True):
+def present(found: Image, environ: Mapping[str, str], *, remember: bool = True) -> bool:
     """Return whether a layer has markers, or may have.
 
     found     its Image, locked
     remember  whether to write down on it what was found
     """
-    if found.kind == "directory":
-        return True  # to look would take a walk through all of it
-    there = known(found)
-    if there is None and found.kind == "squashfs":
-        there = _squashfs_has_markers(found.path, environ)
-    elif there is None:
-        try:
-            there = bool(scan(ext3.Reader(found.descriptor, found.superblock)))
-        except (ext3.FormatError, OSError) as error:
-            raise OverlayError(
-                f"{quote(found.path)} is damaged: {error}",
-                status=DAMAGED,
-                hint=f"check-overlay {quote(found.path)}",
-            ) from None
-    else:
+    there = known(found) if found.is_file else None
+    if there is not None:
         return there
-    if remember:
+    try:
+        there = found.has_markers(environ)
+    except (ext3.FormatError, OSError) as error:
+        raise OverlayError(
+            f"{quote(found.path)} is damaged: {error}",
+            status=DAMAGED,
+            hint=f"check-overlay {quote(found.path)}",
+        ) from None
+    if remember and found.is_file:
         note(found, there)
     return there
 
 
-def _stamp(found):
-    """Return what changes whenever anything in an image does."""
-    superblock = found.superblock
-    if superblock is None:
-        return f"{found.status.st_mtime_ns}.{found.status.st_size}"
-    return (
-        f"{superblock.write_time}.{superblock.mount_time}."
-        f"{superblock.free_inodes_count}.{superblock.free_blocks_count}"
-    )
-
-
-def known(found):
+def known(found: Image) -> bool | None:
     """Return whether an Image has markers by its record, None when that is not of this state."""
     fields = record.read(found.descriptor)
-    if fields.get("stamp") != _stamp(found):
+    if fields.get("stamp") != found.stamp:
         return None
     return fields.get("markers") != "none"
 
 
-def note(found, known):
+def note(found: Image, known: bool) -> None:
     """Write down on an image whether it has markers, as it is now."""
     fields = record.read(found.descriptor)
-    fields.update(markers="some" if known else "none", stamp=_stamp(found))
+    fields.update(markers="some" if known else "none", stamp=found.stamp)
     record.write(found.descriptor, fields)
 
 
-def last_second_of_others(found):
+def last_second_of_others(found: Ext3Image) -> int:
     """Return until when, in seconds since 1970, others may have put markers into an image."""
     return 0 if known(found) is False else found.superblock.write_time
 
 
-def note_new(found):
+def note_new(found: Ext3Image) -> None:
     """Write down on a new image whether what it was filled with has markers."""
-    note(found, bool(scan(ext3.Reader(found.descriptor, found.superblock))))
+    note(found, bool(scan(found.reader())))
 
 
-def _squashfs_has_markers(path, environ):
-    """Return whether a squashfs file of unknown origin has markers."""
-    program = process.which("unsquashfs", environ)
-    if program is None:
-        return True
-    result = process.run([program, "-l", "-d", "", path], environ)
-    return result.status != 0 or "/.wh." in result.output
-
-
-def stack_name(base, below):
+def stack_name(base: str, below: Iterable[str]) -> str:
     """Return the layers below a writable overlay as one word; empty when they are too many.
 
     base   path of the base image

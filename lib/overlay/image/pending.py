@@ -1,33 +1,41 @@
 """What lies beside an image whose change was interrupted, and what the image is then."""
 
+from __future__ import annotations
+
 import os
 import stat
 
 from overlay.image import ext3
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import BinaryIO
+
 PREFIX = ".overlay-undo."
 
 
-def path_with(directory, words):
+def path_with(directory: str, words: Iterable[object]) -> str:
     """Return the path of an undo file in a directory, with these words in its name."""
     return os.path.join(directory, PREFIX + ".".join(map(str, words)))
 
 
-def words_in(entry):
+def words_in(entry: str) -> list[str]:
     """Return the words in the name of an undo file, as path_with() was given them."""
     return entry[len(PREFIX) :].partition("-")[0].split(".")
 
 
-def identity_of(superblock):
+def identity_of(superblock: ext3.Superblock) -> tuple[str, str, str]:
     """Return, as words, what tells an image and its last mount from every other."""
     return superblock.uuid.hex(), str(superblock.mount_time), str(superblock.mount_count)
 
 
-def read_superblock(path, descriptor):
+def read_superblock(path: str, descriptor: int) -> ext3.Superblock:
     """Return the Superblock of an image, also in the midst of a change that an undo file undoes.
 
     resize2fs writes the superblock word by word. Raises ext3.FormatError, OSError.
     """
+    superblock: ext3.Superblock | None
     try:
         superblock = ext3.read_superblock(descriptor)
         if superblock.size <= os.fstat(descriptor).st_size:
@@ -41,7 +49,7 @@ def read_superblock(path, descriptor):
     return superblock or ext3.Superblock(data)
 
 
-def _pending(path, status, superblock):
+def _pending(path: str, status: os.stat_result, superblock: ext3.Superblock) -> bool:
     """Return whether there is an undo file for the state that an image is in."""
     directory, prefix = os.path.dirname(os.path.realpath(path)), f"{PREFIX}{status.st_ino}."
     identity = list(identity_of(superblock))
@@ -59,7 +67,7 @@ def _pending(path, status, superblock):
     return False
 
 
-def open_ours(undo, status):
+def open_ours(undo: str, status: os.stat_result) -> BinaryIO | None:
     """Return an undo file, open for reading, None when it is not to be trusted.
 
     status  of the image

@@ -4,14 +4,20 @@ It travels with the file where cp -a or rsync -X keep extended attributes, leave
 beside it, and is simply absent on file systems without them.
 """
 
+from __future__ import annotations
+
 import os
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _NAME = "user.overlay.session"
 _LIMIT = 4096  # bytes; more would be refused by ext4 and is none of ours
 
 
-def write(descriptor, fields):
+def write(descriptor: int, fields: Mapping[str, object]) -> bool:
     """Put a dictionary of words on an image. Returns False where the file system cannot."""
     text = "".join(f"{name}={_line(value)}\n" for name, value in fields.items())
     try:
@@ -21,7 +27,7 @@ def write(descriptor, fields):
     return True
 
 
-def read(descriptor):
+def read(descriptor: int) -> dict[str, str]:
     """Return the dictionary on an image; empty when there is none."""
     try:
         data = os.getxattr(descriptor, _NAME)
@@ -31,7 +37,9 @@ def read(descriptor):
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def begin(descriptor, environ, *, host, stack, others):
+def begin(
+    descriptor: int, environ: Mapping[str, str], *, host: str, stack: str, others: int
+) -> None:
     """Note that a writable session begins; its lock is held.
 
     others  the last second, since 1970, of which there may be markers of other sessions
@@ -57,14 +65,14 @@ def begin(descriptor, environ, *, host, stack, others):
     write(descriptor, fields)
 
 
-def end(descriptor):
+def end(descriptor: int) -> None:
     """Note that the writable session has ended and left the image clean."""
     fields = read(descriptor)
     if fields:
         write(descriptor, {**fields, "ended": str(int(time.time()))})
 
 
-def tidy_from(fields):
+def tidy_from(fields: Mapping[str, str]) -> int:
     """Return the second since which markers are of sessions that are known; 0 when none is told.
 
     Whoever may write the image may have put there what he likes.
@@ -73,7 +81,7 @@ def tidy_from(fields):
     return int(text) if text.isdecimal() else 0
 
 
-def describe(fields):
+def describe(fields: Mapping[str, str]) -> str | None:
     """Return who the last writable session was, in words; None when nobody said."""
     if "user" not in fields or "host" not in fields:
         return None
@@ -85,17 +93,17 @@ def describe(fields):
     return words
 
 
-def clock(seconds):
+def clock(seconds: float) -> str:
     """Return a time for a person: today's as 12:34, others as 2024-05-31 12:34."""
     then = time.localtime(min(seconds, 1 << 40))
     form = "%H:%M" if time.localtime()[:3] == then[:3] else "%Y-%m-%d %H:%M"
     return time.strftime(form, then)
 
 
-def _line(value):
+def _line(value: object) -> str:
     return str(value).replace("\n", " ")
 
 
-def _plain(text):
+def _plain(text: str) -> str:
     """Return a word that somebody else wrote without what could mislead a terminal."""
     return "".join(char for char in text[:64] if char.isprintable())

@@ -1,18 +1,25 @@
 """Find the overlays under directories, by what they are rather than by their names."""
 
+from __future__ import annotations
+
 import os
 import stat
 
 from overlay.errors import MISSING, OverlayError, quote
-from overlay.image import ext3, record
 from overlay.image import image as images
+from overlay.image.ext3_image import Ext3Image
 from overlay.image.partial import is_partial
+from overlay.image.squashfs_image import HEADER, SquashfsImage
 
-SQUASHFS_NAMES = (".sqsh", ".squashfs", ".sqfs", ".sfs", ".img")
-NAMES = (".ext3", *SQUASHFS_NAMES)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from overlay.image.kind import Image
+
+NAMES = (*Ext3Image.suffixes, *SquashfsImage.suffixes)
 _SMALLEST = 1 << 20  # bytes of an ext3 file system with a journal, and less than it can be
 _UNIT = 1024  # bytes of its smallest block: its size is a multiple
-_MAGIC = ext3.SUPERBLOCK_OFFSET + 56
 _PSEUDO = ("/proc", "/sys", "/dev")  # the kernel's own trees hold nobody's files
 
 
@@ -25,14 +32,14 @@ class Search:
     tick        called with the search now and then while it goes on
     """
 
-    def __init__(self, tick=lambda search: None):
+    def __init__(self, tick: Callable[[Search], None] = lambda search: None) -> None:
         self.looked = 0
         self.found = 0
-        self.unreadable = []
+        self.unreadable: list[str] = []
         self._tick = tick
-        self._seen = set()
+        self._seen: set[tuple[int, int]] = set()
 
-    def under(self, top):
+    def under(self, top: str) -> Iterator[tuple[str, Image | OverlayError]]:
         """Yield the overlays under a directory, or at a path, as (path, Image or OverlayError).
 
         An OverlayError stands for one that is damaged. Links are not followed, and a
@@ -73,7 +80,7 @@ class Search:
             else:
                 stack += reversed(below)
 
-    def _scan(self, directory):
+    def _scan(self, directory: str) -> tuple[list[str], list[tuple[str, os.stat_result]]]:
         """Return the directories in a directory, and (path, status) of the files that may do."""
         below, files = [], []
         with os.scandir(directory) as entries:
@@ -94,7 +101,7 @@ class Search:
             below = [path for path in below if os.path.abspath(path) not in _PSEUDO]
         return sorted(below), sorted(files)
 
-    def _is_new(self, status):
+    def _is_new(self, status: os.stat_result) -> bool:
         """Return whether a file or directory was not met before."""
         identity = status.st_dev, status.st_ino
         if identity in self._seen:
@@ -102,12 +109,14 @@ class Search:
         self._seen.add(identity)
         return True
 
-    def _file(self, path):
+    def _file(self, path: str) -> Image | OverlayError | None:
         """Return the Image at a path, the OverlayError when it is damaged, None when it is none."""
         try:
             descriptor = images.open_unfollowed(path)
             try:
-                kind = _kind(path, descriptor)
+                head = images.read_head(descriptor)
+                kind = images.kind_of(head)
+                likely = kind is not None and kind.may_be(path, descriptor, head)
             except OSError:
                 os.close(descriptor)
                 raise
@@ -115,44 +124,29 @@ class Search:
             if path.endswith(NAMES):
                 self.unreadable.append(path)
             return None
-        if kind is None:
+        if not likely:
             os.close(descriptor)
             return None
         try:
             found = images.opened(path, descriptor)
         except OverlayError as error:
             return error
-        if found.kind == "ext3" and found.upper is None:
+        if found.lacks_upper:
             found.close()
             return None
         return found
 
 
-def _may_be(name, size):
+def _may_be(name: str, size: int) -> bool:
     """Return whether a file of this name and size can be an overlay."""
     if size >= _SMALLEST and not size % _UNIT:
         return not is_partial(name)
-    return size > 96 and name.endswith(SQUASHFS_NAMES)
+    return size > HEADER and name.endswith(SquashfsImage.suffixes)
 
 
-def _kind(path, descriptor):
-    """Return "ext3" or "squashfs" when an open file may be such an overlay, else None."""
-    head = os.pread(descriptor, ext3.SUPERBLOCK_OFFSET + ext3.SUPERBLOCK_SIZE, 0)
-    if head[:4] == b"hsqs":
-        ours = path.endswith(SQUASHFS_NAMES) or record.read(descriptor)
-        return "squashfs" if ours else None
-    if head[_MAGIC : _MAGIC + 2] != b"\x53\xef":
-        return None
-    try:
-        found = ext3.Superblock(head[ext3.SUPERBLOCK_OFFSET :])
-    except ext3.FormatError:
-        return "ext3" if path.endswith(".ext3") else None
-    return "ext3" if found.is_ext3 else None
-
-
-def reachable(tops):
+def reachable(tops: Iterable[str]) -> list[str]:
     """Return those of some directories that are there, each once."""
-    found = {}
+    found: dict[str, str] = {}
     for top in tops:
         try:
             if os.path.isdir(top):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import struct
 
+from overlay.image import magic
+
 _DESCRIPTOR = 585
 _PARTITION = 0x4004  # type of a descriptor
 _SQUASHFS, _PRIMARY = 1, 2  # type of a file system; role of a partition
@@ -23,9 +25,9 @@ def squashfs_offset(path: str) -> int | None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         header = os.pread(descriptor, 128, 0)
-        if header[:4] == b"hsqs":
+        if magic.is_squashfs(header):
             return 0
-        if len(header) < 128 or header[32:41] != b"SIF_MAGIC":
+        if len(header) < 128 or not magic.is_sif(header):
             return None
         count, place = struct.unpack_from("<qq", header, 88)
         for number in range(min(max(count, 0), _MOST)):

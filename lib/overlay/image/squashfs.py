@@ -1,12 +1,20 @@
-"""What a squashfs file says of itself: its header, and what is in it."""
+"""What unsquashfs(1) tells of a squashfs file, or of the one in a base image."""
+
+from __future__ import annotations
 
 import os
 import re
 import stat
 
 from overlay.host import process
-from overlay.image import ext3
+from overlay.image import ext3, sif
 from overlay.image.entry import Entry, nothing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from overlay.image.squashfs_image import SquashfsImage
 
 # -rw-r--r-- user/group   1234 2024-05-31 12:34 /name -> target; for a device two numbers
 _LINE = re.compile(
@@ -14,12 +22,11 @@ _LINE = re.compile(
     re.DOTALL,
 )
 
-# Of the header of a squashfs file, "Squashfs binary format" 4.0: compressors by number.
-COMPRESSORS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
-HEADER = 96
+# The bytes of which names are made that a listing shows as they are.
+_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@%,")
 
 
-def walk(image, top, environ):
+def walk(image: SquashfsImage, top: str, environ: Mapping[str, str]) -> Iterator[Entry]:
     """Yield the Entries below a path in a squashfs file, as contents.walk() does."""
     program = process.need("unsquashfs", environ)
     words = [program, "-ll", "-d", "", image.path]
@@ -30,7 +37,10 @@ def walk(image, top, environ):
     below = top.rstrip("/") + "/"
     there = top == "/"
     for line in _joined(result.output):
-        mode, owner, group, major, minor, size, *date, rest = _LINE.match(line).groups()
+        match = _LINE.match(line)
+        if match is None:
+            continue  # _joined() yields none
+        mode, owner, group, major, minor, size, *date, rest = match.groups()
         target = None
         if mode[0] == "l":
             # What follows the last arrow is as long as the link says: a name may have one too.
@@ -51,7 +61,7 @@ def walk(image, top, environ):
         raise nothing(image, top)
 
 
-def _seconds(date):
+def _seconds(date: list[str]) -> int:
     """Return the time of a line, year to minute as text; 0 when there is no such time.
 
     A name with a line feed in it can make a line of anything.
@@ -64,7 +74,7 @@ def _seconds(date):
         return 0
 
 
-def _joined(text):
+def _joined(text: str) -> Iterator[str]:
     """Yield the lines of a listing; a name with a line feed in it makes one of two."""
     line = None
     for piece in text.split("\n"):
@@ -89,7 +99,7 @@ _TYPES = {
 }
 
 
-def _mode(text):
+def _mode(text: str) -> int:
     """Return the number that ten letters such as drwxr-sr-t stand for."""
     mode = _TYPES.get(text[0], 0)
     for place, letter in enumerate(text[1:]):
@@ -98,3 +108,32 @@ def _mode(text):
         if letter in "sStT":
             mode |= 0o4000 >> place // 3
     return mode
+
+
+def has_markers(path: str, environ: Mapping[str, str]) -> bool:
+    """Return whether a squashfs file of unknown origin has deletion markers, or may have."""
+    program = process.which("unsquashfs", environ)
+    if program is None:
+        return True
+    result = process.run([program, "-l", "-d", "", path], environ)
+    return result.status != 0 or "/.wh." in result.output
+
+
+def those_inside(path: str, names: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
+    """Return those of some paths that a squashfs file, or the one in a SIF, has; or may have."""
+    names = set(names)
+    program = process.which("unsquashfs", environ)
+    offset = sif.squashfs_offset(path)
+    if program is None or offset is None:
+        return names
+    result = process.run([program, "-o", str(offset), "-l", "-d", "", path], environ)
+    if result.status:
+        return names
+    listed = set(result.output.split("\n"))
+    # Names that the listing may show otherwise than they are count as there.
+    return {
+        one
+        for one in names
+        if not _SAFE.issuperset(one.replace(b"/", b"").replace(b" ", b""))
+        or "/" + one.decode() in listed
+    }

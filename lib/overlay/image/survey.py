@@ -1,13 +1,14 @@
 """What an overlay says of itself without being mounted: room, files, owners, state, use."""
 
-import os
-import struct
+from __future__ import annotations
 
-from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import holders
-from overlay.host.room import free_bytes
-from overlay.image import lock, markers, record, squashfs
+from overlay.image import markers, record
 from overlay.image.layout import check_locked_layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from overlay.image.kind import Image
 
 _SESSION = ("user", "host", "job", "started", "ended")
 
@@ -29,9 +30,11 @@ class Survey:
     nearly_full             whether too little room, or too few files, are left
     compression             of a squashfs file
     plain                   of a directory without upper/: "empty" or "data"
+    lacks_upper             whether it is an image without upper/
+    own_files               how many of files_used are nobody's
     """
 
-    def __init__(self, image, *, low, who=True):
+    def __init__(self, image: Image, *, low: int, who: bool = True) -> None:
         """Survey an Image.
 
         low  percent of room or files below which it is nearly full, as [safety] low has it
@@ -40,73 +43,47 @@ class Survey:
         status = image.status
         self.path = image.path
         self.kind = image.kind
-        self.size = self.allocated = None
-        self.room = self.used = self.available = None
-        self.files = self.files_used = None
+        self.size = status.st_size if image.is_file else None
+        self.allocated = status.st_blocks * 512 if image.is_file else None
+        self.markers = markers.known(image) if image.is_file else None
+        self.room: int | None = None
+        self.used: int | None = None
+        self.available: int | None = None
+        self.files: int | None = None
+        self.files_used: int | None = None
         self.owner, self.owner_inside = status.st_uid, image.upper
-        self.plain = None
-        self.clean = self.compression = self.made = self.markers = None
-        self.users, self.left_behind = [], False
-        if image.kind == "directory":
-            self._directory(image)
-        else:
-            self.size, self.allocated = status.st_size, status.st_blocks * 512
-            self.markers = markers.known(image)
-            self._ext3(image) if image.superblock else self._squashfs(image)
+        self.lacks_upper = image.lacks_upper
+        self.own_files = image.own_files
+        self.plain: str | None = None
+        self.compression: str | None = None
+        self.clean: bool | None = None
+        self.written: int | None = None
+        self.made: int | None = None
+        self.use: str | None = None
+        self.users: list[holders.Process] = []
+        self.left_behind = False
+        image.fill(self)
         if who and self.use != "writer":  # else it may be read while it changes
             check_locked_layout(image)
         noted = record.read(image.descriptor)
         self.session = {name: noted[name] for name in _SESSION if name in noted}
-        self.nearly_full = self.kind == "ext3" and (
-            self.available * 100 < self.size * low or self.files_free * 100 < self.files * low
-        )
+        self.nearly_full = any(image.is_short(low))
         if who and self.use:
             self.users, self.left_behind = holders.users(image.identity)
 
-    def _ext3(self, image):
-        superblock = image.superblock
-        self.room, self.used = superblock.room_bytes, superblock.used_bytes
-        self.available = superblock.available_bytes
-        self.files, self.files_used = superblock.inodes_count, superblock.used_inodes_count
-        self.clean = bool(superblock.is_clean)
-        self.written = superblock.write_time or None
-        self.made = superblock.make_time or None
-        self.use = lock.holder(image.descriptor, write=True)
-
-    def _squashfs(self, image):
-        data = os.pread(image.descriptor, squashfs.HEADER, 0)
-        if len(data) == squashfs.HEADER:
-            count, made, _block, _fragments, compressor = struct.unpack_from("<IIIIH", data, 4)
-            (major,) = struct.unpack_from("<H", data, 28)
-        if len(data) < squashfs.HEADER or major != 4:
-            raise OverlayError(
-                f"{quote(image.path)} is damaged: it has no header of squashfs 4",
-                status=DAMAGED,
-            )
-        self.files_used = count
-        self.compression = squashfs.COMPRESSORS.get(compressor)
-        self.written = self.made = made or None
-        self.use = lock.holder(image.descriptor, write=True)
-
-    def _directory(self, image):
-        self.use = _directory_holder(image.identity)
-        self.written = int(image.status.st_mtime)
-        if image.is_plain_directory:
-            self.plain = "data" if image.is_data else "empty"
-        try:
-            upper = os.stat("upper", dir_fd=image.descriptor, follow_symlinks=False)
-            self.owner_inside = upper.st_uid
-            self.written = int(upper.st_mtime)
-        except OSError:
-            pass
-        self.available = free_bytes(image.descriptor)
+    @property
+    def files_inside(self) -> int:
+        """How many files and directories of somebody's are in it; those of a directory are not."""
+        return max(0, self.files_used - self.own_files) if self.files_used else 0
 
     @property
-    def files_free(self):
+    def files_free(self) -> int | None:
         """How many more files it can hold, None when it knows no limit."""
-        return None if self.files is None else self.files - self.files_used
+        if self.files is None or self.files_used is None:
+            return None
+        return self.files - self.files_used
 
-    def as_dictionary(self):
+    def as_dictionary(self) -> dict[str, object]:
         """Return it for --json."""
         return {
             "path": self.path,
@@ -138,18 +115,3 @@ class Survey:
             "markers": self.markers,
             "compression": self.compression,
         }
-
-
-def _directory_holder(identity):
-    """Return how a directory is in use on this host, from the flock(2) lines of /proc/locks."""
-    device, inode = identity
-    wanted = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-    try:
-        with open("/proc/locks", encoding="ascii") as file:
-            for line in file:
-                words = line.split()
-                if len(words) > 5 and words[1] == "FLOCK" and words[5] == wanted:
-                    return "writer" if words[3] == "WRITE" else "reader"
-    except OSError:
-        pass
-    return None

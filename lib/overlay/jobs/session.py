@@ -6,7 +6,7 @@ from overlay.create import make
 from overlay.errors import DATA_LOST, USAGE, OverlayError, quote
 from overlay.host import private, process
 from overlay.host.scratch import scratch_directory
-from overlay.image import image as images
+from overlay.image.ext3_image import PlannedImage
 from overlay.jobs import staging
 from overlay.jobs.layer import keep_layer, make_layer, plan_layer, remove_layer
 from overlay.launch.facts import gather
@@ -123,14 +123,14 @@ def _dry_run(request, config, layer, stage, scratch):
     overlays = list(request.overlays)
     if stage:
         for place, (image, (_path, mode)) in enumerate(zip(facts.images, _with_modes(overlays))):
-            if mode == "ro" and image.kind != "directory":
+            if mode == "ro" and image.is_file:
                 copy = staging.copy_name(image, private.name(scratch))
                 arguments = ["cp", "--sparse=always", "-n", image.path, copy]
                 before.append(Step(arguments, why="once for all tasks of the node"))
                 image.path = copy
                 overlays[place] = copy, mode
     if layer:
-        top = images.Image(layer.path, "ext3", os.stat(scratch), -1, True)
+        top = PlannedImage(layer.path, os.stat(scratch), -1, True)
         top.upper = os.getuid()
         facts.images.insert(0, top)
         overlays.insert(0, (layer.path, "rw"))

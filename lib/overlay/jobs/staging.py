@@ -26,8 +26,7 @@ _SPARE = 64 << 20  # bytes that stay free on scratch
 def copy_name(image, directory):
     """Return the path of the copy of an Image in a directory on scratch."""
     status = os.fstat(image.descriptor) if image.descriptor >= 0 else image.status
-    ending = ".sqsh" if image.kind == "squashfs" else ".ext3"
-    return os.path.join(directory, f"staged-{private.identity(status)}{ending}")
+    return os.path.join(directory, f"staged-{private.identity(status)}{image.suffixes[0]}")
 
 
 def _prefix(status):
@@ -45,14 +44,15 @@ def stage(path, config, *, scratch, wait, notice):
     cannot be made (no room, a directory) a line says so, and path itself is returned.
     Raises OverlayError as guard.acquire() does.
     """
-    image = images.look(path)
+    overlays = [images.look(path)]
     try:
-        if image.kind == "directory":
+        image = overlays[0]
+        if not image.is_file:
             notice(f"{quote(path)} is a directory and is not staged", "notice")
             return path
         _prepared(private.make, scratch)
         copy = copy_name(image, private.name(scratch))
-        return _use(copy) or _share(image, scratch, config, wait, notice)
+        return _use(copy) or _share(overlays, scratch, config, wait, notice)
     except OSError as error:
         notice(f"{quote(path)} is not staged: {reason(error)}", "notice")
         return path
@@ -60,7 +60,7 @@ def stage(path, config, *, scratch, wait, notice):
         notice(f"{quote(path)} is not staged: {error}", "notice")
         return path
     finally:
-        image.close()
+        overlays[0].close()
 
 
 class _NotStaged(Exception):
@@ -102,8 +102,12 @@ def _hold(descriptor):
     os.set_inheritable(descriptor, True)
 
 
-def _share(image, scratch, config, wait, notice):
-    """Wait for the copy that somebody makes, or make it; return its path."""
+def _share(overlays, scratch, config, wait, notice):
+    """Wait for the copy that somebody makes, or make it; return its path.
+
+    overlays  a list of the one Image: see guard.acquire()
+    """
+    image = overlays[0]
     own, directory = _prepared(private.Locked, scratch), private.name(scratch)
     try:
         if not own.take(wait=False):
@@ -113,9 +117,9 @@ def _share(image, scratch, config, wait, notice):
         if found:
             return found
         guard.acquire(
-            [image], False, config=config, environ=config.environ, wait=wait, notice=notice
+            overlays, False, config=config, environ=config.environ, wait=wait, notice=notice
         )
-        # Another file may be there by now, or a repaired one.
+        image = overlays[0]  # another file may be there by now, or a repaired one
         path = copy_name(image, directory)
         return _use(path) or _make(image, path, directory, config, notice)
     finally:
@@ -151,7 +155,7 @@ def _make(image, path, directory, config, notice):
         after = os.fstat(image.descriptor)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise _NotStaged("it was changed while it was copied")
-        if image.superblock is not None and not image.superblock.is_clean:
+        if not image.is_clean:
             # It was seen to be whole; only a copy may be marked so by somebody else.
             from overlay.safety import repair  # not needed where all is clean
 

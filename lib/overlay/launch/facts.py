@@ -272,7 +272,7 @@ def _foreign_group(image, engine, base):
     """
     if image.group in (None, os.getegid()) or os.getuid() == 0 or engine.is_setuid():
         return None
-    if image.kind == "directory" and os.path.isdir(base):
+    if not image.is_file and os.path.isdir(base):
         return None
     return image.group
 
@@ -295,21 +295,16 @@ def decide_writable(session, facts):
     if mode == "ro":
         return False, None
     hint = f"to look into it: -o {quote(path)}:ro; to change it, work on a copy of your own"
-    if first.kind == "squashfs":
-        why, hint = "a squashfs file cannot be written", None
+    if first.never_writable:
+        why, hint = first.never_writable, None
     elif not first.writable:
         why = "you may not write it" if first.status.st_uid == facts.uid else "it is not yours"
-    elif (
-        first.kind == "ext3"
-        and first.upper not in (None, facts.uid)
-        and facts.uid != 0
-        and not session.fakeroot
-    ):
+    elif first.upper not in (None, facts.uid) and facts.uid != 0 and not session.fakeroot:
         why = f"what is inside belongs to another user (uid {first.upper})"
         hint = f"when it is a copy of yours, make it all yours: check-overlay --own {quote(path)}"
     elif (
         facts.foreign_group is not None
-        and not (first.kind == "ext3" and facts.unshare)
+        and not (first.is_file and facts.unshare)
         and not is_fakeroot(session, facts)
     ):
         from overlay.host.names import group_name  # asks a server on many sites
@@ -318,7 +313,7 @@ def decide_writable(session, facts):
         inside = " ".join(quote(os.path.join(path, name)) for name in ("upper", "work"))
         why = f"what is inside belongs to the group {name}, and your group is {own}"
         hint = f"to write it: sg {name} -c '{session.program} …'"
-        if first.kind == "directory":
+        if not first.is_file:
             hint += f"; or make it all your group's: chgrp -R {own} {inside}"
     elif facts.data:
         raise OverlayError(

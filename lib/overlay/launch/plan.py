@@ -87,7 +87,7 @@ def make_plan(session, config, facts):
         notices.append(("notice", f"{quote(facts.images[0].path)} is mounted read-only: {why}"))
     layers = []
     for number, found in enumerate(facts.images):
-        if found.kind == "ext3" and found.upper is None:
+        if found.lacks_upper:
             raise OverlayError(
                 f"{quote(found.path)} holds no upper directory: it was not made as an overlay",
                 status=DAMAGED,
@@ -144,7 +144,7 @@ def make_plan(session, config, facts):
         notices.append(("notice", describe(layers, facts)))
         if config["site.message"]:
             notices.append(("message", config["site.message"]))
-    if writable and facts.images[0].superblock:
+    if writable and facts.images[0].free:
         _check_limits(facts.images[0], facts, notices)
         _warn_of_room(facts.images[0], config, facts, notices)
     arguments, path_first = facts.engine.arguments(launch), None
@@ -284,16 +284,15 @@ def _check_limits(image, facts, notices):
 def _warn_of_room(image, config, facts, notices):
     """Warn when a writable image, or a sparse one's file system, is nearly full."""
     low = config["safety.low"]
-    superblock = image.superblock
-    data, files = superblock.available_bytes, superblock.free_inodes_count
-    whole = superblock.size
-    if data * 100 < whole * low or files * 100 < superblock.inodes_count * low:
+    data, files = image.free
+    short_of_room, short_of_files = image.is_short(low)
+    if short_of_room or short_of_files:
         notices.append(
             (
                 "warning",
                 f"{quote(image.path)} is nearly full: {size.format_size(data)} and"
                 f" {size.format_files(files)} left; for more: resize-overlay {quote(image.path)}"
-                + (" -s +SIZE" if data * 100 < whole * low else " -n +FILES")
+                + (" -s +SIZE" if short_of_room else " -n +FILES")
                 # fuse2fs wants five free blocks before it renames, and so before it deletes.
                 + (
                     "; to delete a file, empty it first: truncate -s 0 FILE"
@@ -394,11 +393,9 @@ def describe(layers, facts):
     words = []
     for (path, writable), found in zip(layers, facts.images):
         state = "writable" if writable else "read-only"
-        if writable and found.superblock:
-            state += (
-                f", {size.format_size(found.superblock.available_bytes)} and"
-                f" {size.format_files(found.superblock.free_inodes_count)} free"
-            )
+        if writable and found.free:
+            data, files = found.free
+            state += f", {size.format_size(data)} and {size.format_files(files)} free"
         words.append(f"{quote(path)} ({state})")
     words.append(quote(os.path.basename(facts.base.rstrip("/"))))
     return " over ".join(words)

@@ -58,7 +58,7 @@ def look_inside(request, facts, remember=True):
 def _launch(plan, facts, program, output, replace, kept):
     """Do all of a Plan whose overlays are locked, and return the status of its end."""
     first, environ = facts.images[0], facts.environ
-    supervised = plan.writable and first.kind == "ext3" and kept
+    supervised = plan.writable and first.can_be_unclean and kept
     descriptors = [image.descriptor for image in facts.images]
     try:
         for step in plan.before:

@@ -4,8 +4,6 @@ acquire() is called between asking and launching. When all is well it costs a fe
 calls; a second process is started only to repair an image that a killed session left.
 """
 
-import errno
-import fcntl
 import os
 import time
 
@@ -13,6 +11,7 @@ from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote, re
 from overlay.host import holders, mounts, process
 from overlay.image import ext3, lock, record
 from overlay.image import image as images
+from overlay.image.ext3_image import read_superblock
 from overlay.image.layout import check_locked_layout
 from overlay.safety.use import END_WAIT, in_use
 
@@ -27,7 +26,8 @@ class _Replaced(Exception):
 def acquire(found, writable, *, config, environ, wait=None, notice=None, session=True):
     """Lock the overlays of a session and see that they are whole.
 
-    found     Images in the order of the layers; a replaced or repaired one is read anew
+    found     list of Images in the order of the layers; one whose file was replaced is
+              exchanged for a new Image
     writable  whether the first is to be written
     wait      seconds to wait for overlays in use; None not at all, infinity for ever
     notice    called with a line for the user
@@ -39,8 +39,8 @@ def acquire(found, writable, *, config, environ, wait=None, notice=None, session
     said = False
     while True:
         try:
-            for number, image in enumerate(found):
-                _acquire_one(image, writable and number == 0, config, environ, notice)
+            for number in range(len(found)):
+                _acquire_one(found, number, writable and number == 0, config, environ, notice)
             return
         except lock.Busy as busy:
             # All are let go while we wait: two sessions that hold what the other wants
@@ -57,21 +57,23 @@ def acquire(found, writable, *, config, environ, wait=None, notice=None, session
             time.sleep(lock.POLL)
 
 
-def _acquire_one(image, write, config, environ, notice):
-    """Lock one image and look at its state. Raises lock.Busy with .image set."""
+def _acquire_one(found, number, write, config, environ, notice):
+    """Lock one of some images and look at its state. Raises lock.Busy with .image set."""
     repaired_by_others, asked_again = time.monotonic() + _REPAIR_WAIT, False
     while True:
+        image = found[number]
         try:
             _lock(image, write)
-            if not (image.superblock is None or image.superblock.is_clean):
+            if not image.is_clean:
                 _release(image)
-                if _repair(image, config, environ, notice):
+                if _repair(image.as_ext3(), config, environ, notice):
                     continue
                 # not clean, but seen to be safe to read; locked again
             check_locked_layout(image)
             return
         except _Replaced:
-            image.reopen(write)
+            image.close()
+            found[number] = images.look(image.path, write=write)
         except lock.Busy as busy:
             # Somebody repairs it: that is soon over, and no reason to fail. He may have ended
             # between the two questions, so the first is asked once more.
@@ -86,31 +88,12 @@ def _acquire_one(image, write, config, environ, notice):
 
 def _lock(image, write):
     """Take our lock, see that the engine's is free and the path still leads here."""
-    if image.kind == "squashfs":
-        return  # never changed in place
-    if image.kind == "directory":
-        _lock_directory(image, write)
-        return
-    lock.take(image.descriptor, write=write)
-    holder = lock.holder(image.descriptor, write=write)
-    if holder:
-        lock.release(image.descriptor)
-        raise lock.Busy(holder == "writer")
+    image.lock(write)
     _check_replaced(image)
     try:
-        image.superblock = images.read_superblock(image.path, image.descriptor)
+        image.read_again()
     except (ext3.FormatError, OSError) as error:
         raise OverlayError(f"{quote(image.path)} is damaged: {error}", status=DAMAGED) from None
-
-
-def _lock_directory(image, write):
-    """Lock a directory; only flock(2) can, and not on every shared file system."""
-    try:
-        fcntl.flock(image.descriptor, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise lock.Busy(True) from None
-    _check_replaced(image)
 
 
 def _check_replaced(image):
@@ -125,10 +108,7 @@ def _check_replaced(image):
 def _release(image):
     """Let go of an image."""
     try:
-        if image.kind == "ext3":
-            lock.release(image.descriptor)
-        elif image.kind == "directory":
-            fcntl.flock(image.descriptor, fcntl.LOCK_UN)
+        image.unlock()
     except OSError:
         pass  # there was no lock
 
@@ -161,7 +141,7 @@ def _repair(image, config, environ, notice):
             raise lock.Busy(True)
         check_may_repair(image, config)
         _take_all_of_it(descriptor)
-        superblock = images.read_superblock(image.path, descriptor)
+        superblock = read_superblock(image.path, descriptor)
         if superblock.is_clean:
             return True  # repaired by another session just before
         if notice:
@@ -244,33 +224,28 @@ def open_whole(path):
     For commands that change an image itself. Raises OverlayError: IN_USE, NOT_ALLOWED, and
     what images.look() raises.
     """
-    image = images.look(path, write=True)
+    looked = images.look(path, write=True)
     try:
-        if image.kind != "ext3":
-            raise OverlayError(
-                f"{quote(path)} is a {image.kind}, and this works on ext3 images only",
-                status=DAMAGED,
-            )
+        image = looked.as_ext3()
         if not image.writable:
             raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
         try:
-            lock.take(image.descriptor, write=True)
-            lock.take_engine(image.descriptor)
+            image.lock_whole()
         except lock.Busy as busy:
             if holders.being_ended(image.identity):
                 wait_for_end(image)
                 raise _Replaced from None
             raise in_use(image, busy) from None
         _check_replaced(image)
-        image.superblock = images.read_superblock(image.path, image.descriptor)
+        image.read_again()
         return image
     except _Replaced:
-        image.close()
+        looked.close()
         return open_whole(path)
     except (ext3.FormatError, OSError) as error:
-        image.close()
+        looked.close()
         words = reason(error) if isinstance(error, OSError) else error
         raise OverlayError(f"{quote(path)} is damaged: {words}", status=DAMAGED) from None
     except BaseException:
-        image.close()
+        looked.close()
         raise

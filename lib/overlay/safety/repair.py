@@ -18,7 +18,7 @@ from overlay.errors import CANNOT_CREATE, DAMAGED, UNAVAILABLE, OverlayError, qu
 from overlay.host import process
 from overlay.host.room import free_bytes
 from overlay.image import ext3, ext3_write
-from overlay.image import image as images
+from overlay.image.ext3_image import Ext3Image
 from overlay.image.layout import check_locked_layout
 from overlay.safety import salvage, undo
 from overlay.size import format_files
@@ -86,7 +86,7 @@ def check_layout(path, descriptor):
     Raises OverlayError (DAMAGED).
     """
     superblock, status = ext3.read_superblock(descriptor), os.fstat(descriptor)
-    check_locked_layout(images.Image(path, "ext3", status, descriptor, True, superblock))
+    check_locked_layout(Ext3Image(path, status, descriptor, True, superblock))
 
 
 def _repair(program, path, descriptor, environ):

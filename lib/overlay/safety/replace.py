@@ -401,19 +401,12 @@ def replaceable(path):
             error.what += "; --force replaces overlays only"
             error.hint = f"if it is not needed: rm {quote(path)}"
         raise
-    if existing.kind == "directory" or not existing.writable and existing.kind == "ext3":
-        raise OverlayError(
-            f"{quote(path)} cannot be replaced: "
-            + ("it is a directory" if existing.kind == "directory" else "you may not write it"),
-            status=CANNOT_CREATE,
-        )
+    why = existing.why_not_replaced()
+    if why:
+        raise OverlayError(f"{quote(path)} cannot be replaced: {why}", status=CANNOT_CREATE)
     check_names(path, existing.status)
     try:
-        if existing.kind == "ext3":
-            lock.take(existing.descriptor, write=True)
-            lock.take_engine(existing.descriptor)
-        elif lock.holder(existing.descriptor, write=False):
-            raise lock.Busy(True)
+        existing.lock_whole()
     except lock.Busy as busy:
         raise in_use(existing, busy) from None
     return existing

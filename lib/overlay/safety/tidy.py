@@ -7,11 +7,10 @@ own markers that hide nothing: the ones in directories that no layer below has.
 import os
 
 from overlay.host import process
-from overlay.image import ext3, ext3_write, lock, record, sif
+from overlay.image import ext3, ext3_write, lock, record
 from overlay.image.markers import OPAQUE, note, scan
 
 _LONGEST = 4096  # bytes of a path: PATH_MAX of Linux
-_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@%,")
 
 
 def tidy(found, base, below, environ):
@@ -121,48 +120,22 @@ class Paths:
 def _existing(paths, base, below, environ):
     """Return those of some paths that a layer below has; all of them when it cannot be seen."""
     try:
-        return _found(paths, base, below, environ)
+        return _those_below(paths, base, below, environ)
     except (OSError, ext3.FormatError):
         return set(paths)
 
 
-def _found(paths, base, below, environ):
+def _those_below(paths, base, below, environ):
     """Do that. Raises OSError, FormatError for a layer that is gone, or damaged."""
     hidden = set()
     for layer in below:
-        if layer.kind == "ext3":
-            reader = ext3.Reader(layer.descriptor, layer.superblock)
-            hidden.update(path for path in paths if reader.lookup(b"upper/" + path))
-        elif layer.kind == "directory":
-            root = os.path.join(os.fsencode(layer.path), b"upper")
-            hidden.update(path for path in paths if os.path.lexists(os.path.join(root, path)))
-        else:
-            hidden |= _in_squashfs(paths, layer.path, environ)
+        hidden |= layer.those_inside(paths, environ)
     if os.path.isdir(base):
         root = os.fsencode(base)
-        hidden.update(path for path in paths if os.path.lexists(os.path.join(root, path)))
-    else:
-        hidden |= _in_squashfs(paths, base, environ)
-    return hidden
+        return hidden | {path for path in paths if os.path.lexists(os.path.join(root, path))}
+    from overlay.image import squashfs
 
-
-def _in_squashfs(paths, path, environ):
-    """Return those of some paths that a squashfs file, or the one in a SIF, has."""
-    program = process.which("unsquashfs", environ)
-    offset = sif.squashfs_offset(path)
-    if program is None or offset is None:
-        return set(paths)
-    result = process.run([program, "-o", str(offset), "-l", "-d", "", path], environ)
-    if result.status:
-        return set(paths)
-    listed = set(result.output.split("\n"))
-    # Names that the listing may show otherwise than they are count as there.
-    return {
-        one
-        for one in paths
-        if not _SAFE.issuperset(one.replace(b"/", b"").replace(b" ", b""))
-        or "/" + one.decode() in listed
-    }
+    return hidden | squashfs.those_inside(base, paths, environ)
 
 
 def _remove(program, found, markers, environ):

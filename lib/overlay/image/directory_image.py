@@ -1,0 +1,142 @@
+"""A directory with upper/ and work/ in it: an overlay of files on the file system itself."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from overlay.errors import DAMAGED, OverlayError, quote
+from overlay.host.room import free_bytes
+from overlay.image import lock
+from overlay.image.kind import Image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from overlay.image.entry import Entry
+    from overlay.image.survey import Survey
+
+
+class DirectoryImage(Image):
+    """A directory."""
+
+    __slots__ = ()
+
+    kind = "directory"
+    is_file = False
+
+    @classmethod
+    def found(
+        cls, path: str, status: os.stat_result, descriptor: int, writable: bool, head: bytes
+    ) -> DirectoryImage:
+        if os.path.exists(os.path.join(path, ".singularity.d")):
+            raise OverlayError(
+                f"{quote(path)} is an unpacked container image, not an overlay",
+                status=DAMAGED,
+                hint=f"to use it as the base image: -c {quote(path)}",
+            )
+        image = cls(path, status, descriptor, writable)
+        try:
+            image.group = os.stat("upper", dir_fd=descriptor, follow_symlinks=False).st_gid
+        except FileNotFoundError:
+            pass
+        return image
+
+    @property
+    def is_plain_directory(self) -> bool:
+        return self.group is None
+
+    @property
+    def is_data(self) -> bool:
+        if not self.is_plain_directory:
+            return False
+        with os.scandir(self.descriptor) as entries:
+            return any(entry.name != "lost+found" for entry in entries)
+
+    def why_not_replaced(self) -> str | None:
+        return "it is a directory"
+
+    def holds(self, path: str) -> bool:
+        return os.path.lexists(f"{self.path}/upper/{path}")
+
+    def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
+        root = os.path.join(os.fsencode(self.path), b"upper")
+        return {path for path in paths if os.path.lexists(os.path.join(root, path))}
+
+    def has_markers(self, environ: Mapping[str, str]) -> bool:
+        return True  # to look would take a walk through all of it
+
+    def layout(self) -> Iterator[tuple[str, int, object]]:
+        # None of its links is followed, nor any that is made behind our back.
+        if self.is_plain_directory:
+            return  # it is taken from its top, to be read
+        yield from _status_of("upper", "upper", self.descriptor)
+        yield from _status_of("work", "work", self.descriptor)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            work = os.open("work", flags, dir_fd=self.descriptor)
+        except (FileNotFoundError, PermissionError):
+            return
+        try:
+            yield from _status_of("work/work", "work", work)
+        finally:
+            os.close(work)
+
+    def walk(self, top: str, environ: Mapping[str, str]) -> Iterator[Entry]:
+        from overlay.image import directory_contents
+
+        return directory_contents.walk(self, top)
+
+    def fill(self, survey: Survey) -> None:
+        survey.use = _holder(self.identity)
+        survey.written = int(self.status.st_mtime)
+        if self.is_plain_directory:
+            survey.plain = "data" if self.is_data else "empty"
+        try:
+            upper = os.stat("upper", dir_fd=self.descriptor, follow_symlinks=False)
+            survey.owner_inside = upper.st_uid
+            survey.written = int(upper.st_mtime)
+        except OSError:
+            pass
+        survey.available = free_bytes(self.descriptor)
+
+    def lock(self, write: bool) -> None:
+        # Only flock(2) can lock a directory, and not on every shared file system.
+        try:
+            fcntl.flock(
+                self.descriptor, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB
+            )
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise lock.Busy(True) from None
+
+    def unlock(self) -> None:
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
+    def lock_whole(self) -> None:
+        self.lock(True)
+
+
+def _status_of(name: str, last: str, directory: int) -> Iterator[tuple[str, int, object]]:
+    try:
+        status = os.stat(last, dir_fd=directory, follow_symlinks=False)
+    except (FileNotFoundError, PermissionError):
+        return  # the engine, which is the caller, cannot reach it either
+    yield name, status.st_mode, (status.st_dev, status.st_ino)
+
+
+def _holder(identity: tuple[int, int]) -> str | None:
+    """Return how a directory is in use on this host, from the flock(2) lines of /proc/locks."""
+    device, inode = identity
+    wanted = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+    try:
+        with open("/proc/locks", encoding="ascii") as file:
+            for line in file:
+                words = line.split()
+                if len(words) > 5 and words[1] == "FLOCK" and words[5] == wanted:
+                    return "writer" if words[3] == "WRITE" else "reader"
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,95 @@
+"""A squashfs file: a packed overlay, which nobody writes."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from overlay.errors import DAMAGED, OverlayError, quote
+from overlay.image import lock, record
+from overlay.image.kind import Image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from overlay.image.entry import Entry
+    from overlay.image.survey import Survey
+
+# The header of a squashfs file, "Squashfs binary format" 4.0: its bytes, and the numbers of
+# what its content is compressed with.
+HEADER = 96
+_COMPRESSIONS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
+
+
+class SquashfsImage(Image):
+    """A squashfs file. It is taken from its root, and none of its names is opened."""
+
+    __slots__ = ()
+
+    kind = "squashfs"
+    suffixes = (".sqsh", ".squashfs", ".sqfs", ".sfs", ".img")
+    is_compressed = True
+    never_writable = "a squashfs file cannot be written"
+
+    @classmethod
+    def found(
+        cls, path: str, status: os.stat_result, descriptor: int, writable: bool, head: bytes
+    ) -> SquashfsImage:
+        used = int.from_bytes(head[40:48], "little")  # bytes_used
+        if used > status.st_size:
+            raise OverlayError(
+                f"{quote(path)} is damaged: it is cut off: {status.st_size} bytes of {used} are"
+                " there",
+                status=DAMAGED,
+                hint="fetch it again: a copy of it was not finished",
+            )
+        return cls(path, status, descriptor, False)
+
+    @classmethod
+    def may_be(cls, path: str, descriptor: int, head: bytes) -> bool:
+        return path.endswith(cls.suffixes) or bool(record.read(descriptor))
+
+    def holds(self, path: str) -> bool:
+        return False  # a look would take a program and all of its names
+
+    def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
+        from overlay.image import squashfs
+
+        return squashfs.those_inside(self.path, paths, environ)
+
+    def has_markers(self, environ: Mapping[str, str]) -> bool:
+        from overlay.image import squashfs
+
+        return squashfs.has_markers(self.path, environ)
+
+    def layout(self) -> Iterator[tuple[str, int, object]]:
+        return iter(())
+
+    def walk(self, top: str, environ: Mapping[str, str]) -> Iterator[Entry]:
+        from overlay.image import squashfs
+
+        return squashfs.walk(self, top, environ)
+
+    def fill(self, survey: Survey) -> None:
+        data = os.pread(self.descriptor, HEADER, 0)
+        if len(data) < HEADER or struct.unpack_from("<H", data, 28)[0] != 4:
+            raise OverlayError(
+                f"{quote(self.path)} is damaged: it has no header of squashfs 4",
+                status=DAMAGED,
+            )
+        count, made, _block, _fragments, compression = struct.unpack_from("<IIIIH", data, 4)
+        survey.files_used = count
+        survey.compression = _COMPRESSIONS.get(compression)
+        survey.written = survey.made = made or None
+        survey.use = lock.holder(self.descriptor, write=True)
+
+    def lock(self, write: bool) -> None:
+        pass  # never changed in place
+
+    def unlock(self) -> None:
+        pass
+
+    def lock_whole(self) -> None:
+        if lock.holder(self.descriptor, write=False):
+            raise lock.Busy(True)
