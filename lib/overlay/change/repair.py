@@ -3,10 +3,85 @@
 The original stays as it is unless the copy is sound, and then goes in one step.
 """
 
-from overlay.errors import quote
+import os
+
+from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
+from overlay.host import process
+from overlay.image import ext3
+from overlay.safety import repair, replace, salvage
 
 
-def repaired(path, found, gone, kept):
+def repair_copy(whole, scratch, environ):
+    """Repair a copy of an image with e2fsck -y, and put it in the place of the original.
+
+    whole  the Image, locked against everybody
+    The original stays as it is unless the copy is sound. Returns what was done, in words.
+    Raises OverlayError (DAMAGED, CANNOT_CREATE).
+    """
+    path = os.path.realpath(whole.path)
+    e2fsck = process.need("e2fsck", environ)
+    replace.check_names(path, os.fstat(whole.descriptor))
+    repair.recover(path, whole.descriptor, environ)
+    replace.remove_stale(os.path.dirname(path), scratch)
+    if ext3.read_superblock(whole.descriptor).is_clean and repair.is_sound(
+        e2fsck, whole.descriptor, environ
+    ):
+        repair.check_layout(path, whole.descriptor)
+        return "clean"
+    before = salvage.lost_and_found(whole.descriptor)
+    names = salvage.names(whole.descriptor)
+    with process.cleaning_up():
+        try:
+            with replace.unfinished(path) as new:
+                descriptor = new.descriptor
+                replace.copy(path, whole.descriptor, descriptor, environ)
+                status = os.fstat(whole.descriptor)
+                if status.st_blocks * 512 >= status.st_size:
+                    replace.reserve(path, descriptor, status.st_size, environ, None, "repair")
+                salvage.spare(e2fsck, descriptor, environ)
+                ext3.set_dir_nlink(descriptor, whole.superblock, True)
+                first = process.run([e2fsck, "-f", "-y", descriptor], environ)
+                ext3.set_dir_nlink(descriptor, whole.superblock, False)
+                salvage.save_work(descriptor, environ)
+                _see_that_it_is_taken(path, first.status, e2fsck, descriptor, environ)
+                found = salvage.lost_and_found(descriptor) - before
+                found = salvage.describe(descriptor, found)
+                gone = salvage.gone(names, salvage.names(descriptor))
+                lost = any(one.had_content for one in gone)
+                kept = salvage.keep(path, environ) if lost else None
+                new.over(whole.descriptor)
+        except OSError as error:
+            raise OverlayError(
+                f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
+                status=CANNOT_CREATE,
+            ) from None
+    return _repaired(path, found, gone, kept)
+
+
+def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
+    """Raise OverlayError (DAMAGED) unless a session would take a repaired image.
+
+    status  of the repair, as e2fsck gave it
+    """
+    why = f"e2fsck {status}"
+    if repair.is_sound(e2fsck, descriptor, environ):
+        repair.check_layout(path, descriptor)
+        superblock = ext3.read_superblock(descriptor)
+        if not superblock.is_ext3:
+            why = "it would be no ext3 image any more"
+        elif ext3.Reader(descriptor, superblock).lookup(b"upper") is None:
+            why = "its directory upper, which has all that is in it, would have no name any more"
+        else:
+            return
+    raise OverlayError(
+        f"{quote(path)} cannot be repaired ({why}); it is left as it is",
+        status=DAMAGED,
+        hint="restore it from a copy, or save what can be read:"
+        f" /sbin/debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
+    )
+
+
+def _repaired(path, found, gone, kept):
     """Return what a repair did, with the files that lost their names, and the names that are gone.
 
     found  lines that describe new files in lost+found

@@ -1,17 +1,15 @@
 """check-overlay: is an overlay sound, and what to do when it is not."""
 
-import os
-
 from overlay.change.own import own
 from overlay.change.packed import check_packed
-from overlay.change.repair import repaired
+from overlay.change.repair import repair_copy
 from overlay.commands.arguments import Command, add_named, add_verbosity, parse_mixed, take_named
-from overlay.errors import CANNOT_CREATE, DAMAGED, NOT_ALLOWED, USAGE, OverlayError, quote, reason
+from overlay.errors import DAMAGED, NOT_ALLOWED, USAGE, OverlayError, quote
 from overlay.host import holders, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, lock, record
 from overlay.image import image as images
-from overlay.safety import guard, repair, replace, salvage
+from overlay.safety import guard, repair
 from overlay.safety.use import end_servers, in_use
 from overlay.settings import config as configuration
 
@@ -105,76 +103,6 @@ def recover(found, output):
     output.notice(
         f"{quote(found.path)}: ended what a killed session left behind"
         f" ({', '.join(f'{server.name} {server.pid}' for server in servers)})"
-    )
-
-
-def repair_copy(whole, scratch, environ):
-    """Repair a copy of an image with e2fsck -y, and put it in the place of the original.
-
-    whole  the Image, locked against everybody
-    The original stays as it is unless the copy is sound. Returns what was done, in words.
-    Raises OverlayError (DAMAGED, CANNOT_CREATE).
-    """
-    path = os.path.realpath(whole.path)
-    e2fsck = process.need("e2fsck", environ)
-    replace.check_names(path, os.fstat(whole.descriptor))
-    repair.recover(path, whole.descriptor, environ)
-    replace.remove_stale(os.path.dirname(path), scratch)
-    if ext3.read_superblock(whole.descriptor).is_clean and repair.is_sound(
-        e2fsck, whole.descriptor, environ
-    ):
-        repair.check_layout(path, whole.descriptor)
-        return "clean"
-    before = salvage.lost_and_found(whole.descriptor)
-    names = salvage.names(whole.descriptor)
-    with process.cleaning_up():
-        try:
-            with replace.unfinished(path) as new:
-                descriptor = new.descriptor
-                replace.copy(path, whole.descriptor, descriptor, environ)
-                status = os.fstat(whole.descriptor)
-                if status.st_blocks * 512 >= status.st_size:
-                    replace.reserve(path, descriptor, status.st_size, environ, None, "repair")
-                salvage.spare(e2fsck, descriptor, environ)
-                ext3.set_dir_nlink(descriptor, whole.superblock, True)
-                first = process.run([e2fsck, "-f", "-y", descriptor], environ)
-                ext3.set_dir_nlink(descriptor, whole.superblock, False)
-                salvage.save_work(descriptor, environ)
-                _see_that_it_is_taken(path, first.status, e2fsck, descriptor, environ)
-                found = salvage.lost_and_found(descriptor) - before
-                found = salvage.describe(descriptor, found)
-                gone = salvage.gone(names, salvage.names(descriptor))
-                lost = any(one.had_content for one in gone)
-                kept = salvage.keep(path, environ) if lost else None
-                new.over(whole.descriptor)
-        except OSError as error:
-            raise OverlayError(
-                f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
-                status=CANNOT_CREATE,
-            ) from None
-    return repaired(path, found, gone, kept)
-
-
-def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
-    """Raise OverlayError (DAMAGED) unless a session would take a repaired image.
-
-    status  of the repair, as e2fsck gave it
-    """
-    why = f"e2fsck {status}"
-    if repair.is_sound(e2fsck, descriptor, environ):
-        repair.check_layout(path, descriptor)
-        superblock = ext3.read_superblock(descriptor)
-        if not superblock.is_ext3:
-            why = "it would be no ext3 image any more"
-        elif ext3.Reader(descriptor, superblock).lookup(b"upper") is None:
-            why = "its directory upper, which has all that is in it, would have no name any more"
-        else:
-            return
-    raise OverlayError(
-        f"{quote(path)} cannot be repaired ({why}); it is left as it is",
-        status=DAMAGED,
-        hint="restore it from a copy, or save what can be read:"
-        f" /sbin/debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
     )
 
 
