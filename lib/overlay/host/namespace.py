@@ -30,7 +30,7 @@ _SCRIPT = """
 while [ "$1" != -- ]; do
     case $1 in
     upper)
-        (cd -P -- "$2" && top=$PWD && cd -P ./upper && [ "$PWD" = "$top/upper" ] &&
+        (cd -P -- "$2" && top=$PWD && cd -P ./upper 2>/dev/null && [ "$PWD" = "$top/upper" ] &&
             mount -c --bind . "$3") || {
             echo "its upper is not a directory of its own" >&2
             exit 125
