@@ -66,17 +66,14 @@ def tool(name, *arguments):
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environ)
 
 
-def create(request, settings, facts, environ, notice):
+def create(request, settings, facts, notice):
     """Make an overlay as create-overlay does, and return what was Created."""
     from overlay.create import make
 
     try:
-        make.make_staging(settings, facts)
-        return make.run(request, settings, facts, environ, notice)
+        return make.make_at(request, settings, facts, notice)
     finally:
-        make.remove_staging(facts)
-        if facts.existing is not None:
-            facts.existing.close()
+        facts.close()
 
 
 def shell(line, environ, scratch, stdin=None):

@@ -14,9 +14,12 @@ Every function raises overlay.errors.OverlayError, whose fields what, hint and s
 what the commands would have said; nothing is printed.
 """
 
+from __future__ import annotations
+
 import os
 
 from overlay.create import make
+from overlay.create.policy import check_place, check_policy, check_room, room_for
 from overlay.create.request import Creation, check_request
 from overlay.errors import OverlayError
 from overlay.host import process
@@ -25,10 +28,29 @@ from overlay.launch.plan import make_plan
 from overlay.launch.request import Session
 from overlay.settings import config as configuration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Protocol
+
+    from overlay.create.request import Created
+    from overlay.plan import Plan
+    from overlay.settings.config import Config
+
+    class Listener(Protocol):
+        """What notices are told to."""
+
+        def notice(self, text: str, level: str = ...) -> object:
+            """Take a line for the user."""
+
+        def error(self, error: OverlayError) -> object:
+            """Take an OverlayError that did not end the session."""
+
+
 __all__ = ["OverlayError", "create", "launch", "load_config", "plan_session"]
 
 
-def load_config(environ, root=None):
+def load_config(environ: Mapping[str, str], root: str | None = None) -> Config:
     """Return the site's settings for a caller.
 
     environ  the caller's environment, a dictionary
@@ -40,7 +62,16 @@ def load_config(environ, root=None):
     return configuration.load(process.absolute(environ), root or here)
 
 
-def create(path, *, size, files, config, sparse=False, force=False, notice=lambda text: None):
+def create(
+    path: str | None,
+    *,
+    size: int,
+    files: int,
+    config: Config,
+    sparse: bool = False,
+    force: bool = False,
+    notice: Callable[[str], object] = lambda text: None,
+) -> Created:
     """Create an overlay and return a Created: path, size, superblock, allocated.
 
     path    where; .ext3 is added unless it ends in .ext3 or .img; None for the default name
@@ -48,14 +79,26 @@ def create(path, *, size, files, config, sparse=False, force=False, notice=lambd
     files   how many files it must be possible to make in it
     sparse  whether its blocks are taken only as they are written
     force   whether it may take the place of an overlay
-    notice  called with a line when the blocks could not be reserved
+    notice  called with a line for each warning: a place or a quota that the site warns of,
+            blocks that could not be reserved
+    What the site refuses of size, number of files, place and room is refused here, too.
     """
     request = Creation(size, files, path=path, sparse=sparse, force=force)
     check_request(request)
-    return make.make(request, config, config.environ, notice)
+    check_policy(config, size=size, files=files)
+    facts = make.gather(request, config)
+    try:
+        check_place(facts.path, config, lambda text, _level: notice(text))
+        room = room_for(facts.path, config)
+        check_room(room, lambda text, _level: notice(text), size=size, sparse=sparse)
+        return make.make_at(request, config, facts, notice)
+    finally:
+        facts.close()
 
 
-def plan_session(overlays, *, config, **wishes):
+def plan_session(
+    overlays: Iterable[tuple[str, str | None]], *, config: Config, **wishes: Any
+) -> Plan:
     """Return the Plan of a session without locking anything or starting the engine.
 
     overlays  (path, mode) in the order of the layers, top first; mode "rw", "ro" or None
@@ -73,7 +116,14 @@ def plan_session(overlays, *, config, **wishes):
             image.close()
 
 
-def launch(overlays, *, config, wait=None, output=None, **wishes):
+def launch(
+    overlays: Iterable[tuple[str, str | None]],
+    *,
+    config: Config,
+    wait: int | None = None,
+    output: Listener | None = None,
+    **wishes: Any,
+) -> int:
     """Run a session to its end and return its exit status, negative for a signal.
 
     overlays, wishes  as for plan_session()
@@ -93,8 +143,8 @@ def launch(overlays, *, config, wait=None, output=None, **wishes):
 class Silent:
     """An output that keeps everything to itself."""
 
-    def notice(self, text, level="notice"):
+    def notice(self, text: str, level: str = "notice") -> None:
         """Take a line for the user."""
 
-    def error(self, error):
+    def error(self, error: OverlayError) -> None:
         """Take an OverlayError that did not end the session."""

@@ -27,9 +27,9 @@ def make(settings, scratch, monkeypatch):
         request = Creation(size, files, **options)
         loaded = settings(scratch_local=str(temporary), **dict(config))
         check_request(request)
-        facts = gather(request, loaded, ENVIRON)
+        facts = gather(request, loaded)
         told = [] if notices is None else notices
-        return create(request, loaded, facts, ENVIRON, told.append)
+        return create(request, loaded, facts, told.append)
 
     make.temporary = temporary
     return make
@@ -380,7 +380,7 @@ def test_printed_plan_does_the_same(make, settings, scratch):
         made = make(path=f"direct-{name}", sparse=sparse)
         request = Creation(16 * MIB, 1000, path=name, sparse=sparse)
         loaded = settings(scratch_local=str(make.temporary))
-        facts = gather(request, loaded, ENVIRON)
+        facts = gather(request, loaded)
         lines = plan(request, loaded, facts).shell()
         done = subprocess.run(
             ["sh", "-e"],
@@ -417,9 +417,9 @@ def test_mke2fs_fails(make, settings, scratch):
     failing.chmod(0o755)
     request = Creation(16 * MIB, 1000, path="x")
     loaded = settings(scratch_local=str(make.temporary))
-    facts = gather(request, loaded, ENVIRON)
+    facts = gather(request, loaded)
     facts.tools["mke2fs"] = str(failing)
-    error = refused(create, request, loaded, facts, ENVIRON, print)
+    error = refused(create, request, loaded, facts, print)
     assert error.what == f"cannot create '{scratch}/x.ext3': mke2fs: no luck; nothing was changed"
     assert error.status == CANNOT_CREATE
     assert os.listdir(scratch) == list(make.temporary.glob("*/*")) == []
@@ -429,9 +429,9 @@ def test_appears_meanwhile(make, settings, scratch):
     """A file that appears while the image is made is not overwritten."""
     request = Creation(16 * MIB, 1000, path="x")
     loaded = settings(scratch_local=str(make.temporary))
-    facts = gather(request, loaded, ENVIRON)
+    facts = gather(request, loaded)
     (scratch / "x.ext3").write_text("first")
-    error = refused(create, request, loaded, facts, ENVIRON, print)
+    error = refused(create, request, loaded, facts, print)
     assert (error.what, error.status) == (
         f"'{scratch}/x.ext3' exists already",
         CANNOT_CREATE,

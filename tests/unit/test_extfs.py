@@ -203,9 +203,9 @@ def test_owner_beyond_16_bits(make_image, opened):
 def make(path, size, files, settings):
     """Make an overlay as the command does, sparse, and return what was Created."""
     request = Creation(size, files, path=str(path), sparse=True)
-    config, environ = settings(), {"PATH": "/usr/bin:/bin"}
-    facts = gather(request, config, environ)
-    return create(request, config, facts, environ, print)
+    config = settings()
+    facts = gather(request, config)
+    return create(request, config, facts, print)
 
 
 def check_promise(path, size, files, settings):

@@ -5,9 +5,10 @@ import time
 import types
 
 import pytest
-from overlay.create import fill, make
-from overlay.create.build import unpacked
+from overlay.create import fill
+from overlay.create.build import unpacked_name, unpacking
 from overlay.create.source import Source
+from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, MISSING, USAGE, OverlayError
 from overlay.host import private, process
 
@@ -22,10 +23,12 @@ def refused(function, *arguments, **options):
     return error.value
 
 
-def options(**fields):
-    """Return what the command line gives, all else left out."""
-    known = {"sources": [], "template": None, "file": None, "container": None, "binds": []}
-    return types.SimpleNamespace(**{**known, "size": None, "files": None, **fields})
+def unpacked(base, workplace, config, output):
+    """Have a base image unpacked, and return where it is."""
+    if not os.path.isdir(base):
+        for step in unpacking(base, workplace, config, output):
+            step.do()
+    return unpacked_name(base, workplace)
 
 
 @pytest.fixture
@@ -36,11 +39,9 @@ def output():
 
 
 @pytest.fixture
-def facts(scratch):
-    """Return the Facts of a new overlay whose temporary files go to the scratch directory."""
-    return make.Facts(
-        path="", tools={}, scratch=str(scratch), host="h", pid=1, environ={"PATH": "/usr/bin:/bin"}
-    )
+def workplace(scratch):
+    """Return the Workplace of a new overlay in the scratch directory."""
+    return Workplace(str(scratch))
 
 
 @pytest.mark.parametrize(
@@ -103,15 +104,15 @@ def test_parse(settings, scratch, site, site_text, monkeypatch):
     for name in ("one", "two"):
         (scratch / name).mkdir()
     site.write_text(f"{site_text}[templates]\nt = '{scratch}/one:/x' '{scratch}/one'\n")
-    parsed = fill.parse(options(template="t", sources=["two"]), settings())
+    parsed = fill.parse(settings(), template="t", sources=["two"]).sources
     assert [source.dest for source in parsed] == ["/x", "/one", "/two"]
-    error = refused(fill.parse, options(template="u"), settings())
+    error = refused(fill.parse, settings(), template="u")
     assert (error.status, error.hint) == (MISSING, "templates of this site: t")
     site.write_text(site_text)
-    error = refused(fill.parse, options(template="u"), settings())
+    error = refused(fill.parse, settings(), template="u")
     assert (error.status, error.hint.startswith("this site has none")) == (MISSING, True)
     for wrong in ({"container": "base"}, {"binds": ["/x"]}):
-        assert refused(fill.parse, options(**wrong), settings()).status == USAGE
+        assert refused(fill.parse, settings(), **wrong).status == USAGE
 
 
 @pytest.fixture
@@ -128,66 +129,66 @@ def engine(scratch, settings, tmp_path):
     return engine
 
 
-def test_unpacked_once(engine, facts, base, output, scratch):
+def test_unpacked_once(engine, workplace, base, output, scratch):
     """The base image is unpacked once, and anew when it has changed."""
     config = engine(f'mkdir "$3"; echo >>"{scratch}/calls"')
-    place = unpacked(str(base), facts, config, output)
-    assert unpacked(str(base), facts, config, output) == place
+    place = unpacked(str(base), workplace, config, output)
+    assert unpacked(str(base), workplace, config, output) == place
     own = os.path.dirname(os.path.dirname(place))
     assert os.stat(own).st_mode & 0o777 == 0o700
     os.utime(base, (1, 1))
-    assert unpacked(str(base), facts, config, output) != place
+    assert unpacked(str(base), workplace, config, output) != place
     assert (scratch / "calls").read_text() == "\n\n"
-    assert unpacked(str(scratch), facts, config, output) == str(scratch)
+    assert unpacked(str(scratch), workplace, config, output) == str(scratch)
 
 
-def test_unpacked_long_ago(engine, facts, base, output, scratch):
+def test_unpacked_long_ago(engine, workplace, base, output, scratch):
     """An unpacked image that nobody has used for a week goes; one that is used stays."""
     config = engine('mkdir "$3"')
-    old = unpacked(str(base), facts, config, output)
+    old = unpacked(str(base), workplace, config, output)
     for days, left in ((6, True), (8, False)):
         os.utime(old, (time.time() - days * 86400,) * 2)
         base.write_bytes(base.read_bytes() + b"x")
-        new = unpacked(str(base), facts, config, output)
+        new = unpacked(str(base), workplace, config, output)
         assert (os.path.exists(old), os.path.exists(new)) == (left, True)
 
 
-def test_unpacked_by_another(engine, facts, base, output, scratch):
+def test_unpacked_by_another(engine, workplace, base, output, scratch):
     """Another build was quicker: its directory is taken, ours removed."""
     parent = scratch / f"overlay-{os.getuid()}" / "base"
     theirs = parent / f"{private.identity(base.stat())}.{os.getegid()}"
     config = engine(f'mkdir "$3" "{theirs}"; touch "{theirs}/theirs"')
-    place = unpacked(str(base), facts, config, output)
+    place = unpacked(str(base), workplace, config, output)
     assert os.listdir(place) == ["theirs"]
     assert os.listdir(parent) == [theirs.name]
 
 
-def test_unpacked_from_another(engine, facts, base, output, scratch):
+def test_unpacked_from_another(engine, workplace, base, output, scratch):
     """What a link leads to is unpacked, whatever it leads to meanwhile, and a changed image never."""
     link, other = scratch / "link", scratch / "other"
     link.symlink_to(base)
     other.write_text("other")
     exchange = f'ln -sfn "{other}" "{link}"'
     config = engine(f'{exchange}; mkdir "$3"; cp "$4" "$3/seen"')
-    place = unpacked(str(link), facts, config, output)
+    place = unpacked(str(link), workplace, config, output)
     with open(os.path.join(place, "seen"), "rb") as file:
         assert file.read() == base.read_bytes()
     config = engine(f'mkdir "$3"; cp "{base}" "{base}.new"; mv "{base}.new" "{base}"')
     os.utime(base, (1, 1))
-    error = refused(unpacked, str(base), facts, config, output)
+    error = refused(unpacked, str(base), workplace, config, output)
     assert (error.status, "was changed while" in error.what) == (CANNOT_CREATE, True)
     assert os.listdir(scratch / f"overlay-{os.getuid()}" / "base") == [os.path.basename(place)]
 
 
-def test_unpacking_fails(engine, facts, base, output, scratch):
+def test_unpacking_fails(engine, workplace, base, output, scratch):
     """A failure is told in the engine's words, and leaves nothing."""
     config = engine('mkdir "$3"; touch "$3/half"; echo first; echo FATAL: no >&2; exit 255')
-    error = refused(unpacked, str(base), facts, config, output)
+    error = refused(unpacked, str(base), workplace, config, output)
     assert (error.status, error.what.endswith("FATAL: no")) == (CANNOT_CREATE, True)
     assert os.listdir(scratch / f"overlay-{os.getuid()}" / "base") == []
 
 
-def test_unpacking_interrupted(engine, facts, base, output, scratch, monkeypatch):
+def test_unpacking_interrupted(engine, workplace, base, output, scratch, monkeypatch):
     """Ctrl-C while the base image is unpacked leaves nothing."""
     config = engine("exit 0")
 
@@ -198,5 +199,5 @@ def test_unpacking_interrupted(engine, facts, base, output, scratch, monkeypatch
 
     monkeypatch.setattr(process, "ask", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        unpacked(str(base), facts, config, output)
+        unpacked(str(base), workplace, config, output)
     assert os.listdir(scratch / f"overlay-{os.getuid()}" / "base") == []

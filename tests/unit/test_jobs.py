@@ -143,8 +143,8 @@ def layer(scratch, settings):
             settings(),
             {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0"},
             scratch=str(scratch),
-            size_text="16",
-            files_text="1",
+            size=16 << 20,
+            files=1000,
             keep=keep,
         )
 
@@ -154,7 +154,7 @@ def layer(scratch, settings):
 def test_layer_of_another_session(layer, settings, scratch, monkeypatch):
     """A layer that could not be made takes none away that another session of the task made."""
     config, one, two = settings(), layer(), layer()
-    make_layer(one, config, config.environ)
+    make_layer(one, config)
 
     def no_room(*_arguments):
         raise OverlayError("no room", status=CANNOT_CREATE)

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 from overlay import quota
+from overlay.create.policy import room_for
 from overlay.errors import CANNOT_CREATE, CONFIGURATION, OverlayError
 from overlay.host import mounts, process
 from overlay.host.names import user_name
 from overlay.quota import btrfs, ceph, lustre, nfs, space
-from overlay.quota.check import check_quota, find_limits
+from overlay.quota.check import find_limits
 from overlay.quota.command import parse_command
 from overlay.quota.limits import Limits, Place
 from overlay.quota.sources import SOURCES
@@ -63,14 +64,10 @@ def check(scratch, environ, settings, monkeypatch):
 
     def check(now=100 * MIB, full=None, files=1, **variables):
         config = settings(**{f"quota_{name}": text for name, text in variables.items()})
-        return check_quota(
-            scratch,
-            now_bytes=now,
-            full_bytes=full or now,
-            files=files,
-            config=config,
-            environ=environ,
-        )
+        room = room_for(str(scratch / "a.ext3"), config)
+        if room is None:
+            return []
+        return room.check(now_bytes=now, full_bytes=full or now, files=files)
 
     return check
 
@@ -468,13 +465,8 @@ def test_check_setting(says, check):
 def test_free_space(scratch, environ, settings):
     """The free space of a real file system counts."""
     with pytest.raises(OverlayError) as caught:
-        check_quota(
-            scratch,
-            now_bytes=1 << 60,
-            full_bytes=1 << 60,
-            files=1,
-            config=settings(),
-            environ=environ,
+        room_for(str(scratch / "a.ext3"), settings()).check(
+            now_bytes=1 << 60, full_bytes=1 << 60, files=1
         )
     assert "the file system " in caught.value.what
     assert "(free " in caught.value.what

@@ -4,8 +4,8 @@ import os
 import subprocess
 
 import pytest
+from overlay import cli
 from overlay.change import resize
-from overlay.commands.resize import _amount
 from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError
 from overlay.host import process
 from overlay.image import ext3, ext3_size, ext3_write
@@ -26,7 +26,6 @@ def refused(function, *arguments, **options):
 @pytest.mark.parametrize(
     ("text", "amount"),
     [
-        (None, 100 * MIB),
         ("200", 200 * MIB),
         ("+1", 101 * MIB),
         ("+1G", GIB + 100 * MIB),
@@ -35,18 +34,18 @@ def refused(function, *arguments, **options):
 )
 def test_amount(text, amount):
     """An amount, or with a + so much more than now."""
-    from overlay import size
-
-    assert _amount("-s", text, size.parse_size, 100 * MIB) == amount
+    options = cli.parse("resize-overlay", ["a.ext3", "-s", text])
+    assert options.size.from_now(100 * MIB) == amount
 
 
 @pytest.mark.parametrize("text", ["", "+", "++1", "-1", "x", "1X", "+x", "- 1"])
 def test_amount_refused(text):
     """What is no amount is refused with the option's name."""
-    from overlay import size
-
-    error = refused(_amount, "-s", text, size.parse_size, MIB)
-    assert (error.status, error.what.startswith("-s: ")) == (USAGE, True)
+    for program, words in (("resize-overlay", ["a.ext3"]), ("create-overlay", [])):
+        for option, name in (("--size", "-s"), ("--files", "-n")):
+            error = refused(cli.parse, program, [*words, f"{option}={text}"])
+            assert (error.status, error.what.startswith(f"{name}: ")) == (USAGE, True)
+            assert error.hint == f"{program} --help"
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import subprocess
 import tarfile
 
 import pytest
-from overlay.create import make
 from overlay.create import source as sources
 from overlay.create.measure import measure
+from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError
 from overlay.host import private
 from overlay.image import ext3, ext3_size
@@ -606,8 +606,9 @@ def test_removed_whatever_its_modes(tmp_path):
     (staging / "a" / "b" / "c" / "f").touch()
     for name in ("a/b/c", "a/b", "a"):
         (staging / name).chmod(0)
-    facts = make.Facts(path="", tools={}, scratch=str(tmp_path), host="h", pid=1, environ=ENVIRON)
-    make.remove_staging(facts)
+    workplace = Workplace(str(tmp_path))
+    workplace.host, workplace.pid = "h", 1
+    workplace.remove()
     assert list(tmp_path.glob("*/*")) == []
 
 

@@ -5,12 +5,15 @@ another number of files in a new image that everything is written into; either t
 overlay's place only when it is finished and seen to be sound.
 """
 
+from __future__ import annotations
+
 import os
 
 from overlay import size
 from overlay.create import make
 from overlay.create.measure import Amount
 from overlay.create.request import Content, Creation
+from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError, quote, reason
 from overlay.host import namespace, private, process
 from overlay.host.room import free_bytes
@@ -18,18 +21,27 @@ from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write
 from overlay.safety import repair, replace, undo
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from overlay.image.image import Image
+    from overlay.settings.config import Config
+
+    Notice = Callable[[str], None]
+
 # What resize2fs says of a size that is too small, forced as it is.
 _TOO_SMALL = ("smaller than minimum", "No space left", "Not enough space")
 
 
-def used(descriptor, superblock):
+def used(descriptor: int, superblock: ext3.Superblock) -> tuple[int, int]:
     """Return (files, bytes of data) that an open image holds, its own tables left out."""
     files = superblock.used_inodes_count - ext3.RESERVED_INODES
     journal = ext3.Reader(descriptor, superblock).inode(ext3.JOURNAL_INODE).room
     return files, max(superblock.used_bytes - journal, files * 64)
 
 
-def grow(whole, wanted, environ, notice):
+def grow(whole: Image, wanted: int, environ: Mapping[str, str], notice: Notice) -> None:
     """Make an image larger in its place; its number of files grows in proportion.
 
     whole   the Image, locked against everybody
@@ -80,7 +92,9 @@ def grow(whole, wanted, environ, notice):
     whole.superblock = ext3.read_superblock(descriptor)
 
 
-def _resize(resize2fs, descriptor, back, environ):
+def _resize(
+    resize2fs: str, descriptor: int, back: str | None, environ: Mapping[str, str]
+) -> process.Result:
     """Let resize2fs make an image as large as its file, and return the Result.
 
     back  the path of the undo file that it is to write, None for none
@@ -94,14 +108,14 @@ def _resize(resize2fs, descriptor, back, environ):
         os.close(undoing)
 
 
-def _forget(path):
+def _forget(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
 
 
-def _go_back(path, descriptor, length, environ):
+def _go_back(path: str, descriptor: int, length: int, environ: Mapping[str, str]) -> None:
     """Undo what an interrupted grow() has begun."""
     if not undo.recover(path, descriptor, environ):
         # Never shorter than what the file system says that it spans.
@@ -109,7 +123,7 @@ def _go_back(path, descriptor, length, environ):
     repair.check(path, descriptor, environ, full=True)
 
 
-def _check_room(path, needed):
+def _check_room(path: str, needed: int) -> None:
     free = free_bytes(os.path.dirname(path))
     if needed > free:
         raise OverlayError(
@@ -120,7 +134,9 @@ def _check_room(path, needed):
         )
 
 
-def rebuild(whole, wanted, files, config, environ, notice):
+def rebuild(
+    whole: Image, wanted: int, files: int, config: Config, notice: Notice
+) -> ext3.Superblock:
     """Write all of an image into a new one of another size and number of files.
 
     whole   the Image, locked against everybody
@@ -129,6 +145,7 @@ def rebuild(whole, wanted, files, config, environ, notice):
     Owners, modes, times, links, attributes and holes stay. Returns the new Superblock.
     Raises OverlayError: USAGE when it would be too small, CANNOT_CREATE, DAMAGED.
     """
+    environ = config.environ
     namespace.need(environ)
     replace.check_names(whole.path, os.fstat(whole.descriptor))
     repair.check(whole.path, whole.descriptor, environ, full=True)
@@ -137,46 +154,38 @@ def rebuild(whole, wanted, files, config, environ, notice):
     held, data = used(whole.descriptor, whole.superblock)
     _check_fits(wanted, files, held, data)
     _check_room(path, min(wanted, data + (64 << 20)))
-    facts = make.Facts(
-        path=path,
-        existing=whole,
-        tools={name: process.need(name, environ) for name in ("mke2fs", "e2fsck", "fallocate")},
-        scratch=scratch_directory(config),
-        host=os.uname().nodename,
-        pid=os.getpid(),
-        environ=environ,
-    )
-    # Beside the staging directory, not in it: all that is in it is written.
-    mounted = facts.staging + ".old"
+    workplace = Workplace(scratch_directory(config))
+    # Beside the workplace, not in it: all that is in it is written.
+    mounted = workplace.path + ".old"
     content = Content(
         Amount(held, data),
-        images=[(whole.descriptor, mounted, os.path.join(facts.staging, "upper"))],
+        images=[(whole.descriptor, mounted, workplace.upper)],
         in_namespace=True,
         owners=lambda descriptor, superblock: take_over(whole, descriptor, superblock),
     )
     status = os.fstat(whole.descriptor)
-    request = Creation(
-        wanted,
-        files,
+    sparse = status.st_blocks * 512 < status.st_size
+    request = Creation(wanted, files, path=path, sparse=sparse, force=True, content=content)
+    facts = make.Facts(
         path=path,
-        sparse=status.st_blocks * 512 < status.st_size,
-        force=True,
-        content=content,
+        existing=whole,
+        tools=make.find_tools(environ, sparse=sparse, filled=True),
+        workplace=workplace,
     )
     notice(f"writing {size.format_files(held)}, {size.format_size(data)}")
     with process.cleaning_up():
         try:
-            make.make_staging(config, facts, bare=True)
+            workplace.make()
             private.remove(mounted)  # of a killed process of our number
             os.mkdir(mounted)
-            return make.run(request, config, facts, environ, notice).superblock
+            return make.run(request, config, facts, notice).superblock
         finally:
-            make.remove_staging(facts)
+            workplace.remove()
             if os.path.isdir(mounted):
                 os.rmdir(mounted)
 
 
-def _check_fits(wanted, files, held, data):
+def _check_fits(wanted: int, files: int, held: int, data: int) -> None:
     if files < held:
         raise OverlayError(
             f"it holds {size.format_files(held)}, and is to hold no more than {files:,}",
@@ -195,7 +204,7 @@ def _check_fits(wanted, files, held, data):
         )
 
 
-def take_over(whole, descriptor, superblock):
+def take_over(whole: Image, descriptor: int, superblock: ext3.Superblock) -> None:
     """Give every file of a new image owner and time of the old one, and compare them.
 
     whole                   the old Image
@@ -235,19 +244,20 @@ def take_over(whole, descriptor, superblock):
     ext3_write.set_times(descriptor, superblock, times)
 
 
-def _differs(whole, name, what):
+def _differs(whole: Image, name: bytes, what: str) -> OverlayError:
     return OverlayError(
         f"{quote(os.fsdecode(name))} of {quote(whole.path)} {what} in the new image; it is as it was",
         status=DAMAGED,
     )
 
 
-def shrink(whole, wanted, config, environ, notice):
+def shrink(whole: Image, wanted: int, config: Config, notice: Notice) -> ext3.Superblock:
     """Make an image smaller, on a copy that takes its place.
 
     wanted  bytes, less than it has
     Raises OverlayError: USAGE below what is used, CANNOT_CREATE, DAMAGED.
     """
+    environ = config.environ
     path = os.path.realpath(whole.path)
     resize2fs = process.need("resize2fs", environ)
     status = os.fstat(whole.descriptor)
@@ -277,7 +287,14 @@ def shrink(whole, wanted, config, environ, notice):
             ) from None
 
 
-def _too_small(path, copy, wanted, result, resize2fs, environ):
+def _too_small(
+    path: str,
+    copy: int,
+    wanted: int,
+    result: process.Result,
+    resize2fs: str,
+    environ: Mapping[str, str],
+) -> OverlayError:
     """Return the error for a size that resize2fs refuses, with the smallest that it takes."""
     asked = process.run([resize2fs, "-f", "-P", copy], environ)
     words = asked.output.strip().rpartition(" ")[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from overlay import __version__
+from overlay import __version__, size
 from overlay.errors import USAGE, OverlayError
 from overlay.output import write_result
 
@@ -195,10 +195,47 @@ def add_json(group: Group) -> None:
     group.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def add_sizes(group: Group, size: str, files: str) -> None:
-    """Add -s and -n with their texts for --help."""
-    group.add_argument("-s", "--size", metavar="SIZE", help=size)
-    group.add_argument("-n", "--files", metavar="FILES", help=files)
+class Count(int):
+    """A number of files as it was given.
+
+    is_plain  whether without a unit, so that it was thousands
+    """
+
+    is_plain = False
+
+
+def count(text):
+    """Return the Count that a text stands for. Raises ValueError."""
+    number = Count(size.parse_count(text))
+    number.is_plain = text.replace(".", "").isdecimal()
+    return number
+
+
+def add_sizes(group, program, size_text, files_text, convert=lambda parse: parse):
+    """Add -s (bytes) and -n (a Count) with their texts for --help.
+
+    convert  makes of what parses an amount what parses the option; both raise ValueError
+    """
+    for option, parse, help_ in (
+        (("-s", "--size"), size.parse_size, size_text),
+        (("-n", "--files"), count, files_text),
+    ):
+        kind = _said(option[0], convert(parse), program)
+        group.add_argument(*option, metavar=option[1][2:].upper(), type=kind, help=help_)
+
+
+def _said(option, parse, program):
+    """Return what parses a text, and says what is wrong with it as every command does."""
+
+    def said(text):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise OverlayError(
+                f"{option}: {error}", status=USAGE, hint=f"{program} --help"
+            ) from None
+
+    return said
 
 
 def add_container(group: Group, text: str) -> None:

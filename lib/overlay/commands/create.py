@@ -1,5 +1,7 @@
 """create-overlay: make a new overlay."""
 
+from __future__ import annotations
+
 import os
 
 from overlay import size
@@ -12,103 +14,56 @@ from overlay.commands.arguments import (
     add_verbosity,
 )
 from overlay.create import make
-from overlay.create.policy import check_place, check_policy, check_room
-from overlay.create.request import Creation, check_request
-from overlay.errors import USAGE, OverlayError, printable, quote
+from overlay.create.policy import check_place, check_policy, check_room, room_for
+from overlay.create.request import Order, file_name, full_name, settle
+from overlay.create.workplace import Workplace
+from overlay.errors import printable, quote
 from overlay.host import process
 from overlay.host.scratch import scratch_directory
-from overlay.image import ext3_size
-from overlay.quota.check import find_limits
+from overlay.plan import Plan
 from overlay.settings import config as configuration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterable, Mapping
 
-def main(options, environ, root, output):
+    from overlay.commands.arguments import Parser
+    from overlay.create.fill import Collection, Filling
+    from overlay.create.make import Facts
+    from overlay.create.request import Content, Created, Creation
+    from overlay.output import Output
+    from overlay.quota.check import Room
+    from overlay.quota.limits import Limits
+    from overlay.settings.config import Config
+
+
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Create what the options ask for, and say what it is."""
     config = configuration.load(environ, root, output.notice)
     if options.list_templates:
         return _list_templates(config, output)
     _hold(options, config)
-    parsed = content = None
-    if _is_filled(options):
-        from overlay.create import fill  # what an empty one does without
-
-        parsed = fill.parse(options, config)
+    order, filling = _order(options, config), _filling(options, config)
     with process.cleaning_up():
-        _check_first(options, config)
-        scratch = make.Facts(
-            path="",
-            tools={},
-            scratch=scratch_directory(config),
-            host=os.uname().nodename,
-            pid=os.getpid(),
-            environ=environ,
-        )
+        work = _Work(order, filling, config, output)
         try:
-            if not options.dry_run:
-                make.make_staging(config, scratch)
-            if parsed is not None:
-                content = fill.collect(parsed, options, scratch, config, output)
-            request = _request(options, config, content)
-            check_policy(request, config)
-            facts = make.gather(request, config, environ)
-            check_place(facts.path, config, output.notice)
-            check_room(request, facts.path, config, environ, output.notice)
             if options.dry_run:
-                output.result(make.plan(request, config, facts).shell(), exact=True)
+                output.result(work.plan().shell(), exact=True)
                 return 0
-            if content:
-                output.notice(
-                    f"writing {size.format_files(content.amount.files)},"
-                    f" {size.format_size(content.amount.bytes)}"
-                )
-            created = make.run(request, config, facts, environ, output.notice)
+            created, limits = work.do()
         finally:
-            make.remove_staging(scratch)
-    if (options.json or not options.quiet) and config["quota.check"] != "off":
-        created.limits, _failures = find_limits(os.path.dirname(created.path), config, environ)
+            work.close()
     if options.json:
         import json
 
-        output.result(json.dumps(created.as_dictionary()))
+        output.result(json.dumps(created.as_dictionary(limits)))
     elif not options.quiet:
-        output.result(_summary(created))
+        output.result(_summary(created, limits))
     return 0
 
 
-def _is_filled(options):
-    """Return whether anything is said about what it is to be filled with."""
-    given = (options.file, options.template, options.container)
-    return bool(options.sources or options.binds or any(word is not None for word in given))
-
-
-def _check_first(options, config):
-    """Refuse what can be refused before anything is unpacked or built.
-
-    All of it is asked again when the amounts are known that the content makes. The name may
-    follow from these.
-    """
-    if _is_filled(options) and not (options.overlay or options.size and options.files):
-        return
-    files = _amount("-n", options.files, size.parse_count, config["create.files"] or 0)
-    bytes_ = _amount("-s", options.size, size.parse_size, config["create.size"] or 0)
-    if not (bytes_ and files or options.overlay):
-        return
-    request = Creation(
-        bytes_, files, path=options.overlay, sparse=bool(options.sparse), force=options.force
-    )
-    if options.size and options.files:
-        check_policy(request, config)
-    facts = make.gather(request, config, config.environ)
-    if facts.existing is not None:
-        facts.existing.close()
-    if config["scratch.outside"] == "refuse":
-        check_place(facts.path, config, None)
-    if _is_filled(options) and bytes_ and files:
-        # What is only to be warned of is said later.
-        check_room(request, facts.path, config, config.environ, lambda *_words: None)
-
-
-def _hold(options, config):
+def _hold(options: Namespace, config: Config) -> None:
     """Refuse options that would set aside what the site has locked."""
     config.hold("create.size", "-s", options.size)
     config.hold("create.files", "-n", options.files)
@@ -119,41 +74,142 @@ def _hold(options, config):
     config.hold("binds.paths", "-b", options.binds)
 
 
-def _request(options, config, content):
-    """Return the Creation that the options, the site and the content make."""
-    default_size, default_files = config["create.size"], config["create.files"]
-    if content and options.files is None:
-        default_files = content.amount.files + _margin(content.amount.files, config) + 1000
-        default_files = max(default_files, config["create.min_files"] or 0)
-    files = _amount("-n", options.files, size.parse_count, default_files)
-    data = 0
-    if content and options.size is None:
-        data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20)
-        default_size = ext3_size.smallest_size(files, data)
-        default_size = default_size and max(default_size, config["create.min_size"] or 0)
-    bytes_ = _amount("-s", options.size, size.parse_size, default_size)
-    if options.usable and options.size is not None:
-        bytes_ = ext3_size.smallest_size(files, bytes_) or bytes_
-    request = Creation(
-        bytes_,
-        files,
+def _order(options: Namespace, config: Config) -> Order:
+    """Return what the command line says of the overlay itself."""
+    sparse = options.sparse
+    return Order(
+        options.size,
+        options.files,
         path=options.overlay,
-        sparse=config["create.allocation"] == "sparse"
-        if options.sparse is None
-        else options.sparse,
+        sparse=config["create.allocation"] == "sparse" if sparse is None else sparse,
         force=options.force,
-        content=content,
+        usable=options.usable,
+        plain_count=options.files is not None and options.files.is_plain,
     )
-    plain = bool(options.files) and options.files.replace(".", "").isdecimal()
-    check_request(request, plain_count=plain)
-    return request
 
 
-def _margin(amount, config):
-    return amount * config["create.margin"] // 100
+def _filling(options: Namespace, config: Config) -> Filling | None:
+    """Return what the command line says it is filled with; None for nothing."""
+    given = (options.file, options.template, options.container)
+    if not (options.sources or options.binds or any(word is not None for word in given)):
+        return None
+    from overlay.create import fill  # what an empty one does without
+
+    return fill.parse(
+        config,
+        sources=options.sources,
+        template=options.template,
+        commands=options.file,
+        container=options.container,
+        binds=options.binds,
+    )
 
 
-def _list_templates(config, output):
+class _Work:
+    """One new overlay: what was asked for it, each thing once and as soon as it can be.
+
+    What it is filled with decides on its size where that was left open, and the size on the
+    name: so a part is asked before anything is unpacked, and the rest after that.
+    """
+
+    def __init__(
+        self, order: Order, filling: Filling | None, config: Config, output: Output
+    ) -> None:
+        """Ask what can be asked before anything is done. Raises OverlayError."""
+        self._order = order
+        self._config = config
+        self._output = output
+        self._workplace = Workplace(scratch_directory(config))
+        self._facts: Facts | None = None
+        self._room: Room | None = None
+        self._is_filled = filling is not None
+        try:
+            self._ask_early()
+            self._collection = self._collect(filling)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of what is to be replaced."""
+        if self._facts is not None:
+            self._facts.close()
+
+    def _ask_early(self) -> None:
+        """Ask what does not depend on the content."""
+        order, config = self._order, self._config
+        if not self._is_filled or order.size is not None and order.files is not None:
+            creation = settle(order, config)
+            check_policy(config, size=creation.size, files=creation.files)
+            self._look(file_name(creation))
+            if self._is_filled:  # what is only to be warned of is said later
+                check_room(self._room, None, size=creation.size, sparse=creation.sparse)
+            return
+        check_policy(config, size=None if order.usable else order.size, files=order.files)
+        if order.path is not None:
+            self._look(full_name(order.path))
+
+    def _look(self, name: str) -> Facts:
+        """Look at the place of the new overlay, and ask what room there is."""
+        order, config = self._order, self._config
+        self._facts = make.look(
+            name, config, sparse=order.sparse, force=order.force, filled=self._is_filled
+        )
+        check_place(self._facts.path, config, self._output.notice)
+        self._room = room_for(self._facts.path, config)
+        return self._facts
+
+    def _collect(self, filling: Filling | None) -> Collection | None:
+        if filling is None:
+            return None
+        from overlay.create.fill import Collection
+
+        return Collection(filling, self._order, self._workplace, self._config, self._output)
+
+    def _settle(self, content: Content | None) -> tuple[Creation, Facts]:
+        """Ask the rest, when the content is known."""
+        creation = settle(self._order, self._config, content)
+        check_policy(self._config, size=creation.size, files=creation.files)
+        facts = self._facts or self._look(file_name(creation))
+        data = content.amount.bytes if content else 0
+        size_, sparse = creation.size, creation.sparse
+        check_room(self._room, self._output.notice, size=size_, sparse=sparse, data=data)
+        return creation, facts
+
+    def plan(self) -> Plan:
+        """Return what do() would do, to be printed."""
+        first = self._first()
+        creation, facts = self._settle(self._collection and self._collection.foretold())
+        return make.plan(creation, self._config, facts, before=first.before)
+
+    def do(self) -> tuple[Created, list[Limits]]:
+        """Make the overlay; return what was Created, and the Limits of its place now."""
+        return self._first().do(lambda _final: self._finish())
+
+    def _first(self) -> Plan:
+        """Return the Plan for what is done before the image is made."""
+        place = self._workplace
+        steps = self._collection.steps if self._collection else []
+        return Plan(before=[place.making(self._config), *steps], after=[place.removing()])
+
+    def _finish(self) -> tuple[Created, list[Limits]]:
+        """Make the image when its content is brought together."""
+        content = self._collection and self._collection.content()
+        creation, facts = self._settle(content)
+        before = facts.existing.status.st_blocks * 512 if facts.existing else 0
+        if content:
+            self._output.notice(
+                f"writing {size.format_files(content.amount.files)},"
+                f" {size.format_size(content.amount.bytes)}"
+            )
+        created = make.run(creation, self._config, facts, self._output.notice)
+        if self._room is None:
+            return created, []
+        files = 0 if facts.existing else 1
+        return created, self._room.after(created.allocated - before, files)
+
+
+def _list_templates(config: Config, output: Output) -> int:
     """Print the site's templates, a line each."""
     templates = config.templates()
     if not templates:
@@ -165,26 +221,7 @@ def _list_templates(config, output):
     return 0
 
 
-def _amount(option, text, parse, default):
-    """Return the amount that an option gives, or the site's."""
-    if text is None:
-        if default is None:
-            missing = "size" if option == "-s" else "number of files"
-            raise OverlayError(
-                f"the {missing} is missing ({option})",
-                status=USAGE,
-                hint="for 500 MB and 700 thousand files: create-overlay -s 500 -n 700",
-            )
-        return default
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise OverlayError(
-            f"{option}: {error}", status=USAGE, hint="create-overlay --help"
-        ) from None
-
-
-def _summary(created):
+def _summary(created: Created, limits: Iterable[Limits]) -> str:
     """Return what a person wants to know of a new overlay."""
     path = created.path
     short = os.path.relpath(path)
@@ -195,15 +232,15 @@ def _summary(created):
         f"  room   {size.format_size(created.superblock.available_bytes)} of data,"
         f" {size.format_files(created.superblock.free_inodes_count)}\n"
         + "".join(
-            f"  left   {size.format_size(limits.left_bytes)}, {limits.name}\n"
-            for limits in created.limits
-            if limits.left_bytes is not None
+            f"  left   {size.format_size(one.left_bytes)}, {one.name}\n"
+            for one in limits
+            if one.left_bytes is not None
         )
         + f"next: mount-overlay -o {quote(path if short.startswith(('..', '-')) else short)}"
     )
 
 
-def _add_options(parser):
+def _add_options(parser: Parser) -> None:
     parser.usage = (
         f"{parser.prog} -s SIZE -n FILES [-o NAME] [option ...]\n"
         f"       {parser.prog} --from SOURCE | -t NAME | -f FILE [-o NAME] [option ...]"
@@ -211,6 +248,7 @@ def _add_options(parser):
     group = parser.add_argument_group("the overlay")
     add_sizes(
         group,
+        parser.prog,
         "its size: MiB, or with a unit as in 500M, 20G",
         "how many files: thousands, or as in 700K, 2M",
     )
@@ -267,7 +305,7 @@ def _add_options(parser):
     add_verbosity(group, verbose=False)
 
 
-def _add_conda_options(parser):
+def _add_conda_options(parser: Parser) -> None:
     _add_options(parser)
     parser.usage = f"{parser.prog} -s SIZE -n FILES [-o NAME] [option ...]"
     parser.set_defaults(template="conda")

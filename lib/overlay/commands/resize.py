@@ -1,5 +1,7 @@
 """resize-overlay: more room, more files, or less."""
 
+from __future__ import annotations
+
 import os
 
 from overlay import size
@@ -13,16 +15,44 @@ from overlay.commands.arguments import (
     parse_mixed,
     take_named,
 )
-from overlay.create.policy import check_policy, check_room
-from overlay.create.request import Creation
+from overlay.create.policy import check_policy, check_room, room_for
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
 from overlay.host import process
 from overlay.image import ext3, ext3_size
 from overlay.safety import guard, repair
 from overlay.settings import config as configuration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Mapping
 
-def main(options, environ, root, output):
+    from overlay.commands.arguments import Parser
+    from overlay.image.image import Image
+    from overlay.output import Output
+    from overlay.settings.config import Config
+
+
+class Wanted:
+    """An amount that is asked for: so much, or so much more than there is now."""
+
+    __slots__ = ("_amount", "_is_more")
+
+    def __init__(self, amount: int, is_more: bool) -> None:
+        self._amount = amount
+        self._is_more = is_more
+
+    def from_now(self, now: int) -> int:
+        """Return the amount that there is to be, from what there is."""
+        return now + self._amount if self._is_more else self._amount
+
+
+def wanted_by(parse: Callable[[str], int]) -> Callable[[str], Wanted]:
+    """Return what makes a Wanted of a text, from what parses an amount; + is so much more."""
+    return lambda text: Wanted(parse(text.removeprefix("+")), text.startswith("+"))
+
+
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Resize one overlay, and say what it is now."""
     if options.size is None and options.files is None:
         raise OverlayError(
@@ -45,16 +75,16 @@ def main(options, environ, root, output):
         if now - superblock.size > superblock.blocks_per_group * superblock.block_size:
             now = superblock.size  # a resize that was cut short has left the file longer
         files_now = superblock.inodes_count - ext3.RESERVED_INODES
-        wanted = _amount("-s", options.size, size.parse_size, now)
-        files = _amount("-n", options.files, size.parse_count, files_now)
-        _check(whole, wanted, files if options.files else None, config, environ, output)
-        if options.files is not None and files != files_now:
-            new = resize.rebuild(whole, wanted, files, config, environ, output.notice)
+        wanted = options.size.from_now(now) if options.size else now
+        files = options.files.from_now(files_now) if options.files else None
+        _check(whole, wanted, files, config, output)
+        if files is not None and files != files_now:
+            new = resize.rebuild(whole, wanted, files, config, output.notice)
         elif wanted > now:
             resize.grow(whole, wanted, environ, output.notice)
             new = whole.superblock
         elif wanted < now:
-            new = resize.shrink(whole, wanted, config, environ, output.notice)
+            new = resize.shrink(whole, wanted, config, output.notice)
         else:
             new = superblock
             output.notice(f"{quote(options.overlay)} has that size already")
@@ -64,20 +94,12 @@ def main(options, environ, root, output):
     return 0
 
 
-def _amount(option, text, parse, now):
-    """Return an amount from the command line; with a + before it, that much more than now."""
-    if text is None:
-        return now
-    try:
-        return now + parse(text[1:]) if text.startswith("+") else parse(text)
-    except ValueError as error:
-        raise OverlayError(
-            f"{option}: {error}", status=USAGE, hint="resize-overlay --help"
-        ) from None
+def _check(whole: Image, wanted: int, files: int | None, config: Config, output: Output) -> None:
+    """Hold the new size against the site's policy and what ext3 can be.
 
-
-def _check(whole, wanted, files, config, environ, output):
-    """Hold the new size against the site's policy and what ext3 can be."""
+    files  the new number of files; None where none is asked for: it follows the size, and is
+           not held against the policy
+    """
     if not whole.upper_is_mine:
         raise OverlayError(
             f"what is inside {quote(whole.path)} belongs to another user (uid {whole.upper})",
@@ -90,26 +112,20 @@ def _check(whole, wanted, files, config, environ, output):
             f" ({size.format_size(ext3_size.LARGEST)})",
             status=USAGE,
         )
-    # A number of files that is not asked for is not held against the policy: it follows the
-    # size, and a new overlay has some more than it promises.
-    held = files if files is not None else config["create.max_files"] or 1
-    if files is None and config["create.min_files"]:
-        held = max(held, config["create.min_files"])
-    request = Creation(wanted, held)
-    check_policy(request, config)
-    allocated = whole.status.st_blocks * 512
-    if files is None and wanted > whole.status.st_size:
+    check_policy(config, size=wanted, files=files)
+    more = wanted - whole.status.st_size
+    if files is None and more > 0:
         # Only what comes to it must still be allowed.
-        request.size -= whole.status.st_size
-        request.sparse = allocated < whole.status.st_size
+        sparse = whole.status.st_blocks * 512 < whole.status.st_size
         try:
-            check_room(request, os.path.realpath(whole.path), config, environ, output.notice)
+            room = room_for(os.path.realpath(whole.path), config)
+            check_room(room, output.notice, size=more, sparse=sparse)
         except OverlayError as error:
             error.hint = "choose a smaller size, or make room"
             raise
 
 
-def _say(options, wanted, new, output):
+def _say(options: Namespace, wanted: int, new: ext3.Superblock, output: Output) -> None:
     files = new.free_inodes_count
     if options.json:
         import json
@@ -142,7 +158,7 @@ def _parse(parser, words):
     return options
 
 
-def _add_options(parser):
+def _add_options(parser: Parser) -> None:
     parser.usage = "resize-overlay OVERLAY [-s [+]SIZE] [-n [+]FILES] [option ...]"
     group = parser.add_argument_group("the overlay")
     add_named(group)
@@ -151,9 +167,11 @@ def _add_options(parser):
     )
     add_sizes(
         group,
+        parser.prog,
         "its new size: MiB, or as in 20G; +5G: 5 GiB more. Larger is quick, and brings more"
         " files; smaller is made on a copy",
         "how many files: thousands, or as in 2M; +500K: so many more. All is written anew",
+        wanted_by,
     )
     group = parser.add_argument_group("output")
     add_json(group)

@@ -164,6 +164,7 @@ def _add_mount_options(parser):
     group, _layer = _add_job_options(parser)
     add_sizes(
         group,
+        parser.prog,
         "for --discard-writes: the size of the layer, as 500M or 20G",
         "for --discard-writes: how many files it can hold, as 700K",
     )
@@ -197,6 +198,7 @@ def _add_run_options(parser):
     )
     add_sizes(
         group,
+        parser.prog,
         "for the new layer: its size, as 500M or 20G",
         "for the new layer: how many files, as 700K",
     )

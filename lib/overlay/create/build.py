@@ -1,5 +1,7 @@
 """Filling a new overlay with what a file of commands makes, run in the base image."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import time
@@ -14,125 +16,204 @@ from overlay.launch.plan import make_plan
 from overlay.launch.request import Session, find_container, read_input
 from overlay.plan import Step
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import BinaryIO
+
+    from overlay.create.workplace import Workplace
+    from overlay.output import Output
+    from overlay.settings.config import Config
+
 _UNUSED = 7 * 86400  # seconds after which an unpacked base image is removed
 
 
-def build(options, facts, config, content, output):
-    """Run a file of commands in the base image, with the staging directory as its overlay.
+class Build:
+    """Commands that fill a new overlay, in the base image, with the Workplace as their overlay.
 
     Over an unpacked base image and a directory, both on a local disk, the engine takes the
     kernel's overlayfs: files are made there as fast as on the disk itself.
-    Raises OverlayError when a command fails; what was printed is then in a log file.
+
+    commands   the path of the file of them
+    container  name or path of the base image, None for the site's
+    binds      what is bound, as the engine takes it
     """
-    environ = config.environ
-    request = Session(
-        [(facts.staging, "rw")],
-        container=options.container,
-        binds=options.binds,
-        commands=options.file,
-        program=output.program,
-    )
-    base = find_container(options.container, config)
-    if options.dry_run:
-        binds = [word for bind in options.binds for word in ("-b", bind)]
-        words = ["run-overlay", "-o", facts.staging, "-c", base, *binds, "-f", options.file]
-        content.steps.append(Step(words))
-        return
-    request.container = unpacked(base, facts, config, output)
-    found = gather(request, config, environ)
-    read_input(found, output.notice)
-    settle_launchers(request, found, True)
-    plan = make_plan(request, config, found)
-    log = os.path.abspath(_log_name(options))
-    try:
-        for step in plan.before:
-            step.action()
-        with _new_file(log) as file:
-            log = file.name
-            output.notice(
-                f"running the commands of {quote(options.file)};"
-                f" what they print goes to {quote(log)}, too"
-            )
-            status = process.stay(
-                plan.final, environ, file, [one.descriptor for one in found.images]
-            )
-    except OSError as error:
-        raise OverlayError(
-            f"cannot write {quote(log)}: {reason(error)}", status=CANNOT_CREATE
-        ) from None
-    finally:
-        for step in plan.after:
-            step.action()
-        for image in found.images:
-            image.close()
-    if status in (-2, 130):
-        raise KeyboardInterrupt
-    if status in (-1, -15):  # we got the signal, too, and handed it on
-        raise process.cleaning_up.Ended(-status)
-    if status:
-        ended = f"status {status}" if status > 0 else f"signal {-status}"
-        raise OverlayError(
-            f"the commands of {quote(options.file)} ended with {ended}; no overlay was made",
-            status=CANNOT_CREATE if status != INTERRUPTED else INTERRUPTED,
-            hint=f"see what they printed: less {quote(log)}",
+
+    __slots__ = ("binds", "commands", "container")
+
+    def __init__(
+        self, commands: str, container: str | None = None, binds: Iterable[str] = ()
+    ) -> None:
+        self.commands = commands
+        self.container = container
+        self.binds = list(binds)
+
+    def steps(
+        self, workplace: Workplace, config: Config, path: str | None, output: Output
+    ) -> list[Step]:
+        """Return the Steps that run the commands; what they print goes to a log, too.
+
+        path  of the new overlay as it was given: the log lies beside it
+        Doing them raises OverlayError when a command fails.
+        """
+        base: str = find_container(self.container, config)
+        place = unpacked_name(base, workplace)
+        log = self._log_name(path)
+        binds = [word for bind in self.binds for word in ("-b", bind)]
+        words = ["run-overlay", "-o", workplace.path, "-c", place, *binds, "-f", self.commands]
+        steps = [] if place == base else unpacking(base, workplace, config, output)
+        return [
+            *steps,
+            Step(
+                words,
+                action=lambda: self._run(place, workplace, config, log, output),
+                why=f"what the commands print goes to {quote(log)}, too, until they have ended well",
+            ),
+            Step(
+                action=lambda: _settle(workplace.path, place),
+                why="what the kernel has noted of replaced directories is written as an image has it",
+            ),
+        ]
+
+    def _log_name(self, path: str | None) -> str:
+        if path is None:
+            return os.path.basename(self.commands) + ".log"
+        return os.path.splitext(path)[0] + ".log"
+
+    def _run(
+        self, base: str, workplace: Workplace, config: Config, log: str, output: Output
+    ) -> None:
+        """Run the commands over an unpacked base image. Raises OverlayError when one fails."""
+        environ = config.environ
+        request = Session(
+            [(workplace.path, "rw")],
+            container=base,
+            binds=self.binds,
+            commands=self.commands,
+            program=output.program,
         )
-    os.unlink(log)
-    _settle(facts.staging, request.container)
+        found = gather(request, config, environ)
+        read_input(found, output.notice)
+        settle_launchers(request, found, True)
+        log = os.path.abspath(log)
+        try:
+            with _new_file(log) as file:
+                log = file.name
+                output.notice(
+                    f"running the commands of {quote(self.commands)};"
+                    f" what they print goes to {quote(log)}, too"
+                )
+                keep = [one.descriptor for one in found.images]
+                status = make_plan(request, config, found).do(
+                    lambda final: process.stay(final, environ, file, keep)
+                )
+        except OSError as error:
+            raise OverlayError(
+                f"cannot write {quote(log)}: {reason(error)}", status=CANNOT_CREATE
+            ) from None
+        finally:
+            for image in found.images:
+                image.close()
+        self._see(status, log)
+        os.unlink(log)
+
+    def _see(self, status: int, log: str) -> None:
+        """Raise what the status of the commands means, when it is not 0."""
+        if status in (-2, 130):
+            raise KeyboardInterrupt
+        if status in (-1, -15):  # we got the signal, too, and handed it on
+            raise process.cleaning_up.Ended(-status)
+        if status:
+            ended = f"status {status}" if status > 0 else f"signal {-status}"
+            raise OverlayError(
+                f"the commands of {quote(self.commands)} ended with {ended}; no overlay was made",
+                status=CANNOT_CREATE if status != INTERRUPTED else INTERRUPTED,
+                hint=f"see what they printed: less {quote(log)}",
+            )
 
 
-def _log_name(options):
-    if options.overlay is None:
-        return os.path.basename(options.file) + ".log"
-    return os.path.splitext(options.overlay)[0] + ".log"
-
-
-def _new_file(path):
+def _new_file(path: str) -> BinaryIO:
     """Open a new file, with a number behind its name when there is one of that name."""
     for number in itertools.count(1):
         try:
             return open(path if number == 1 else f"{path}.{number}", "xb")
         except FileExistsError:
             continue
+    raise AssertionError("no name is free")
 
 
-def unpacked(base, facts, config, output):
-    """Return a directory with the content of a base image, unpacked once a node and user.
+def unpacked_name(base: str, workplace: Workplace) -> str:
+    """Return the directory with the content of a base image, unpacked once a node and user.
 
-    Known by the image's identity, and the caller's group, to whom it belongs; made in a
-    directory of this process, then renamed, so that two builds at once do no harm. What
-    killed ones have left is removed.
+    Known by the image's identity, and the caller's group, to whom it belongs.
     """
     if os.path.isdir(base):
         return base
-    parent = os.path.join(private.make(facts.scratch), "base")
-    real = os.path.realpath(base)  # a link may lead to another image meanwhile
+    name = f"{private.identity(os.stat(base))}.{os.getegid()}"
+    return os.path.join(private.name(workplace.scratch), "base", name)
+
+
+def unpacking(base: str, workplace: Workplace, config: Config, output: Output) -> list[Step]:
+    """Return the Steps that see that a base image is unpacked, or used now.
+
+    What killed runs have left, and what was not used for long, is removed first.
+    """
+    base = os.path.realpath(base)  # a link may lead to another image meanwhile
+    place = unpacked_name(base, workplace)
+    parent = os.path.dirname(place)
+    tidy = Step(
+        ["mkdir", "-p", parent],
+        action=lambda: _tidy(workplace, parent),
+        why="where base images are unpacked; those that nobody has used for a week go",
+    )
+    if os.path.isdir(place) and os.stat(place).st_mtime >= time.time() - _UNUSED:
+        words, why = ["touch", place], "the unpacked base image is in use"
+    else:
+        engine = engines.find(config["engine.commands"], config.environ)
+        words, _variables = engine.unpack(base, place, parent)
+        why = "once on this node"
+    return [
+        tidy,
+        Step(words, action=lambda: _unpack(base, place, workplace, config, output), why=why),
+    ]
+
+
+def _tidy(workplace: Workplace, parent: str) -> None:
+    """Make the directory for unpacked base images, and remove from it what is not needed."""
     try:
-        identity = private.identity(os.stat(real))
-        place = os.path.join(parent, f"{identity}.{os.getegid()}")
+        private.make(workplace.scratch)
         os.makedirs(parent, exist_ok=True)
-        _remove_unfinished(parent, facts)
-        if os.path.isdir(place):
-            os.utime(place)  # it is in use, and not to be removed
-            return place
+        _remove_unfinished(parent, workplace)
     except OSError as error:
         raise OverlayError(
             f"cannot use {quote(parent)}: {reason(error)}", status=CANNOT_CREATE, hint="set TMPDIR"
         ) from None
+
+
+def _unpack(base: str, place: str, workplace: Workplace, config: Config, output: Output) -> None:
+    """Unpack a base image in a directory of this process, which then gets its name.
+
+    Not where that is there already. Two builds at once do no harm: the first is taken.
+    Raises OverlayError (CANNOT_CREATE).
+    """
+    if os.path.isdir(place):
+        os.utime(place)  # it is in use, and not to be removed
+        return
     engine = engines.find(config["engine.commands"], config.environ)
     output.notice(f"unpacking the base image {quote(base)} (once on this node)")
-    partial = partial_name(place, facts.host, facts.pid)
+    partial = partial_name(place, workplace.host, workplace.pid)
     tree = os.path.join(partial, "tree")
     # The engine's own temporary files go there too: it leaves them behind when it is killed.
-    words, own = engine.unpack(real, tree, partial)
+    words, own = engine.unpack(base, tree, partial)
     try:
         os.mkdir(partial, 0o700)
         result = process.ask(words, {**config.environ, **own}, None)
         if result.status:
-            words = process.last_line(result.errors)
+            why = process.last_line(result.errors)
             raise OverlayError(
-                f"cannot unpack the base image {quote(base)}: {words}", status=CANNOT_CREATE
+                f"cannot unpack the base image {quote(base)}: {why}", status=CANNOT_CREATE
             )
-        if private.identity(os.stat(real)) != identity:
+        if unpacked_name(base, workplace) != place:
             raise OverlayError(
                 f"the base image {quote(base)} was changed while it was unpacked",
                 status=CANNOT_CREATE,
@@ -150,15 +231,14 @@ def unpacked(base, facts, config, output):
         ) from None
     finally:
         private.remove(partial)
-    return place
 
 
-def _remove_unfinished(parent, facts):
+def _remove_unfinished(parent: str, workplace: Workplace) -> None:
     """Remove what killed runs of this host have begun to unpack, and images not used for long.
 
     Of those, programs that tidy by age (tmpfiles.d(5)) may have taken a part already.
     """
-    prefix = partial_name("", facts.host, "")
+    prefix = partial_name("", workplace.host, "")
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
         unfinished = is_partial(name)
@@ -167,7 +247,7 @@ def _remove_unfinished(parent, facts):
             private.remove(path)
 
 
-def _settle(staging, base):
+def _settle(staging: str, base: str) -> None:
     """Make of the kernel's overlay directory what reads the same in an image.
 
     A directory that replaces one of the base image is marked by an attribute that counts in

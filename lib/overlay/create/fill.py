@@ -1,15 +1,16 @@
 """Filling a new overlay: from sources, from a template, by a file of commands.
 
-Everything is brought together before the image is made, in a staging directory on a disk
-of the node and in trees that are read where they are; mke2fs then writes it in one go.
+Everything is brought together before the image is made, in the Workplace on a disk of the
+node and in trees that are read where they are; mke2fs then writes it in one go.
 """
+
+from __future__ import annotations
 
 import math
 import os
 
-from overlay import size
-from overlay.create.build import build
-from overlay.create.measure import Amount, measure
+from overlay.create import build
+from overlay.create.measure import BLOCK, Amount, measure
 from overlay.create.place import copy_tree, make_place
 from overlay.create.request import Content
 from overlay.create.source import parse_source, unpack
@@ -18,37 +19,75 @@ from overlay.host import namespace, permissions, places
 from overlay.host.room import free_bytes
 from overlay.plan import Step
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
-def parse(options, config):
-    """Return the Sources that the options name, those of a template first.
+    from overlay.create.request import Order
+    from overlay.create.source import Source
+    from overlay.create.workplace import Workplace
+    from overlay.output import Output
+    from overlay.settings.config import Config
 
+
+class Filling:
+    """What a new overlay is to be filled with.
+
+    sources  Sources, in the order in which they are brought
+    build    the Build whose commands run at last; None for none
+    """
+
+    __slots__ = ("build", "sources")
+
+    def __init__(self, sources: Iterable[Source], build_: build.Build | None = None) -> None:
+        self.sources = list(sources)
+        self.build = build_
+
+
+def parse(
+    config: Config,
+    *,
+    sources: Iterable[str] = (),
+    template: str | None = None,
+    commands: str | None = None,
+    container: str | None = None,
+    binds: Sequence[str] = (),
+) -> Filling:
+    """Return the Filling that a command line asks for, the sources of a template first.
+
+    sources    each as SOURCE[:DEST]
+    template   the name of one of the site's
+    commands   the path of a file of commands
+    container  the base image that they run in, None for the site's
+    binds      what is bound there, as the engine takes it
     Raises OverlayError for a template or source that is not there.
     """
-    words = list(options.sources)
-    if options.template is not None:
+    words = list(sources)
+    if template is not None:
         templates = config.templates()
-        if options.template not in templates:
+        if template not in templates:
             known = ", ".join(map(quote, sorted(templates))) or "none"
             raise OverlayError(
-                f"there is no template {quote(options.template)}",
+                f"there is no template {quote(template)}",
                 status=MISSING,
                 hint=f"templates of this site: {known}"
                 if known != "none"
                 else "this site has none; fill it from a directory or archive: --from SOURCE",
             )
         # Read by its name: what is wrong with it, such as a variable that is not set, is told.
-        words = [*config[f"templates.{options.template}"], *words]
-    if options.file is None and (options.container is not None or options.binds):
+        words = [*config[f"templates.{template}"], *words]
+    if commands is None and (container is not None or binds):
         raise OverlayError(
             "-c and -b are for the commands of -f, and there is no -f",
             status=USAGE,
             hint="create-overlay --help",
         )
     hidden = _hidden(config)
-    return [parse_source(text, hidden) for text in words]
+    found = [parse_source(text, hidden) for text in words]
+    return Filling(found, commands and build.Build(commands, container, binds))
 
 
-def _hidden(config):
+def _hidden(config: Config) -> list[str]:
     """Return the directories of the host that cover what lies in their place inside."""
     hidden = [bind.split(":")[1] if ":" in bind else bind for bind in config["binds.paths"]]
     hidden += ["/proc", "/sys", "/dev", "/tmp", "/var/tmp"]
@@ -57,84 +96,160 @@ def _hidden(config):
     return hidden
 
 
-def collect(parsed, options, facts, config, output):
-    """Bring everything together and return the Content; None when there is nothing.
+class Collection:
+    """How everything is brought together.
 
-    parsed  Sources
-    facts   make.Facts with the staging directory
-    With --dry-run nothing is done, and the steps stand in the Content.
+    steps    Steps that put it below upper/ in the Workplace, and make the places there for
+             what is read where it is
+    binds    (directory, place below upper/) of that
     """
-    if not parsed and options.file is None:
-        return None
-    environ = config.environ
-    upper = os.path.join(facts.staging, "upper")
-    content = Content(Amount(), in_namespace=namespace.available(environ))
-    bindable = []
-    if options.file is None and content.in_namespace:
-        place = os.path.dirname(os.path.realpath(options.overlay or "x"))
-        bindable = _bindable(parsed, place, environ)
-    limit, most = _limit(options, facts)
-    for source in parsed:
-        if source.kind == "squashfs":
-            content.made_of.append(permissions.Access(source.path))
-        target = os.path.join(upper, source.dest.lstrip("/")).rstrip("/")
-        if source in bindable:
-            content.binds.append((os.path.abspath(source.path), source.dest.lstrip("/")))
-            if options.dry_run:
-                content.steps.append(Step(["mkdir", "-p", target]))
-            else:
-                make_place(upper, source)
-            continue
-        content.steps.append(_step(source, target))
-        if options.dry_run:
-            if options.size is None or options.files is None:
-                raise OverlayError(
-                    "--dry-run cannot know how large an archive is",
-                    status=USAGE,
-                    hint="give -s and -n",
-                )
-            continue
-        make_place(upper, source)
+
+    def __init__(
+        self, filling: Filling, order: Order, workplace: Workplace, config: Config, output: Output
+    ) -> None:
+        """Look at the sources; nothing is done.
+
+        order  how large the overlay is to be, as far as it is known
+        """
+        self._filling = filling
+        self._order = order
+        self._workplace = workplace
+        self._config = config
+        self._output = output
+        self._environ: Mapping[str, str] = config.environ
+        self._in_namespace: bool = namespace.available(self._environ)
+        bindable: list[Source] = []
+        if filling.build is None and self._in_namespace:
+            place = os.path.dirname(os.path.realpath(order.path or "x"))
+            bindable = _bindable(filling.sources, place, self._environ)
+        self.binds = [
+            (os.path.abspath(source.path), source.dest.lstrip("/")) for source in bindable
+        ]
+        self._made_of = [
+            permissions.Access(source.path)
+            for source in filling.sources
+            if source.kind == "squashfs"
+        ]
+        self._is_bound = filling.build is None and len(bindable) == len(filling.sources)
+        self.steps: list[Step] = []
+        for source in filling.sources:
+            self.steps += self._place(source) if source in bindable else self._bring(source)
+        if filling.build is not None:
+            self.steps += filling.build.steps(workplace, config, order.path, output)
+
+    def _place(self, source: Source) -> list[Step]:
+        """Return the Step that makes the place of a source."""
+        upper = self._workplace.upper
+        return [
+            Step(["mkdir", "-p", self._target(source)], action=lambda: make_place(upper, source))
+        ]
+
+    def _bring(self, source: Source) -> list[Step]:
+        """Return the Steps that put a source in its place."""
+        target, top = self._target(source), self._workplace.upper
         if source.kind == "directory":
-            copy_tree(source.path, target, environ, through=facts.staging + ".source")
+            words = ["cp", "-a", "--remove-destination", "--", source.path + "/.", target]
+        elif source.kind == "tar":
+            words = ["tar", "-C", target, "-xf", source.path]
         else:
-            output.notice(f"unpacking {quote(source.path)}")
-            try:
-                unpack(
-                    source,
-                    target,
-                    limit=limit,
-                    environ=environ,
-                    files=most,
-                    tick=lambda count: output.progress(f"{count:,} files"),
-                )
-            finally:
-                output.progress("")
-        # The mode of a source's top, taken over, could close all of the overlay.
-        os.chmod(upper, 0o755)
-    if options.file is not None:
-        build(options, facts, config, content, output)
-    for place in _hidden(config) if parsed else ():
-        if _holds_something(os.path.join(upper, place.lstrip("/"))):
-            output.notice(
-                f"what is put in {quote(place)} is not seen in sessions: the host's covers it",
-                "warning",
+            words = ["unsquashfs", "-n", "-f", "-d", target, source.path]
+        return [
+            *self._place(source),
+            Step(words, action=lambda: self._unpack(source, target)),
+            Step(
+                ["chmod", "755", top],
+                action=lambda: os.chmod(top, 0o755),
+                why="the mode of a source's top, taken over, could close all of the overlay",
+            ),
+        ]
+
+    def _target(self, source: Source) -> str:
+        return os.path.join(self._workplace.upper, source.dest.lstrip("/")).rstrip("/")
+
+    def _unpack(self, source: Source, target: str) -> None:
+        if source.kind == "directory":
+            through = self._workplace.path + ".source"
+            copy_tree(source.path, target, self._environ, through=through)
+            return
+        output = self._output
+        output.notice(f"unpacking {quote(source.path)}")
+        limit, most = self._limit()
+        try:
+            unpack(
+                source,
+                target,
+                limit=limit,
+                environ=self._environ,
+                files=most,
+                tick=lambda count: output.progress(f"{count:,} files"),
             )
-    if not options.dry_run:
-        _add(content.amount, upper, "", environ)
-    for directory, place in content.binds:
-        _add(content.amount, directory, place, environ)
-    return content
+        finally:
+            output.progress("")
+
+    def _limit(self) -> tuple[int, float]:
+        """Return the bytes and files that archives may unpack to: of the overlay, or of scratch."""
+        room = os.statvfs(self._workplace.scratch)
+        free, files = free_bytes(self._workplace.scratch), room.f_favail or math.inf
+        if self._order.size is not None:
+            free = min(free, self._order.size)
+        if self._order.files is not None:
+            files = min(files, self._order.files)
+        return free, files
+
+    def content(self) -> Content:
+        """Return the Content, when all Steps are done."""
+        upper = self._workplace.upper
+        for place in _hidden(self._config) if self._filling.sources else ():
+            if _holds_something(os.path.join(upper, place.lstrip("/"))):
+                self._output.notice(
+                    f"what is put in {quote(place)} is not seen in sessions: the host's covers it",
+                    "warning",
+                )
+        if self._is_bound:
+            return self._content(self._places())
+        amount = Amount()
+        _add(amount, upper, "", self._environ)
+        return self._content(amount)
+
+    def foretold(self) -> Content:
+        """Return the Content before anything is done, as far as it can be known.
+
+        Raises OverlayError (USAGE) when the size of the overlay follows from what cannot.
+        """
+        order = self._order
+        if not self._is_bound and (order.size is None or order.files is None):
+            what = "how large an archive is" if self._filling.sources else "what the commands write"
+            raise OverlayError(f"--dry-run cannot know {what}", status=USAGE, hint="give -s and -n")
+        return self._content(self._places() if self._is_bound else Amount())
+
+    def _content(self, amount: Amount) -> Content:
+        """Return the Content, from the Amount that is, or will be, in the Workplace."""
+        for directory, place in self.binds:
+            _add(amount, directory, place, self._environ)
+        return Content(
+            amount, binds=self.binds, in_namespace=self._in_namespace, made_of=self._made_of
+        )
+
+    def _places(self) -> Amount:
+        """Return the Amount of the directories in the Workplace when nothing else is there."""
+        found = {"/"}
+        wanted = [source.dest for source in self._filling.sources]
+        for path in (*wanted, *self._config["create.directories"]):
+            path = os.path.normpath("/" + path.lstrip("/"))
+            while path != "/":
+                found.add(path)
+                path = os.path.dirname(path)
+        return Amount(len(found), len(found) * BLOCK)
 
 
-def _holds_something(directory):
+def _holds_something(directory: str) -> bool:
     try:
         return bool(os.listdir(directory))
     except OSError:
         return False  # it is not there, or closed to everybody
 
 
-def _add(amount, tree, place, environ):
+def _add(amount: Amount, tree: str, place: str, environ: Mapping[str, str]) -> None:
     """Add a tree that will lie at a place below upper/ in the image to what there is to write."""
     more = measure(tree, environ)
     amount.files += more.files
@@ -146,18 +261,7 @@ def _add(amount, tree, place, environ):
         amount.times[inside] = time_
 
 
-def _limit(options, facts):
-    """Return the bytes and files that archives may unpack to: of the overlay, or of scratch."""
-    room = os.statvfs(facts.scratch)
-    free, files = free_bytes(facts.scratch), room.f_favail or math.inf
-    if options.size is not None:
-        free = min(free, size.parse_size(options.size))
-    if options.files is not None:
-        files = min(files, size.parse_count(options.files))
-    return free, files
-
-
-def _bindable(parsed, place, environ):
+def _bindable(parsed: Sequence[Source], place: str, environ: Mapping[str, str]) -> list[Source]:
     """Return the directories that can be read where they are.
 
     place  the directory of the new overlay; a source that it lies in is copied, because the
@@ -185,24 +289,13 @@ def _bindable(parsed, place, environ):
     return found
 
 
-def _is_mine(source):
+def _is_mine(source: Source) -> bool:
     """Return whether nobody but the caller can write in the top of a source."""
     status = os.stat(source.path)
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
-def _nested(one, other):
+def _nested(one: str, other: str) -> bool:
     """Return whether one of two absolute paths is the other or lies in it."""
     one, other = one.rstrip("/") + "/", other.rstrip("/") + "/"
     return one.startswith(other) or other.startswith(one)
-
-
-def _step(source, target):
-    """Return the Step that a person would type to put a source in its place."""
-    if source.kind == "directory":
-        words = ["cp", "-a", "--remove-destination", "--", source.path + "/.", target]
-    elif source.kind == "tar":
-        words = ["tar", "-C", target, "-xf", source.path]
-    else:
-        words = ["unsquashfs", "-n", "-f", "-d", target, source.path]
-    return Step(words)

@@ -1,19 +1,32 @@
 """The plan for a new overlay, and its making.
 
-gather() asks all the read-only questions, plan() tells what would be done, run() does it.
+gather() asks all the read-only questions, plan() tells what would be done, run() does it: the
+Steps are the same.
 """
 
+from __future__ import annotations
+
+import contextlib
 import os
 
 from overlay.create.request import Created, file_name
+from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
-from overlay.host import namespace, private, process
+from overlay.host import namespace, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write, markers
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step
 from overlay.safety import repair, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from overlay.create.request import Creation
+    from overlay.image.image import Image
+    from overlay.settings.config import Config
 
 # Instead of the machine's own: the options say all, but mke2fs wants a file with the types.
 MKE2FS_CONFIG = os.path.join(
@@ -22,32 +35,61 @@ MKE2FS_CONFIG = os.path.join(
 
 
 class Facts:
-    """What gather() found."""
+    """What gather() found.
 
-    def __init__(self, *, path, existing=None, tools, scratch, host, pid, environ):
-        self.environ = environ
-        self.path = path  # of the new overlay, links followed
-        self.existing = existing  # the Image in its place, or None
-        self.tools = tools  # name -> absolute path, of mke2fs, fallocate, e2fsck
-        self.scratch = scratch  # a node-local directory for temporary files
-        self.host = host
-        self.pid = pid
+    path       of the new overlay, links followed
+    existing   the Image in its place, locked; or None
+    tools      name -> absolute path, of mke2fs, fallocate, e2fsck
+    workplace  the Workplace whose content becomes that of the image
+    """
+
+    __slots__ = ("existing", "path", "tools", "workplace")
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        existing: Image | None = None,
+        tools: Mapping[str, str],
+        workplace: Workplace,
+    ) -> None:
+        self.path = path
+        self.existing = existing
+        self.tools = dict(tools)
+        self.workplace = workplace
 
     @property
-    def staging(self):
-        """The directory that mke2fs copies into the image."""
-        return private.work_name(self.scratch, self.host, self.pid)
-
-    @property
-    def partial(self):
+    def partial(self) -> str:
         """The name of the image until it is finished, as far as it is known before."""
-        return partial_name(self.path, self.host, self.pid)
+        return partial_name(self.path, self.workplace.host, self.workplace.pid)
+
+    def close(self) -> None:
+        """Let go of what is in its place."""
+        if self.existing is not None:
+            self.existing.close()
 
 
-def gather(creation, config, environ):
+def gather(creation: Creation, config: Config) -> Facts:
     """Return the Facts for a Creation. Raises OverlayError for what cannot work."""
+    return look(
+        file_name(creation),
+        config,
+        sparse=creation.sparse,
+        force=creation.force,
+        filled=creation.content is not None,
+    )
+
+
+def look(name: str, config: Config, *, sparse: bool, force: bool, filled: bool) -> Facts:
+    """Return the Facts for a new overlay of a name, whatever size it will have.
+
+    sparse  whether its blocks are taken only as they are written
+    force   whether it may take the place of an overlay, which is locked from then on
+    filled  whether anything is put in
+    Raises OverlayError for what cannot work.
+    """
     try:
-        path = replace.place(file_name(creation))
+        path = replace.place(name)
     except OSError as error:
         raise OverlayError(
             f"the current directory is gone: {reason(error)}", status=CANNOT_CREATE, hint="cd"
@@ -67,158 +109,256 @@ def gather(creation, config, environ):
         )
     if len(os.fsencode(os.path.basename(path))) > 255:
         raise OverlayError(f"the name {quote(path)} is too long", status=CANNOT_CREATE)
+    tools = find_tools(config.environ, sparse=sparse, filled=filled)
+    workplace = Workplace(scratch_directory(config))
     existing = None
     if os.path.lexists(path):
-        if not creation.force:
+        if not force:
             raise OverlayError(
                 f"{quote(path)} exists already",
                 status=CANNOT_CREATE,
                 hint="choose another name with -o; --force replaces it, and all that is in it",
             )
         existing = replace.replaceable(path)
+    return Facts(path=path, existing=existing, tools=tools, workplace=workplace)
+
+
+def find_tools(environ: Mapping[str, str], *, sparse: bool, filled: bool) -> dict[str, str]:
+    """Return the paths of the tools by name. Raises OverlayError (UNAVAILABLE) without one."""
     tools = {"mke2fs": process.need("mke2fs", environ)}
-    if not creation.sparse:
+    if not sparse:
         tools["fallocate"] = process.need("fallocate", environ)
-    if creation.content:
+    if filled:
         tools["e2fsck"] = process.need("e2fsck", environ)
-    return Facts(
-        path=path,
-        existing=existing,
-        tools=tools,
-        scratch=scratch_directory(config),
-        host=os.uname().nodename,
-        pid=os.getpid(),
-        environ=environ,
+    return tools
+
+
+def plan(
+    creation: Creation, config: Config, facts: Facts, *, before: Iterable[Step] | None = None
+) -> Plan:
+    """Return all that is done for a Creation, to be printed: make() and run() do the same.
+
+    before  the Steps that make the Workplace and fill it; None where only the first is needed
+    """
+    if before is None:
+        before = [facts.workplace.making(config)]
+    made = _Making(creation, config, facts, lambda text: None).plan()
+    return Plan(
+        made.final,
+        before=[*before, *made.before],
+        after=[*made.after, facts.workplace.removing()],
     )
 
 
-def plan(creation, config, facts):
-    """Return the Plan for a Creation, to be printed; run() does the same. Pure."""
-    inside = _inside(config, facts)
-    steps = [
-        Step(["mkdir", "-p", *inside], why="what belongs to you inside from the start"),
-        *(creation.content.steps if creation.content else ()),
-        Step(["truncate", "-s", str(creation.size), facts.partial]),
-        _mke2fs(creation, facts, len(inside)),
-    ]
-    if not creation.sparse:
-        steps.append(_fallocate(creation, facts))
-    finish = "-f" if creation.force else "-n"
-    steps.append(Step(["mv", finish, "-T", facts.partial, facts.path]))
-    return Plan(before=steps, after=[Step(["rm", "-rf", facts.staging])])
-
-
-def _inside(config, facts):
-    """Return the directories of the staging directory that are in every new image."""
-    # work/work is the engine's, and what it cannot make in an overlay that is full.
-    inside = [os.path.join(facts.staging, name) for name in ("upper", "work", "work/work")]
-    for directory in config["create.directories"]:
-        inside.append(os.path.normpath(os.path.join(inside[0], directory.lstrip("/"))))
-    return inside
-
-
-def _mke2fs(creation, facts, inside):
-    """Return the Step that makes the file system.
-
-    inside  how many directories come with it
-    """
-    inodes = creation.files + ext3_size.SPARE_INODES + inside
-    options = ext3_size.mke2fs_options(creation.size, inodes)
-    arguments = [facts.tools["mke2fs"], *options, "-d", facts.staging, facts.partial]
-    if creation.content and creation.content.in_namespace:
-        upper = os.path.join(facts.staging, "upper")
-        binds = [(tree, os.path.join(upper, place)) for tree, place in creation.content.binds]
-        arguments = namespace.wrap(
-            arguments, facts.environ, binds=binds, images=creation.content.images
-        )
-    return Step(arguments, variables={"MKE2FS_CONFIG": MKE2FS_CONFIG})
-
-
-def _fallocate(creation, facts):
-    return Step(
-        [facts.tools["fallocate"], "-l", str(creation.size), facts.partial],
-        why="the blocks become its own without being written",
-    )
-
-
-def make_staging(config, facts, bare=False):
-    """Make the directory whose content mke2fs copies into the new image.
-
-    bare  only upper/ and work/, without the site's directories
-    """
-    private.make_work(facts.scratch, facts.host, facts.pid)
-    try:
-        for path in _inside(config, facts)[: 3 if bare else None]:
-            os.makedirs(path, exist_ok=True)
-        for directory, _names, _files in os.walk(facts.staging):
-            os.chmod(directory, 0o755)  # all of them are in the image then, the top too
-    except OSError as error:
-        raise replace.cannot(facts.path or facts.staging, reason(error)) from None
-
-
-def remove_staging(facts):
-    """Remove it again, directories without permissions included."""
-    private.leave(facts.scratch, facts.staging)
-
-
-def make(creation, config, environ, notice):
+def make(creation: Creation, config: Config, notice: Callable[[str], None]) -> Created:
     """Make an overlay that is filled with nothing, and return what was Created.
 
     Raises OverlayError, as gather() and run() do.
     """
-    facts = gather(creation, config, environ)
+    facts = gather(creation, config)
     try:
-        make_staging(config, facts)
-        return run(creation, config, facts, environ, notice)
+        return make_at(creation, config, facts, notice)
     finally:
-        remove_staging(facts)
-        if facts.existing is not None:
-            facts.existing.close()
+        facts.close()
 
 
-def run(creation, config, facts, environ, notice):
+def make_at(
+    creation: Creation, config: Config, facts: Facts, notice: Callable[[str], None]
+) -> Created:
+    """Do what make() does, where gather() has been called."""
+    place = facts.workplace
+    return Plan(before=[place.making(config)], after=[place.removing()]).do(
+        lambda _final: run(creation, config, facts, notice)
+    )
+
+
+def run(creation: Creation, config: Config, facts: Facts, notice: Callable[[str], None]) -> Created:
     """Make the overlay and return what was Created.
 
-    The staging directory is made, and holds what Content has put there.
+    The Workplace is made, and holds what is to be in the image.
     notice  called with a line for the user when the blocks could not be reserved
-    Raises OverlayError (CANNOT_CREATE, INTERNAL); then, and at any exception, what was
+    Raises OverlayError (CANNOT_CREATE, UNAVAILABLE); then, and at any exception, what was
     begun is removed.
     """
-    replace.remove_stale(os.path.dirname(facts.path), facts.scratch)
+    making = _Making(creation, config, facts, notice)
     try:
-        with replace.unfinished(facts.path, creation.size) as new:
-            return _write(creation, config, facts, environ, notice, new)
+        return making.plan().do(lambda _final: making.into_place())
     except OSError as error:
         raise replace.cannot(facts.path, reason(error)) from None
 
 
-def _write(creation, config, facts, environ, notice, new):
-    """Make the overlay in its Unfinished file, give that its name; return what was Created."""
-    descriptor = new.descriptor
-    inside = _inside(config, facts)
-    superblock = _make_filesystem(creation, facts, len(inside), descriptor, environ)
-    if creation.content:
-        if creation.content.owners:
-            creation.content.owners(descriptor, superblock)
+class _Making:
+    """An image on its way: what the Steps of its Plan do, one after the other."""
+
+    def __init__(
+        self, creation: Creation, config: Config, facts: Facts, notice: Callable[[str], None]
+    ) -> None:
+        self._creation = creation
+        self._config = config
+        self._facts = facts
+        self._notice = notice
+        self._inside = facts.workplace.count(config)
+        self._files = contextlib.ExitStack()
+
+    def plan(self) -> Plan:
+        """Return the Plan; its final Step is into_place()."""
+        creation, facts = self._creation, self._facts
+        steps = [
+            Step(action=self._tidy, why="what killed runs have left here is removed first"),
+            Step(["truncate", "-s", str(creation.size), facts.partial], action=self._begin),
+            self._mke2fs(),
+        ]
+        if creation.content:
+            steps += [
+                Step(action=self._settle, why="owners and times in it are set: no program does"),
+                Step([facts.tools["e2fsck"], "-fn", facts.partial], action=self._verify),
+            ]
+        if not creation.sparse:
+            steps.append(
+                Step(
+                    [facts.tools["fallocate"], "-l", str(creation.size), facts.partial],
+                    action=self._reserve,
+                    why="the blocks become its own without being written",
+                )
+            )
+        if facts.existing is None or creation.content:
+            steps.append(Step(action=self._note, why="on it is noted that it is new"))
+        finish = "-f" if creation.force else "-n"
+        return Plan(
+            Step(
+                ["mv", finish, "-T", facts.partial, facts.path],
+                action=self.into_place,
+                why=self._permissions(),
+            ),
+            before=steps,
+            after=[Step(["rm", "-f", facts.partial], action=self._files.close)],
+        )
+
+    def _permissions(self) -> str | None:
+        """Return the line that says who may read it, where that is not what the umask says."""
+        if self._facts.existing is not None:
+            return "it gets the owner, the mode and the attributes of the overlay that it replaces"
+        mode = self._config["create.permissions"]
+        return None if mode is None else f"its mode is {mode:04o}, as the site has it"
+
+    def _mke2fs(self) -> Step:
+        """Return the Step that makes the file system."""
+        creation, facts = self._creation, self._facts
+        inodes = creation.files + ext3_size.SPARE_INODES + self._inside
+        options = ext3_size.mke2fs_options(creation.size, inodes)
+        place = facts.workplace
+        arguments = [facts.tools["mke2fs"], *options, "-d", place.path, facts.partial]
+        if creation.content and creation.content.in_namespace:
+            binds = [
+                (tree, os.path.join(place.upper, where)) for tree, where in creation.content.binds
+            ]
+            arguments = namespace.wrap(
+                arguments, self._config.environ, binds=binds, images=creation.content.images
+            )
+        variables = {"MKE2FS_CONFIG": MKE2FS_CONFIG}
+        return Step(
+            arguments,
+            variables=variables,
+            action=lambda: self._make_filesystem(arguments, variables),
+        )
+
+    def _tidy(self) -> None:
+        facts = self._facts
+        replace.remove_stale(os.path.dirname(facts.path), facts.workplace.scratch)
+
+    def _begin(self) -> None:
+        """Make the file, for nobody else and locked; it is removed unless it gets its name."""
+        new = replace.unfinished(self._facts.path, self._creation.size)
+        self._new = self._files.enter_context(new)
+
+    def _make_filesystem(self, words: list[str], variables: dict[str, str]) -> None:
+        """Run mke2fs until the image holds what was promised.
+
+        words  its command line; the last is the name of the image
+        mke2fs rounds the number of inodes, either way; it is read back, and asked again for
+        more in the rare case that it is short.
+        """
+        facts, files = self._facts, self._creation.files
+        arguments = [*words[:-1], self._new.descriptor]
+        place = arguments.index("-N") + 1
+        for _attempt in range(4):
+            result = process.run(arguments, self._config.environ, variables=variables)
+            if result.status:
+                ended = f"mke2fs ended with {result.status}"
+                why = process.last_line(result.errors, otherwise=ended)
+                hint = "choose a larger size with -s" if "allocate" in why else None
+                raise replace.cannot(facts.path, why, hint)
+            self._superblock = ext3.read_superblock(self._new.descriptor)
+            needed = files + self._inside + ext3.RESERVED_INODES + 2
+            missing = needed - self._superblock.inodes_count
+            if missing <= 0:
+                return
+            arguments[place] = str(int(arguments[place]) + missing + 16)
+        raise replace.cannot(
+            facts.path,
+            f"mke2fs makes {self._superblock.free_inodes_count} of {files} files",
+            "choose a larger size",
+        )
+
+    def _settle(self) -> None:
+        """Set owners and times of what is inside."""
+        content, descriptor = self._creation.content, self._new.descriptor
+        assert content
+        if content.owners:
+            content.owners(descriptor, self._superblock)
         else:
-            ext3_write.give_away(descriptor, superblock, os.getuid(), os.getgid())
-            _set_times(creation.content.amount.times, descriptor, superblock)
-        _verify(facts, descriptor, environ)
-    if not creation.sparse:
-        replace.reserve(facts.path, descriptor, creation.size, environ, notice)
-    if facts.existing is None or creation.content:
+            ext3_write.give_away(descriptor, self._superblock, os.getuid(), os.getgid())
+            _set_times(content.amount.times, descriptor, self._superblock)
+
+    def _verify(self) -> None:
+        """See with e2fsck that a filled image is sound. Raises OverlayError.
+
+        Of a directory with more than 65,000 others mke2fs gives a number of links that it
+        cannot have; what a session would do to such an image is done at once.
+        """
+        facts, descriptor, environ = self._facts, self._new.descriptor, self._config.environ
+        if repair.is_sound(facts.tools["e2fsck"], descriptor, environ):
+            return
+        most = max(inode.links for _number, inode in _directories(descriptor))
+        try:
+            if most > ext3.MOST_LINKS and repair.check(facts.path, descriptor, environ, full=True):
+                return
+        except OverlayError:
+            pass
+        raise replace.cannot(facts.path, "what mke2fs wrote is not sound")
+
+    def _reserve(self) -> None:
+        """Take all blocks that it still lacks."""
+        replace.reserve(
+            self._facts.path,
+            self._new.descriptor,
+            self._creation.size,
+            self._config.environ,
+            self._notice,
+        )
+
+    def _note(self) -> None:
+        descriptor = self._new.descriptor
         status = os.fstat(descriptor)
-        markers.note_new(Ext3Image(facts.path, status, descriptor, True, superblock))
-    made_of = creation.content.made_of if creation.content else ()
-    if facts.existing is not None:
-        new.over(facts.existing.descriptor, made_of=made_of)
-    else:
-        new.into_place(mode=config["create.permissions"], made_of=made_of)
-    allocated = os.fstat(descriptor).st_blocks * 512
-    return Created(facts.path, creation.size, superblock, allocated)
+        markers.note_new(
+            Ext3Image(self._facts.path, status, descriptor, True, self._superblock)
+        )
+
+    def into_place(self) -> Created:
+        """Give the finished file its name, and return what was Created."""
+        creation, facts, new = self._creation, self._facts, self._new
+        made_of = creation.content.made_of if creation.content else ()
+        if facts.existing is not None:
+            new.over(facts.existing.descriptor, made_of=made_of)
+        else:
+            new.into_place(mode=self._config["create.permissions"], made_of=made_of)
+        allocated = os.fstat(new.descriptor).st_blocks * 512
+        return Created(facts.path, creation.size, self._superblock, allocated)
 
 
-def _set_times(times, descriptor, superblock):
+def _set_times(
+    times: Mapping[bytes, tuple[int, int]], descriptor: int, superblock: ext3.Superblock
+) -> None:
     """Set the times that mke2fs has cut off: path of bytes in the image -> time."""
     if times:
         reader = ext3.Reader(descriptor, superblock)
@@ -230,51 +370,6 @@ def _set_times(times, descriptor, superblock):
         ext3_write.set_times(descriptor, superblock, numbers)
 
 
-def _verify(facts, descriptor, environ):
-    """See with e2fsck that a filled image is sound. Raises OverlayError.
-
-    Of a directory with more than 65,000 others mke2fs gives a number of links that it cannot
-    have; what a session would do to such an image is done at once.
-    """
-    if repair.is_sound(facts.tools["e2fsck"], descriptor, environ):
-        return
-    most = max(inode.links for _number, inode in _directories(descriptor))
-    try:
-        if most > ext3.MOST_LINKS and repair.check(facts.path, descriptor, environ, full=True):
-            return
-    except OverlayError:
-        pass
-    raise replace.cannot(facts.path, "what mke2fs wrote is not sound")
-
-
-def _directories(descriptor):
+def _directories(descriptor: int) -> Iterator[tuple[int, ext3.Inode]]:
     """Yield (number, Inode) of every directory of an image."""
     yield from ext3.Reader(descriptor, ext3.read_superblock(descriptor)).inodes(4)
-
-
-def _make_filesystem(creation, facts, inside, descriptor, environ):
-    """Run mke2fs until the image holds what was promised; return its Superblock.
-
-    mke2fs rounds the number of inodes, either way; it is read back, and asked again for
-    more in the rare case that it is short.
-    """
-    step = _mke2fs(creation, facts, inside)
-    arguments = [*step.arguments[:-1], descriptor]  # its last word is the name of that
-    place = arguments.index("-N") + 1
-    for _attempt in range(4):
-        result = process.run(arguments, environ, variables=step.variables)
-        if result.status:
-            ended = f"mke2fs ended with {result.status}"
-            words = process.last_line(result.errors, otherwise=ended)
-            hint = "choose a larger size with -s" if "allocate" in words else None
-            raise replace.cannot(facts.path, words, hint)
-        superblock = ext3.read_superblock(descriptor)
-        missing = creation.files + inside + ext3.RESERVED_INODES + 2 - superblock.inodes_count
-        if missing <= 0:
-            return superblock
-        arguments[place] = str(int(arguments[place]) + missing + 16)
-    raise replace.cannot(
-        facts.path,
-        f"mke2fs makes {superblock.free_inodes_count} of {creation.files} files",
-        "choose a larger size",
-    )

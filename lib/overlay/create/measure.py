@@ -1,5 +1,7 @@
 """How much room a tree takes in an ext3 image, counted before that is made."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
@@ -7,7 +9,11 @@ import stat
 from overlay.errors import MISSING, OverlayError, quote, reason
 from overlay.host import namespace, process
 
-_BLOCK = 4096
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BLOCK = 4096
 _IN_INODE = 88  # bytes of attributes
 _YEAR_2038 = 1 << 31  # the same, and too much for mke2fs(8)
 
@@ -20,20 +26,20 @@ class Amount:
 
     __slots__ = ("bytes", "files", "times")
 
-    def __init__(self, files=0, bytes_=0):
+    def __init__(self, files: int = 0, bytes_: int = 0) -> None:
         self.files = files
         self.bytes = bytes_
-        self.times = {}
+        self.times: dict[bytes, tuple[int, int]] = {}
 
 
-def measure(path, environ):
+def measure(path: str, environ: Mapping[str, str]) -> Amount:
     """Return the Amount that a directory takes as blocks of 4 KiB of an ext3 image.
 
     Holes of sparse files are left out; files with several names count once. Directories
     that their owner has closed to himself are looked into from a namespace, as mke2fs will.
     """
     amount = Amount()
-    linked = set()
+    linked: set[tuple[int, int]] = set()
     pending = [os.fsencode(path)]
     while pending:
         directory = pending.pop()
@@ -57,7 +63,7 @@ def measure(path, environ):
                         _check_readable(entry.path)
                     amount.files += 1
                     amount.bytes += _attributes(entry.path)
-                    amount.bytes += _blocks(entry.path, status) * _BLOCK
+                    amount.bytes += _blocks(entry.path, status) * BLOCK
         except OSError as error:
             if error.errno != errno.EACCES or not _measure_closed(directory, amount, environ):
                 raise OverlayError(
@@ -66,11 +72,11 @@ def measure(path, environ):
                 ) from None
             continue
         amount.files += 1
-        amount.bytes += (names + names // 8 + _BLOCK) // _BLOCK * _BLOCK
+        amount.bytes += (names + names // 8 + BLOCK) // BLOCK * BLOCK
     return amount
 
 
-def _check_readable(path):
+def _check_readable(path: bytes) -> None:
     """Name a file of somebody else that may not be read; what is one's own always may."""
     if not os.access(path, os.R_OK):
         raise OverlayError(
@@ -80,7 +86,7 @@ def _check_readable(path):
         )
 
 
-def _measure_closed(directory, amount, environ):
+def _measure_closed(directory: bytes, amount: Amount, environ: Mapping[str, str]) -> bool:
     """Add a directory that only its owner's namespace can read; return whether it could."""
     if not namespace.available(environ):
         return False
@@ -93,26 +99,26 @@ def _measure_closed(directory, amount, environ):
         kind, length = line.split()
         amount.files += 1
         # A block for each directory, and 64 bytes for each name, which is not looked at.
-        amount.bytes += 64 + (_BLOCK if kind == "d" else 0)
+        amount.bytes += 64 + (BLOCK if kind == "d" else 0)
         if kind == "f":
-            amount.bytes += -(-int(length) // _BLOCK) * _BLOCK
+            amount.bytes += -(-int(length) // BLOCK) * BLOCK
     return True
 
 
-def _attributes(path):
+def _attributes(path: bytes) -> int:
     """Return the bytes of the block for attributes that do not fit into the inode."""
-    names = ()
+    names: list[str] = []
     try:
         names = os.listxattr(path, follow_symlinks=False)
         values = [os.getxattr(path, name, follow_symlinks=False) for name in names]
     except OSError:
-        return _BLOCK if names else 0
+        return BLOCK if names else 0
     # Each has a header of 16 bytes; name and value are rounded up to 4.
     used = sum(22 + len(name) + len(value) for name, value in zip(names, values))
-    return _BLOCK if used > _IN_INODE else 0
+    return BLOCK if used > _IN_INODE else 0
 
 
-def _data(path, status):
+def _data(path: bytes, status: os.stat_result) -> int:
     """Return the bytes of a file that are no hole.
 
     st_blocks does not tell: ZFS counts compressed blocks, and few for what was just written.
@@ -137,13 +143,13 @@ def _data(path, status):
     return data
 
 
-def _blocks(path, status):
+def _blocks(path: bytes, status: os.stat_result) -> int:
     """Return the blocks of a file in ext3, the indirect ones included."""
     if stat.S_ISLNK(status.st_mode):
         return 0 if status.st_size < 60 else 1
     if not stat.S_ISREG(status.st_mode):
         return 0
-    blocks = -(-_data(path, status) // _BLOCK)
-    if blocks and status.st_size > 12 * _BLOCK:
+    blocks = -(-_data(path, status) // BLOCK)
+    if blocks and status.st_size > 12 * BLOCK:
         blocks += 3 + blocks // 1000
     return blocks

@@ -1,35 +1,52 @@
 """What the site, its quotas and the disk say to a new overlay."""
 
+from __future__ import annotations
+
 import os
 
-from overlay import size
 from overlay.errors import NOT_ALLOWED, OverlayError, quote
 from overlay.image import ext3
-from overlay.quota.check import check_quota
+from overlay.quota.check import Room
+from overlay.size import MIB, format_files, format_size, mebibytes, thousands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlay.settings.config import Config
 
 
-def check_policy(creation, config):
-    """Refuse what the site does not want. Raises OverlayError (NOT_ALLOWED)."""
-    checks = (
-        ("-s", creation.size, "min_size", "max_size", size.format_size, size.mebibytes),
-        ("-n", creation.files, "min_files", "max_files", size.format_files, size.thousands),
+def check_policy(config: Config, *, size: int | None = None, files: int | None = None) -> None:
+    """Refuse what the site does not want. Raises OverlayError (NOT_ALLOWED).
+
+    size   bytes of the overlay; None: nothing is asked about them
+    files  how many files it can hold; None: nothing is asked about them
+    """
+    if size is not None:
+        _hold(size, config, "-s", "create.min_size", "create.max_size")
+    if files is not None:
+        _hold(files, config, "-n", "create.min_files", "create.max_files")
+
+
+def _hold(amount: int, config: Config, option: str, least: str, most: str) -> None:
+    """Refuse an amount below one setting, or above another."""
+    low, high = config[least], config[most]
+    if low and amount < low:
+        limit, side, origin = low, "least", config.origin(least)
+    elif high and amount > high:
+        limit, side, origin = high, "most", config.origin(most)
+    else:
+        return
+    is_size = option == "-s"
+    words = format_size if is_size else format_files
+    raise OverlayError(
+        f"{words(amount)} are not allowed here: {words(limit)} are the {side} ({origin})",
+        status=NOT_ALLOWED,
+        hint=f"{option} {mebibytes(limit) if is_size else thousands(limit)}",
     )
-    for option, amount, least, most, words, number in checks:
-        low, high = config[f"create.{least}"], config[f"create.{most}"]
-        for limit, wrong, side in (
-            (low, low and amount < low, "least"),
-            (high, high and amount > high, "most"),
-        ):
-            if wrong:
-                raise OverlayError(
-                    f"{words(amount)} are not allowed here: {words(limit)} are the {side}"
-                    f" ({config.origin('create.' + (least if side == 'least' else most))})",
-                    status=NOT_ALLOWED,
-                    hint=f"{option} {number(limit)}",
-                )
 
 
-def check_place(path, config, notice):
+def check_place(path: str, config: Config, notice: Callable[[str, str], None]) -> None:
     """Warn of, or refuse, a place where the site does not want overlays.
 
     Raises OverlayError (NOT_ALLOWED).
@@ -49,22 +66,36 @@ def check_place(path, config, notice):
     notice(what, "warning")
 
 
-def check_room(creation, path, config, environ, notice):
+def room_for(path: str, config: Config) -> Room | None:
+    """Return the Room of the directory of a new overlay; None where nothing is to be asked.
+
+    It is asked for here, once; check_room() and what is said in the end go by the answer.
+    """
+    if config["quota.check"] == "off":
+        return None
+    return Room(os.path.dirname(path), config)
+
+
+def check_room(
+    room: Room | None,
+    notice: Callable[[str, str], None] | None,
+    *,
+    size: int,
+    sparse: bool,
+    data: int = 0,
+) -> None:
     """Refuse, or warn of, an overlay for which quotas or the disk have no room.
 
+    notice  called with what is to be warned of; None to refuse only
+    size    bytes of the overlay, or that come to it
+    sparse  whether its blocks are taken only as they are written
+    data    bytes that it is filled with
     As [quota] says; raises OverlayError (CANNOT_CREATE).
     """
-    now = creation.size
-    if creation.sparse:  # the journal, and what describes every 128 MiB
-        now = ext3.JOURNAL + now // 8192 + size.MIB
-        now += creation.content.amount.bytes if creation.content else 0
-    found = check_quota(
-        os.path.dirname(path),
-        now_bytes=now,
-        full_bytes=max(now, creation.size),
-        files=1,
-        config=config,
-        environ=environ,
-    )
-    for words in found:
-        notice(words, "warning")
+    if room is None:
+        return
+    # Of a sparse one at once: the journal, what describes every 128 MiB, and the data.
+    now = ext3.JOURNAL + size // 8192 + MIB + data if sparse else size
+    for words in room.check(now_bytes=now, full_bytes=max(now, size), files=1):
+        if notice is not None:
+            notice(words, "warning")

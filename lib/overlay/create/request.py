@@ -1,16 +1,63 @@
 """What create-overlay asks for, what can be asked of an image at all, and what came of it."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.image import ext3_size
 from overlay.size import format_files, format_size, mebibytes, thousands
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from overlay.create.measure import Amount
+    from overlay.host.permissions import Access
+    from overlay.image.ext3 import Superblock
+    from overlay.quota.limits import Limits
+    from overlay.settings.config import Config
+
 SUFFIXES = (".ext3", ".img")
 
 
+class Order:
+    """What the user asks for; what is left open follows from the content, or from the site.
+
+    size        bytes, None to leave it open
+    files       how many files it can hold in all, None to leave it open
+    path        where; None for a name of size and files in the current directory
+    sparse      whether its blocks are taken only as they are written
+    force       whether it may take the place of an overlay that is there
+    usable      whether size is the room for data, without the tables of the file system
+    plain_count whether files was given without a unit
+    """
+
+    __slots__ = ("files", "force", "path", "plain_count", "size", "sparse", "usable")
+
+    def __init__(
+        self,
+        size: int | None = None,
+        files: int | None = None,
+        *,
+        path: str | None = None,
+        sparse: bool = False,
+        force: bool = False,
+        usable: bool = False,
+        plain_count: bool = False,
+    ) -> None:
+        self.size = size
+        self.files = files
+        self.path = path
+        self.sparse = sparse
+        self.force = force
+        self.usable = usable
+        self.plain_count = plain_count
+
+
 class Creation:
-    """What the user asked for.
+    """What is to be made.
 
     size    bytes, a multiple of the block size
     files   how many files it can hold in all, those that it is filled with included
@@ -20,7 +67,18 @@ class Creation:
     content what it is filled with, a Content; None for nothing
     """
 
-    def __init__(self, size, files, *, path=None, sparse=False, force=False, content=None):
+    __slots__ = ("content", "files", "force", "path", "size", "sparse")
+
+    def __init__(
+        self,
+        size: int,
+        files: int,
+        *,
+        path: str | None = None,
+        sparse: bool = False,
+        force: bool = False,
+        content: Content | None = None,
+    ) -> None:
         self.size = size
         self.files = files
         self.path = path
@@ -30,11 +88,10 @@ class Creation:
 
 
 class Content:
-    """What a new overlay is filled with.
+    """What a new overlay is filled with, beside what lies in the Workplace.
 
     amount  the Amount of all of it
     binds   (directory, place below upper/): trees that are read where they are
-    steps   Steps that have put, or would put, the rest below upper/ in the staging directory
     images  (descriptor, directory, place): open ext3 images, where they are mounted, and where
             their upper/ is shown
     in_namespace  whether mke2fs runs in a namespace, where it reads all that is the user's
@@ -43,28 +100,45 @@ class Content:
     made_of  permissions.Access of the overlays that it comes from
     """
 
-    def __init__(self, amount, binds=(), steps=(), images=(), in_namespace=False, owners=None):
-        self.made_of = []
+    __slots__ = ("amount", "binds", "images", "in_namespace", "made_of", "owners")
+
+    def __init__(
+        self,
+        amount: Amount,
+        *,
+        binds: Iterable[tuple[str, str]] = (),
+        images: Iterable[tuple[int, str, str]] = (),
+        in_namespace: bool = False,
+        owners: Callable[[int, Superblock], None] | None = None,
+        made_of: Iterable[Access] = (),
+    ) -> None:
         self.amount = amount
         self.binds = list(binds)
-        self.steps = list(steps)
         self.images = list(images)
         self.in_namespace = in_namespace
         self.owners = owners
+        self.made_of = list(made_of)
 
 
 class Created:
-    """What came of it: path, size in bytes, superblock, whether the blocks are reserved."""
+    """What came of it.
 
-    def __init__(self, path, size, superblock, allocated):
-        self.limits = ()  # Limits of its place, where somebody wants to know
+    path        of the overlay, absolute
+    size        bytes
+    superblock  what the file system says of itself
+    allocated   bytes of the disk that it takes now
+    """
+
+    __slots__ = ("allocated", "path", "size", "superblock")
+
+    def __init__(self, path: str, size: int, superblock: Superblock, allocated: int) -> None:
         self.path = path
         self.size = size
         self.superblock = superblock
-        self.allocated = allocated  # bytes of the file system that it takes now
+        self.allocated = allocated
 
-    def as_dictionary(self):
-        """Return it for --json."""
+    def as_dictionary(self, limits: Iterable[Limits] = ()) -> dict[str, Any]:
+        """Return it for --json, with the Limits of its place where they are known."""
         return {
             "path": self.path,
             "size": self.size,
@@ -73,27 +147,76 @@ class Created:
             "allocated": self.allocated,
             "limits": [
                 {
-                    "kind": limits.kind,
-                    "name": limits.name,
-                    "bytes_left": limits.left_bytes,
-                    "files_left": limits.left_files,
+                    "kind": one.kind,
+                    "name": one.name,
+                    "bytes_left": one.left_bytes,
+                    "files_left": one.left_files,
                 }
-                for limits in self.limits
+                for one in limits
             ],
         }
 
 
-def file_name(creation):
+def settle(order: Order, config: Config, content: Content | None = None) -> Creation:
+    """Return the Creation that an Order, the site and the content make.
+
+    Raises OverlayError (USAGE) when something is missing, and for what no image can be.
+    """
+    default_size, default_files = config["create.size"], config["create.files"]
+    if content and order.files is None:
+        default_files = content.amount.files + _margin(content.amount.files, config) + 1000
+        default_files = max(default_files, config["create.min_files"] or 0)
+    files = _given("-n", "number of files", order.files, default_files)
+    if content and order.size is None:
+        data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20)
+        default_size = ext3_size.smallest_size(files, data)
+        default_size = default_size and max(default_size, config["create.min_size"] or 0)
+    size = _given("-s", "size", order.size, default_size)
+    if order.usable and order.size is not None:
+        size = ext3_size.smallest_size(files, size) or size
+    creation = Creation(
+        size, files, path=order.path, sparse=order.sparse, force=order.force, content=content
+    )
+    check_request(creation, plain_count=order.plain_count)
+    return creation
+
+
+def _margin(amount: int, config: Config) -> int:
+    percent: int = config["create.margin"]
+    return amount * percent // 100
+
+
+def _given(option: str, what: str, amount: int | None, default: int | None) -> int:
+    """Return the amount that was asked for, or what it is without."""
+    chosen = default if amount is None else amount
+    if chosen is None:
+        raise OverlayError(
+            f"the {what} is missing ({option})",
+            status=USAGE,
+            hint="for 500 MB and 700 thousand files: create-overlay -s 500 -n 700",
+        )
+    return chosen
+
+
+def file_name(creation: Creation) -> str:
     """Return the name of a new overlay as it was given or follows from size and files."""
     if creation.path is None:
         return f"overlay-{mebibytes(creation.size)}M-{thousands(creation.files)}K.ext3"
-    if creation.path.endswith("/") or os.path.basename(creation.path) in ("", ".", ".."):
+    return full_name(creation.path)
+
+
+def full_name(path: str) -> str:
+    """Return the name that was given for a new overlay with its ending.
+
+    Raises OverlayError (USAGE) for what cannot be one.
+    """
+    if path.endswith("/") or os.path.basename(path) in ("", ".", ".."):
         raise OverlayError(
-            f"{quote(creation.path)} names a directory, not a file",
+            f"{quote(path)} names a directory, not a file",
             status=USAGE,
-            hint=f"-o {quote(os.path.join(creation.path, 'NAME'))}",
+            hint=f"-o {quote(os.path.join(path, 'NAME'))}",
         )
-    path = creation.path if creation.path.endswith(SUFFIXES) else creation.path + ".ext3"
+    path = path if path.endswith(SUFFIXES) else path + ".ext3"
     if ":" in path or not path.isprintable():
         raise OverlayError(
             f"{quote(path)}: colons, control characters and bytes that are no UTF-8 in the name of"
@@ -104,7 +227,7 @@ def file_name(creation):
     return path
 
 
-def check_request(creation, plain_count=False):
+def check_request(creation: Creation, plain_count: bool = False) -> None:
     """Refuse what no image can be. Raises OverlayError (USAGE) naming the smallest size.
 
     plain_count  whether the number of files was given without a unit

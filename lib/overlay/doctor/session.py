@@ -46,7 +46,7 @@ def _try_session(environ: Mapping[str, str], root: str) -> Check:
     try:
         # Not by create-overlay: the site's rules for what users make are not what is tried.
         request = Creation(_TRIAL_SIZE, 1000, path=overlay, sparse=True)
-        make.make(request, config, environ, lambda text: None)
+        make.make(request, config, lambda text: None)
         result = process.ask(words, environ, _SESSION_PATIENCE)
         if result.status:
             said = result.errors.strip().splitlines() or [f"status {result.status}"]

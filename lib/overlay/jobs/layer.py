@@ -4,20 +4,29 @@ It is a sparse overlay on a disk of the node, thrown away at the end of the sess
 to where the user wants it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
 
-from overlay import size
 from overlay.create import make
 from overlay.create.policy import check_policy
 from overlay.create.request import Creation, check_request
-from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError, quote, reason
+from overlay.create.workplace import Workplace
+from overlay.errors import CANNOT_CREATE, DATA_LOST, OverlayError, quote, reason
 from overlay.host import permissions, private, task
 from overlay.host.room import free_bytes
 from overlay.image import lock
 from overlay.safety import replace
 from overlay.safety.unused import remove_unused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from overlay.plan import Plan
+    from overlay.settings.config import Config
 
 
 class Layer:
@@ -27,30 +36,46 @@ class Layer:
     request  the Creation that makes it
     keep     the directory where it goes at the end; None: it is thrown away
     made_of  permissions.Access of the overlays below: it may hold what was read there
+    made     whether it is; until then the path may be another session's
     """
 
-    def __init__(self, path, request, keep, made_of=()):
+    __slots__ = ("keep", "made", "made_of", "path", "request")
+
+    def __init__(
+        self,
+        path: str,
+        request: Creation,
+        keep: str | None,
+        made_of: Iterable[permissions.Access] = (),
+    ) -> None:
         self.path = path
-        self.made_of = made_of
+        self.made_of = list(made_of)
         self.request = request
         self.keep = keep
-        self.made = False  # until then the path may be another session's
+        self.made = False
 
 
 def plan_layer(
-    config, environ, *, scratch, size_text=None, files_text=None, keep=None, overlays=()
-):
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    scratch: str,
+    size: int | None = None,
+    files: int | None = None,
+    keep: str | None = None,
+    overlays: Iterable[str] = (),
+) -> Layer:
     """Return the Layer for this task; nothing is made yet.
 
-    overlays    paths of those that it will lie over
+    environ     which says what task of a batch system this is
     scratch     a node-local directory
-    size_text   its size and number of files as the user gave them, None for the site's
+    size        bytes, None for the site's
+    files       how many files it can hold, None for the site's
     keep        the directory where it goes at the end, or None
-    Raises OverlayError: USAGE for amounts that cannot be, CANNOT_CREATE when keep cannot be
-    written.
+    overlays    paths of those that it will lie over
+    Raises OverlayError: USAGE for amounts that cannot be, NOT_ALLOWED for those that the site
+    does not want, CANNOT_CREATE when keep cannot be written.
     """
-    bytes_ = _amount("-s", size_text, size.parse_size) or config["jobs.size"]
-    files = _amount("-n", files_text, size.parse_count) or config["jobs.files"]
     if keep is not None and not (os.path.isdir(keep) and os.access(keep, os.W_OK | os.X_OK)):
         there = os.path.lexists(keep)
         raise OverlayError(
@@ -61,29 +86,33 @@ def plan_layer(
         )
     name = task.task_name(environ, os.uname().nodename, os.getpid()) + ".ext3"
     path = os.path.join(private.name(scratch), name)
-    request = Creation(bytes_, files, path=path, sparse=True)
+    request = Creation(
+        size or config["jobs.size"], files or config["jobs.files"], path=path, sparse=True
+    )
     check_request(request)
-    if size_text is not None or files_text is not None:
-        check_policy(request, config)
-    return Layer(path, request, keep, list(_accesses(overlays)) if keep else ())
+    if size is not None or files is not None:
+        check_policy(config, size=request.size, files=request.files)
+    return Layer(path, request, keep, _accesses(overlays) if keep else ())
 
 
-def _accesses(paths):
+def _accesses(paths: Iterable[str]) -> Iterator[permissions.Access]:
     for path in paths:
         with contextlib.suppress(OSError):  # what is wrong with it is told when it is opened
             yield permissions.Access(path)
 
 
-def _amount(option, text, parse):
-    if text is None:
-        return None
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise OverlayError(f"{option}: {error}", status=USAGE) from None
+def plan_making(layer: Layer, config: Config) -> Plan:
+    """Return what make_layer() does while no other session has its name, to be printed."""
+    scratch = os.path.dirname(os.path.dirname(layer.path))
+    facts = make.Facts(
+        path=layer.path,
+        tools=make.find_tools(config.environ, sparse=True, filled=False),
+        workplace=Workplace(scratch),
+    )
+    return make.plan(layer.request, config, facts)
 
 
-def make_layer(layer, config, environ):
+def make_layer(layer: Layer, config: Config) -> None:
     """Make the image of a Layer, under another name if another session has its name.
 
     Raises OverlayError (CANNOT_CREATE).
@@ -100,12 +129,13 @@ def make_layer(layer, config, environ):
             status=CANNOT_CREATE,
             hint="make room there, or set TMPDIR to a directory of yours with room",
         ) from None
+    wanted = layer.request
     for path in _names(layer.path):
-        layer.request.path = path
         if os.path.lexists(path):
             continue
         try:
-            make.make(layer.request, config, environ, lambda text: None)
+            request = Creation(wanted.size, wanted.files, path=path, sparse=True)
+            make.make(request, config, lambda text: None)
         except OverlayError:
             if os.path.lexists(path):
                 continue  # another session was faster
@@ -115,7 +145,7 @@ def make_layer(layer, config, environ):
         return
 
 
-def _names(path):
+def _names(path: str) -> Iterator[str]:
     """Yield a path, and others like it: a.ext3, a-2.ext3, a-3.ext3."""
     yield path
     stem, dot, ending = path.rpartition(".")
@@ -123,7 +153,7 @@ def _names(path):
         yield f"{stem}-{number}{dot}{ending}"
 
 
-def remove_layer(layer):
+def remove_layer(layer: Layer) -> None:
     """Throw the image of a Layer away."""
     try:
         os.unlink(layer.path)
@@ -131,7 +161,7 @@ def remove_layer(layer):
         pass
 
 
-def keep_layer(layer):
+def keep_layer(layer: Layer) -> str:
     """Move the image of a Layer to where it is kept; return its new path.
 
     On one file system it only gets another name; else it is copied beside its new place,
@@ -170,7 +200,7 @@ def keep_layer(layer):
     raise AssertionError("no name is free")
 
 
-def _link_or_copy(layer, descriptor, path):
+def _link_or_copy(layer: Layer, descriptor: int, path: str) -> None:
     """Give the image of a Layer a name, copied where that is on another file system.
 
     Raises OSError, and OverlayError as replace does.
@@ -188,7 +218,7 @@ def _link_or_copy(layer, descriptor, path):
         os.close(directory)
 
 
-def _copy_into_place(layer, source, path, mode):
+def _copy_into_place(layer: Layer, source: int, path: str, mode: int) -> None:
     """Copy the image of a Layer to a path on another file system. Raises OSError.
 
     mode  of the copy, as far as the layers below allow it
@@ -203,7 +233,7 @@ def _copy_into_place(layer, source, path, mode):
         new.into_place(mode=mode, made_of=layer.made_of)
 
 
-def _copy_attributes(source, target):
+def _copy_attributes(source: int, target: int) -> None:
     """Copy what we noted on an image, where both file systems have such attributes."""
     try:
         for name in os.listxattr(source):

@@ -2,13 +2,12 @@
 
 import os
 
-from overlay.create import make
 from overlay.errors import DATA_LOST, USAGE, OverlayError, quote
 from overlay.host import private, process
 from overlay.host.scratch import scratch_directory
 from overlay.image.ext3_image import PlannedImage
 from overlay.jobs import staging
-from overlay.jobs.layer import keep_layer, make_layer, plan_layer, remove_layer
+from overlay.jobs.layer import keep_layer, make_layer, plan_layer, plan_making, remove_layer
 from overlay.launch.facts import gather
 from overlay.launch.plan import make_plan
 from overlay.launch.run import look_inside, run
@@ -32,8 +31,8 @@ def run_in_job(options, request, config, output):
             config,
             environ,
             scratch=scratch,
-            size_text=options.size,
-            files_text=options.files,
+            size=options.size,
+            files=options.files,
             keep=keep,
             overlays=originals,
         )
@@ -98,7 +97,7 @@ def _run_layer(layer, request, config, wait, output):
     """Run a session with a Layer on top, and keep that or throw it away; return the status."""
     status = None
     try:
-        make_layer(layer, config, config.environ)
+        make_layer(layer, config)
         request.overlays.insert(0, (layer.path, "rw"))
         kept = layer.keep is not None
         status = run(request, config, wait=wait, output=output, replace=False, kept=kept)
@@ -134,16 +133,8 @@ def _dry_run(request, config, layer, stage, scratch):
         top.upper = os.getuid()
         facts.images.insert(0, top)
         overlays.insert(0, (layer.path, "rw"))
-        made = make.Facts(
-            path=layer.path,
-            tools={"mke2fs": process.need("mke2fs", environ)},
-            scratch=scratch,
-            host=os.uname().nodename,
-            pid=os.getpid(),
-            environ=environ,
-        )
-        making = make.plan(layer.request, config, made)
-        before += [*making.before, *making.after]
+        making = plan_making(layer, config)
+        before += [*making.before, making.final, *making.after]
         if layer.keep:
             after.append(Step(["mv", "-n", layer.path, layer.keep]))
         else:

@@ -1,6 +1,6 @@
 """Whether there is room for a new overlay: quotas and free space, asked before writing.
 
-check_quota() is called with what an overlay will take; it only reads. Where a quota is
+A Room is asked what an overlay will take; it only reads. Where a quota is
 asked for follows from the type of the file system, or from the site's own [quota] command.
 """
 
@@ -25,50 +25,58 @@ _SPARE = size.MIB
 _SPARSE = 32
 
 
-def check_quota(
-    directory: str,
-    *,
-    now_bytes: int,
-    full_bytes: int,
-    files: int,
-    config: Config,
-    environ: Mapping[str, str],
-) -> list[str]:
-    """See whether a new overlay has room in a directory; return notices for the user.
+class Room:
+    """What a directory has room for: asked once, when this is made.
 
-    now_bytes   what is written or reserved at once
-    full_bytes  what it takes when it is full
-    files       how many files are made
-    Raises OverlayError (CANNOT_CREATE) when there is no room, or when that cannot be
-    found out, as the site has it.
+    directory  where an overlay is to be
+    limits     the Limits there
+    failures   lines about what could not be found out
     """
-    mode = config["quota.check"]
-    if mode == "off":
-        return []
-    place = _place(directory, config, environ)
-    limits, failures = _limits(place)
-    findings = _findings(limits, now_bytes, full_bytes, files)
-    if findings and findings[0].short and btrfs.settle(place):
-        again, failed = _limits(place)
-        if not failed:  # else the time is over, and what was said before still holds
-            limits, failures = again, failed
-            findings = _findings(limits, now_bytes, full_bytes, files)
-    if mode == "refuse" and findings and findings[0].short:
-        raise OverlayError(
-            f"there is no room for the overlay in {quote(directory)}: {findings[0].words}",
-            status=CANNOT_CREATE,
-            hint=_hint(findings[0], limits, now_bytes < full_bytes, config),
-        )
-    if mode == "refuse" and failures and config["quota.on_failure"] == "refuse":
-        raise OverlayError(
-            f"whether there is room for the overlay in {quote(directory)} is not known:"
-            f" {failures[0]}",
-            status=CANNOT_CREATE,
-            hint="try again later, or choose another directory with -o",
-        )
-    return [finding.words for finding in findings] + [
-        f"the quota could not be checked: {words}" for words in failures
-    ]
+
+    def __init__(self, directory: str, config: Config) -> None:
+        self.directory = directory
+        self._config = config
+        self._place = _place(directory, config, config.environ)
+        self.limits, self.failures = _limits(self._place)
+
+    def check(self, *, now_bytes: int, full_bytes: int, files: int) -> list[str]:
+        """See whether a new overlay has room; return notices for the user.
+
+        now_bytes   what is written or reserved at once
+        full_bytes  what it takes when it is full
+        files       how many files are made
+        Asked again only where the answer says no, and btrfs had not counted what was removed.
+        Raises OverlayError (CANNOT_CREATE) when there is no room, or when that cannot be
+        found out, as the site has it.
+        """
+        config = self._config
+        findings = _findings(self.limits, now_bytes, full_bytes, files)
+        if findings and findings[0].short and btrfs.settle(self._place):
+            again, failed = _limits(self._place)
+            if not failed:  # else the time is over, and what was said before still holds
+                self.limits, self.failures = again, failed
+                findings = _findings(again, now_bytes, full_bytes, files)
+        refuses = config["quota.check"] == "refuse"
+        if refuses and findings and findings[0].short:
+            raise OverlayError(
+                f"there is no room for the overlay in {quote(self.directory)}: {findings[0].words}",
+                status=CANNOT_CREATE,
+                hint=_hint(findings[0], self.limits, now_bytes < full_bytes, config),
+            )
+        if refuses and self.failures and config["quota.on_failure"] == "refuse":
+            raise OverlayError(
+                f"whether there is room for the overlay in {quote(self.directory)} is not known:"
+                f" {self.failures[0]}",
+                status=CANNOT_CREATE,
+                hint="try again later, or choose another directory with -o",
+            )
+        return [finding.words for finding in findings] + [
+            f"the quota could not be checked: {words}" for words in self.failures
+        ]
+
+    def after(self, bytes_: int, files: int) -> list[Limits]:
+        """Return the Limits as they are when so many more bytes and files are there."""
+        return [one.after(bytes_, files) for one in self.limits]
 
 
 class _Finding:

@@ -53,6 +53,20 @@ class Limits:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
         return f"Limits({values})"
 
+    def after(self, bytes_: int, files: int) -> Limits:
+        """Return the Limits when so many more bytes and files are there."""
+        used, count = (
+            None if now is None else max(0, now + more)
+            for now, more in ((self.used_bytes, bytes_), (self.used_files, files))
+        )
+        return Limits(
+            self.kind,
+            self.source,
+            self.name,
+            (used, self.soft_bytes, self.hard_bytes),
+            (count, self.soft_files, self.hard_files),
+        )
+
     @property
     def left_bytes(self) -> int | None:
         """How many bytes may still come; None without a limit, or when it is not known."""

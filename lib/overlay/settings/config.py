@@ -54,12 +54,14 @@ class Config:
     def hold(self, name: str, option: str, given: str | None) -> None:
         """Refuse an option of the command line that would set aside a locked setting.
 
-        given  what the option stands for, as text; empty or None when it was not given
+        given  what the option stands for, as text or as what that stands for; empty or None
+               when it was not given
         Raises OverlayError (NOT_ALLOWED). A lock on nothing, as on an empty size, leaves the
         choice to the user.
         """
         lock = self.lock(name)
-        if lock and given and given != self.text(name) and self.get(name) is not None:
+        same = given == self.text(name) or given == self.get(name)
+        if lock and given and not same and self.get(name) is not None:
             raise OverlayError(
                 f"{option} is not for you to choose here: {name} is locked ({lock})",
                 status=NOT_ALLOWED,
