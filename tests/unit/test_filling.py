@@ -25,10 +25,11 @@ def refused(function, *arguments, **options):
 
 def unpacked(base, workplace, config, output):
     """Have a base image unpacked, and return where it is."""
-    if not os.path.isdir(base):
-        for step in unpacking(base, workplace, config, output):
-            step.do()
-    return unpacked_name(base, workplace)
+    base = base if os.path.isdir(base) else os.path.realpath(base)
+    place = unpacked_name(base, workplace)
+    for step in () if place == base else unpacking(base, workplace, config, output):
+        step.do()
+    return place
 
 
 @pytest.fixture

@@ -57,6 +57,8 @@ class Build:
         Doing them raises OverlayError when a command fails.
         """
         base: str = find_container(self.container, config)
+        if not os.path.isdir(base):
+            base = os.path.realpath(base)  # a link may lead to another image meanwhile
         place = unpacked_name(base, workplace)
         log = self._log_name(path)
         binds = [word for bind in self.binds for word in ("-b", bind)]
@@ -158,7 +160,6 @@ def unpacking(base: str, workplace: Workplace, config: Config, output: Output) -
 
     What killed runs have left, and what was not used for long, is removed first.
     """
-    base = os.path.realpath(base)  # a link may lead to another image meanwhile
     place = unpacked_name(base, workplace)
     parent = os.path.dirname(place)
     tidy = Step(
