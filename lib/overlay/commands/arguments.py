@@ -11,7 +11,7 @@ from overlay.output import write_result
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     # A parser, or a group of one.
     Group = argparse._ActionsContainer
@@ -204,14 +204,20 @@ class Count(int):
     is_plain = False
 
 
-def count(text):
+def count(text: str) -> Count:
     """Return the Count that a text stands for. Raises ValueError."""
     number = Count(size.parse_count(text))
     number.is_plain = text.replace(".", "").isdecimal()
     return number
 
 
-def add_sizes(group, program, size_text, files_text, convert=lambda parse: parse):
+def add_sizes(
+    group: Group,
+    program: str,
+    size_text: str,
+    files_text: str,
+    convert: Callable[[Callable[[str], int]], Callable[[str], Any]] = lambda parse: parse,
+) -> None:
     """Add -s (bytes) and -n (a Count) with their texts for --help.
 
     convert  makes of what parses an amount what parses the option; both raise ValueError
@@ -224,10 +230,10 @@ def add_sizes(group, program, size_text, files_text, convert=lambda parse: parse
         group.add_argument(*option, metavar=option[1][2:].upper(), type=kind, help=help_)
 
 
-def _said(option, parse, program):
+def _said(option: str, parse: Callable[[str], Any], program: str) -> Callable[[str], Any]:
     """Return what parses a text, and says what is wrong with it as every command does."""
 
-    def said(text):
+    def said(text: str) -> Any:
         try:
             return parse(text)
         except ValueError as error:

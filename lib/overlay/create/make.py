@@ -340,9 +340,7 @@ class _Making:
     def _note(self) -> None:
         descriptor = self._new.descriptor
         status = os.fstat(descriptor)
-        markers.note_new(
-            Ext3Image(self._facts.path, status, descriptor, True, self._superblock)
-        )
+        markers.note_new(Ext3Image(self._facts.path, status, descriptor, True, self._superblock))
 
     def into_place(self) -> Created:
         """Give the finished file its name, and return what was Created."""
