@@ -848,3 +848,34 @@ def test_refused_before_the_work(run, scratch, planted):
         assert result.status in (2, 73), result
         assert result.stderr.startswith("create-overlay: error: "), result
     assert sorted(os.listdir(scratch)) == ["a.ext3", "commands"]
+
+
+# ------------------------------------------------------------------- at the door --
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [(["--from", "d", "-s", "x"], "-s"), (["-f", "build.txt", "-n", "x"], "-n")],
+)
+def test_wrong_amount(run, scratch, options, what):
+    """An amount that is none is refused before anything is looked at or made."""
+    (scratch / "d").mkdir()
+    (scratch / "build.txt").write_text("true\n")
+    before = sorted(os.listdir(scratch))
+    result = run("create-overlay", *options)
+    assert result.status == 2
+    assert result.stderr.startswith(f"create-overlay: error: {what}: 'x' is not a ")
+    assert sorted(os.listdir(scratch)) == before
+
+
+def test_dry_run_names_the_same(run, ok, scratch):
+    """The name that follows from the content is the same in a dry run and in a real one."""
+    (scratch / "d").mkdir()
+    for number in range(20):
+        (scratch / "d" / str(number)).write_text("x")
+    lines = ok("create-overlay", "--from", "d", "--dry-run")
+    assert sorted(os.listdir(scratch)) == ["d"]
+    ok("create-overlay", "--from", "d")
+    (made,) = set(os.listdir(scratch)) - {"d"}
+    (move,) = [line for line in lines.splitlines() if line.startswith("mv -n ")]
+    assert move.rstrip("'").endswith(f"/{made}")

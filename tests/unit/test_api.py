@@ -3,7 +3,9 @@
 import os
 import types
 
+import pytest
 from overlay import api
+from overlay.errors import NOT_ALLOWED
 from overlay.host import process
 from overlay.image import ext3
 from support import tool
@@ -20,6 +22,21 @@ def test_create(scratch, environ, monkeypatch):
     with open(made.path, "rb") as file:
         assert ext3.read_superblock(file.fileno()).free_inodes_count >= 1000
     assert list(scratch.glob("tmp/*/*")) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OVERLAY_CREATE_MAX_SIZE", "10M"), ("OVERLAY_SCRATCH_OUTSIDE", "refuse")],
+)
+def test_create_as_the_site_wants(scratch, environ, monkeypatch, variable, value):
+    """The site's policy and places hold for scripts, too."""
+    monkeypatch.chdir(scratch)
+    variables = {variable: value, "OVERLAY_SCRATCH_LOCATIONS": "/usr"}
+    config = api.load_config({**environ, **variables})
+    with pytest.raises(api.OverlayError) as caught:
+        api.create("env", size=16 << 20, files=1000, config=config, sparse=True)
+    assert caught.value.status == NOT_ALLOWED
+    assert not (scratch / "env.ext3").exists()
 
 
 def test_plan_session(scratch, environ, monkeypatch):
