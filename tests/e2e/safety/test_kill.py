@@ -198,7 +198,10 @@ def at_work(session, program):
 
 
 def test_end_of_session(run, start, make, rounds, count):
-    """Killed while it ends or removes needless markers: the next has all files, no damage."""
+    """Killed while it ends or removes needless markers: the next has all files, no damage.
+
+    Killed before the server has let go, what nobody has synced may be gone: what is there is right.
+    """
     moments = random.Random(SEED + 2)
     states = []
     number = rounds(6, 21)
@@ -216,14 +219,15 @@ def test_end_of_session(run, start, make, rounds, count):
         errors, found = state(path)
         states.append(found)
         assert found != "clean" or errors == 0, "it says clean and is not"
-        line = "cat /data/*/f | sort -n | md5sum; seq 500 | md5sum"
+        line = "cd /data && grep . */f || true"
         words = ok_words(run("run-overlay", "-o", path.name, "--", "sh", "-c", line))
-        assert words[0] == words[2]
+        right = {f"{number}/f:{number}" for number in range(1, 501)}
+        assert set(words) == right if turn % 3 else set(words) <= right
         assert state(path) == CLEAN
         path.unlink()
     unclean = sum(found != "clean" for found in states)
     assert 0 < unclean < len(states)
-    count(f"end of a session killed: {len(states)} rounds, {unclean} unclean, no file lost")
+    count(f"end of a session killed: {len(states)} rounds, {unclean} unclean, all right")
 
 
 def ok_words(result):

@@ -398,7 +398,7 @@ def test_exchanged_all_the_time(run, ok, make, scratch, count, rounds, line, nam
         assert "Traceback" not in result.stderr
         # The overlay is there, old or new, under one of the names that were exchanged.
         name = next(path for path in (path, scratch / "decoy") if path.stat().st_size > 1000)
-        assert names == "a.ext3" or name == path
+        assert result.status or names == "a.ext3" or name == path
         assert line[0] == "check-overlay" and result.status or state(name) == CLEAN
         os.link(name, scratch / "whole.ext3")
         assert ok("run-overlay", "-o", "whole.ext3:ro", "--", "cat", "/data/f") == "x\n"

@@ -66,7 +66,16 @@ def kill_tree(session, *paths, spare=()):
     doomed = sorted((pid for pid in pids if program(pid) not in spare), key=_server_first)
     kill(doomed)
     session.wait()
-    wait_until(lambda: not any(program(pid) for pid in doomed))
+
+    def gone():
+        # What was being started meanwhile was not below it yet, and has the image open.
+        late = set().union(*map(holders, paths))
+        late = [pid for pid in late if program(pid) not in (None, *spare)]
+        kill(late)
+        doomed.extend(late)
+        return not any(program(pid) for pid in doomed)
+
+    wait_until(gone)
     return sorted(pids - set(doomed))
 
 
