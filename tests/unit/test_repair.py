@@ -181,6 +181,52 @@ def test_beyond_the_image(noted):
     assert path.read_bytes() == before
 
 
+def test_in_a_file(sound):
+    """What ends as a note does is content of a file, when it does not begin behind them all."""
+    superblock = ext3.read_superblock(os.open(sound, os.O_RDONLY))
+    block, last = superblock.block_size, superblock.blocks_count - 1
+    start = last // 2 * block
+    one = repair._NOTE.ljust(block - 24, b"x") + repair._END.pack(start, repair._NOTE)
+    content = sound.with_suffix(".of-somebody")
+    content.write_bytes(one * (superblock.free_blocks_count - 100))
+    debugfs(sound, f"write {content} /upper/theirs", f"setb {last}")
+    with open(sound, "r+b") as file:
+        file.seek(last * block)
+        file.write(one)
+        file.seek(start)
+        assert file.read(16) == repair._NOTE
+    before = sound.read_bytes()
+    assert not go_on(sound)
+    assert sound.read_bytes() == before
+
+
+def test_long(noted):
+    """A note with more in it than ours have is cut off, and not read to its end."""
+    path, before, with_note, _after = noted
+    head, end = with_note[len(before) :][:68], repair._END.pack(len(before), repair._NOTE)
+    record = (0).to_bytes(8, "little") + (1 << 20).to_bytes(8, "little")
+    with open(path, "wb") as file:
+        file.write(before + head)
+        for _number in range(1000):
+            file.write(record)
+            file.seek(1 << 20, os.SEEK_CUR)
+        file.write(end)
+    assert _read_by(path) < 40 * MIB
+    assert path.read_bytes() == before
+
+
+def _read_by(path):
+    """Return how many bytes are read while what was interrupted is completed; nothing is."""
+
+    def count():
+        with open("/proc/self/io") as file:
+            return int(file.readline().split()[1])
+
+    start = count()
+    assert not go_on(path)
+    return count() - start
+
+
 def test_journal(image):
     """A journal that waits is played back; what it holds is there, and the rest is repaired."""
     number = tool("debugfs", "-R", "bmap /upper/file 2", image).stdout.strip()

@@ -31,6 +31,7 @@ _MANY = "Directory exceeds max links, but no DIR_NLINK feature in superblock.\nF
 _IN_MEMORY = 64 << 20  # bytes of a copy that memory is taken for, without asking further
 _PIECE = 1 << 20  # bytes that are read or noted at once
 _UNIT = 4096  # bytes that are compared at once, or a block if that is smaller
+_MOST = 1 << 30  # bytes that a note holds: who has made an image could make that very long
 
 
 def check(path, descriptor, environ, *, full=False):
@@ -113,6 +114,8 @@ def _repair(program, path, descriptor, environ):
         if salvage.save_work(copy, environ) and not is_sound(program, copy, environ):
             raise _needs_decision(path)
         changed = _changed(descriptor, copy, known, min(superblock.block_size, _UNIT))
+        if sum(length for _offset, length in changed) > _MOST:
+            raise _needs_decision(path)
         _note(descriptor, copy, changed)
         if superblock.state & ext3.STATE_CLEAN:
             ext3_write.write_state(descriptor, superblock.state & ~ext3.STATE_CLEAN)
@@ -330,15 +333,18 @@ def go_on(descriptor):
     A note that is not whole, or is of another state, is only cut off. Returns whether one
     was written. Raises OSError.
     """
-    size = os.fstat(descriptor).st_size
-    start, whole = _find(descriptor, size)
+    start, end = _find(descriptor)
     if start is None:
         return False
     done = False
+    head = os.pread(descriptor, _HEAD.size, start)
     with open(descriptor, "rb", closefd=False) as file:
-        head = os.pread(descriptor, _HEAD.size, start)
-        fits = whole and _fingerprint(descriptor) in _HEAD.unpack(head)[1:]
-        if fits and not ext3.read_state(descriptor) & ext3.STATE_CLEAN:
+        if (
+            len(head) == _HEAD.size
+            and not ext3.read_state(descriptor) & ext3.STATE_CLEAN
+            and _fingerprint(descriptor) in _HEAD.unpack(head)[1:]
+            and _is_whole(file, start, end)
+        ):
             _carry_out(descriptor, file, start + _HEAD.size)
             done = True
     os.truncate(descriptor, start)
@@ -354,31 +360,43 @@ def _carry_out(descriptor, file, start):
     ext3_write.write_state(descriptor, ext3.STATE_CLEAN)
 
 
-def _find(descriptor, size):
-    """Return (where the note in an image begins, whether it is whole); (None, False) without.
+def _find(descriptor):
+    """Return (where the note in an image begins, where its file system ends); None without one.
 
-    size  bytes of the file
+    It begins behind the file system: what looks like one before its end is what somebody has
+    put into a file in the overlay.
     """
-    end = os.pread(descriptor, _END.size, max(0, size - _END.size))
-    if len(end) == _END.size and end.endswith(_NOTE):
-        start = _END.unpack(end)[0]
-        if _begins(descriptor, start):
-            with open(descriptor, "rb", closefd=False) as file:
-                file.seek(start + _HEAD.size)
-                try:
-                    return start, None in undo.read_records(file, limit=start)
-                except ext3.FormatError:
-                    return start, False
+    size = os.fstat(descriptor).st_size
+    data = os.pread(descriptor, ext3.SUPERBLOCK_SIZE, ext3.SUPERBLOCK_OFFSET)
     try:
-        start = ext3.read_superblock(descriptor).size
+        filesystem = ext3.Superblock(data, in_change=True).size
     except ext3.FormatError:
-        return None, False
-    return (start, False) if start < size and _begins(descriptor, start) else (None, False)
+        return None, 0
+    start, end = filesystem, os.pread(descriptor, _END.size, max(0, size - _END.size))
+    if len(end) == _END.size and end.endswith(_NOTE):
+        start = max(start, _END.unpack(end)[0])  # the file may have been longer than that
+    there = start < size and os.pread(descriptor, len(_NOTE), start) == _NOTE
+    return (start, filesystem) if there else (None, filesystem)
 
 
-def _begins(descriptor, start):
-    """Return whether a note begins at an offset."""
-    return start < 1 << 62 and os.pread(descriptor, _HEAD.size, start).startswith(_NOTE)
+def _is_whole(file, start, end):
+    """Return whether the note that begins at a place is whole, as far as one of ours can be long.
+
+    file  the image, open for reading
+    end   of its file system, behind which no note writes
+    """
+    file.seek(start + _HEAD.size)
+    left = min(end, _MOST)
+    try:
+        for record in undo.read_records(file, limit=end, longest=_PIECE):
+            if record is None:
+                return file.read(_END.size) == _END.pack(start, _NOTE)
+            left -= len(record[1])
+            if left < 0:
+                return False
+    except ext3.FormatError:
+        pass
+    return False
 
 
 def _write(descriptor, data, offset):

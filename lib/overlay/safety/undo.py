@@ -110,10 +110,11 @@ def write_records(file, pieces):
     file.write(_RECORD.pack(checksum, 0))
 
 
-def read_records(file, limit=1 << 63):
+def read_records(file, limit=1 << 63, longest=_LONGEST):
     """Yield (offset, bytes) of each record from where a file stands; at last None if all is whole.
 
-    limit  the first offset in the image that no record may reach
+    limit    the first offset in the image that no record may reach
+    longest  bytes of a record
     Raises ext3.FormatError when there is an end, and something before has changed.
     """
     checksum = 0
@@ -124,7 +125,7 @@ def read_records(file, limit=1 << 63):
                 raise ext3.FormatError("its checksum is wrong")
             yield None
             return
-        if length > _LONGEST or offset + length > limit:
+        if length > longest or offset + length > limit:
             raise ext3.FormatError("a record in it is too long")
         data = file.read(length)
         if len(data) < length:
