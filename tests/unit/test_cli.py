@@ -267,6 +267,11 @@ def test_empty_names(run):
         "",
         told("run-overlay", "the name of the command file is empty"),
     )
+    assert run("create-overlay", "-f", "", "-o", "a") == (
+        2,
+        "",
+        told("create-overlay", "the name of the command file is empty"),
+    )
 
 
 def test_configuration_error(run, site):

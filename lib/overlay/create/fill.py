@@ -76,6 +76,8 @@ def parse(
             )
         # Read by its name: what is wrong with it, such as a variable that is not set, is told.
         words = [*config[f"templates.{template}"], *words]
+    if commands == "":
+        raise OverlayError("the name of the command file is empty", status=USAGE)
     if commands is None and (container is not None or binds):
         raise OverlayError(
             "-c and -b are for the commands of -f, and there is no -f",
@@ -84,7 +86,8 @@ def parse(
         )
     hidden = _hidden(config)
     found = [parse_source(text, hidden) for text in words]
-    return Filling(found, commands and build.Build(commands, container, binds))
+    filled_by = None if commands is None else build.Build(commands, container, binds)
+    return Filling(found, filled_by)
 
 
 def _hidden(config: Config) -> list[str]:
