@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from overlay.commands.arguments import Parser
-    from overlay.image.image import Image
+    from overlay.image.ext3_image import Ext3Image
     from overlay.output import Output
     from overlay.settings.config import Config
 
@@ -94,7 +94,9 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     return 0
 
 
-def _check(whole: Image, wanted: int, files: int | None, config: Config, output: Output) -> None:
+def _check(
+    whole: Ext3Image, wanted: int, files: int | None, config: Config, output: Output
+) -> None:
     """Hold the new size against the site's policy and what ext3 can be.
 
     files  the new number of files; None where none is asked for: it follows the size, and is

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from overlay.create.request import Creation
-    from overlay.image.image import Image
+    from overlay.image.kind import Image
     from overlay.settings.config import Config
 
 # Instead of the machine's own: the options say all, but mke2fs wants a file with the types.
@@ -247,7 +247,13 @@ class _Making:
         inodes = creation.files + ext3_size.SPARE_INODES + self._inside
         options = ext3_size.mke2fs_options(creation.size, inodes)
         place = facts.workplace
-        arguments = [facts.tools["mke2fs"], *options, "-d", place.path, facts.partial]
+        arguments: list[str | int] = [
+            facts.tools["mke2fs"],
+            *options,
+            "-d",
+            place.path,
+            facts.partial,
+        ]
         if creation.content and creation.content.in_namespace:
             binds = [
                 (tree, os.path.join(place.upper, where)) for tree, where in creation.content.binds
@@ -257,7 +263,7 @@ class _Making:
             )
         variables = {"MKE2FS_CONFIG": MKE2FS_CONFIG}
         return Step(
-            arguments,
+            map(str, arguments),
             variables=variables,
             action=lambda: self._make_filesystem(arguments, variables),
         )
@@ -271,7 +277,7 @@ class _Making:
         new = replace.unfinished(self._facts.path, self._creation.size)
         self._new = self._files.enter_context(new)
 
-    def _make_filesystem(self, words: list[str], variables: dict[str, str]) -> None:
+    def _make_filesystem(self, words: list[str | int], variables: dict[str, str]) -> None:
         """Run mke2fs until the image holds what was promised.
 
         words  its command line; the last is the name of the image

@@ -1,5 +1,7 @@
 """The places where sources go in the staging directory, and trees copied there."""
 
+from __future__ import annotations
+
 import os
 import stat
 
@@ -7,10 +9,16 @@ from overlay import size
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
 from overlay.host import namespace, process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from overlay.create.source import Source
+
 DEEPEST = 256  # directories in one another; what walks through trees later is recursive
 
 
-def make_place(top, source):
+def make_place(top: str, source: Source) -> str:
     """Make the directory where a source goes, below top, and return its path.
 
     Raises OverlayError (DAMAGED) when a link or a file that another source has brought is in
@@ -28,7 +36,7 @@ def make_place(top, source):
     return os.path.join(top, name)
 
 
-def make_directories(top, name):
+def make_directories(top: str, name: str) -> bool:
     """Make a directory below top, and those above it, without following links.
 
     Others are to be let through whatever the umask is: a session needs /usr, /data and so on.
@@ -42,7 +50,7 @@ def make_directories(top, name):
     return True
 
 
-def make_directory(path):
+def make_directory(path: str) -> bool:
     """Make one directory as make_directories() does; return whether it is there."""
     try:
         os.mkdir(path, 0o755)
@@ -52,7 +60,9 @@ def make_directory(path):
     return True
 
 
-def copy_tree(tree, target, environ, *options, through=None):
+def copy_tree(
+    tree: str, target: str, environ: Mapping[str, str], *options: str, through: str | None = None
+) -> None:
     """Copy the content of a directory into another, over what has the same names there.
 
     options  more for cp(1)
@@ -62,29 +72,29 @@ def copy_tree(tree, target, environ, *options, through=None):
     CANNOT_CREATE.
     """
     # Without --remove-destination cp would write into a file through a link to it.
-    words = [process.need("cp", environ), "-a", "--remove-destination", *options]
+    words = [process.need("cp", environ), "-a", "--remove-destination", *options, "--"]
     if not namespace.available(environ):
-        result = process.run([*words, "--", os.path.join(tree, "."), target], environ)
+        result = process.run([*words, os.path.join(tree, "."), target], environ)
     elif through is None:
-        words = namespace.wrap([*words, "--", os.path.join(tree, "."), target], environ)
-        result = process.run(words, environ)
+        wrapped = namespace.wrap([*words, os.path.join(tree, "."), target], environ)
+        result = process.run(wrapped, environ)
     else:
         os.mkdir(through)
         try:
-            words += ["--", os.path.join(through, "."), target]
-            words = namespace.wrap(words, environ, binds=[(os.path.abspath(tree), through)])
-            result = process.run(words, environ)
+            words += [os.path.join(through, "."), target]
+            wrapped = namespace.wrap(words, environ, binds=[(os.path.abspath(tree), through)])
+            result = process.run(wrapped, environ)
         finally:
             os.rmdir(through)
     if result.status:
-        words = process.last_line(result.errors, otherwise="cp fails")
+        why = process.last_line(result.errors, otherwise="cp fails")
         raise OverlayError(
-            f"cannot copy {quote(tree)}: {words}",
-            status=DAMAGED if "cannot overwrite" in words else CANNOT_CREATE,
+            f"cannot copy {quote(tree)}: {why}",
+            status=DAMAGED if "cannot overwrite" in why else CANNOT_CREATE,
         )
 
 
-def too_much(path, limit):
+def too_much(path: str, limit: float) -> OverlayError:
     """Return the error for an archive that is larger than the room there is."""
     return OverlayError(
         f"{quote(path)} does not fit: its files have more than the {size.format_size(limit)}"
@@ -94,7 +104,7 @@ def too_much(path, limit):
     )
 
 
-def too_many(path, most):
+def too_many(path: str, most: float) -> OverlayError:
     """Return the error for an archive of more files, directories included, than may be made."""
     return OverlayError(
         f"{quote(path)} does not fit: it has more than {most:,} files",

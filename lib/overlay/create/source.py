@@ -4,6 +4,8 @@ Archives are unpacked into a staging directory on node-local scratch; directorie
 where they are.
 """
 
+from __future__ import annotations
+
 import errno
 import math
 import os
@@ -12,6 +14,10 @@ from overlay.create.squashfs import unpack_squashfs
 from overlay.create.tar import Unpacker, compression, is_tar, open_regular, unpack_tar
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError, quote, reason
 from overlay.image.magic import is_squashfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 # Archives that are not read, as (how it begins, what it is, what unpacks it into DIR).
 _OTHERS = (
@@ -40,13 +46,13 @@ class Source:
 
     __slots__ = ("dest", "kind", "path")
 
-    def __init__(self, path, dest, kind):
+    def __init__(self, path: str, dest: str, kind: str) -> None:
         self.path = path
         self.dest = dest
         self.kind = kind
 
 
-def parse_source(text, hidden):
+def parse_source(text: str, hidden: Iterable[str]) -> Source:
     """Return the Source of SOURCE[:DEST].
 
     hidden  directories of the host that cover what lies in their place inside
@@ -54,9 +60,9 @@ def parse_source(text, hidden):
     """
     path, colon, dest = text.rpartition(":")
     if not colon or not dest.startswith("/"):
-        path, dest = text, None
+        path, dest = text, ""
     kind = _kind(path)
-    if dest is None:
+    if not dest:
         name = os.path.basename(os.path.realpath(path))
         dest = "/" + name if kind == "directory" else "/"
     if ".." in dest.split("/"):
@@ -72,7 +78,7 @@ def parse_source(text, hidden):
     return Source(path, dest, kind)
 
 
-def _kind(path):
+def _kind(path: str) -> str:
     """Return what a source is."""
     try:
         if os.path.isdir(path):
@@ -102,12 +108,20 @@ def _kind(path):
     )
 
 
-def _is_empty_tar(content):
+def _is_empty_tar(content: bytes) -> bool:
     """Return whether the content of a file is an archive of nothing: two blocks of zeros or more."""
     return 1024 <= len(content) <= _LONGEST_EMPTY and not content.strip(b"\0")
 
 
-def unpack(source, target, *, limit, environ, files=math.inf, tick=lambda count: None):
+def unpack(
+    source: Source,
+    target: str,
+    *,
+    limit: float,
+    environ: Mapping[str, str],
+    files: float = math.inf,
+    tick: Callable[[int], object] = lambda count: None,
+) -> None:
     """Unpack an archive into a directory.
 
     limit  bytes that its files may have in all

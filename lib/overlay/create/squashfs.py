@@ -1,5 +1,7 @@
 """Squashfs files, listed before they are unpacked: what is in them is not trusted."""
 
+from __future__ import annotations
+
 import os
 import re
 import stat
@@ -8,13 +10,19 @@ from overlay.create.place import DEEPEST, copy_tree, make_directories, too_much
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import private, process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from overlay.host.process import Result
+
 # A line of unsquashfs -lln: kind, size or device number, path.
 _LISTED = re.compile(
     r"^([a-z-])\S{9} +\d+/\d+ +(\d+)(, *\d+)? +\d+-\d\d-\d\d \d\d:\d\d (/.*)?$", re.M | re.A
 )
 
 
-def unpack_squashfs(path, target, limit, environ):
+def unpack_squashfs(path: str, target: str, limit: float, environ: Mapping[str, str]) -> None:
     """Unpack a squashfs file whose listing shows nothing that speaks against it."""
     import tempfile
 
@@ -35,19 +43,19 @@ def unpack_squashfs(path, target, limit, environ):
         private.remove(alone)
 
 
-def _fails(path, result):
+def _fails(path: str, result: Result) -> OverlayError:
     words = process.last_line(result.errors, result.output)
     return OverlayError(f"cannot unpack {quote(path)}: {words}", status=DAMAGED)
 
 
-def _only_directories(target):
+def _only_directories(target: str) -> bool:
     return not any(
         files or any(os.path.islink(os.path.join(directory, name)) for name in names)
         for directory, names, files in os.walk(target)
     )
 
 
-def _whiteouts(path, listing, limit):
+def _whiteouts(path: str, listing: str, limit: float) -> list[str]:
     """Return the names of the deletions in a squashfs file: overlayfs's devices 0/0.
 
     Names may hold the ends of lines, so lines can be forged: they only add to what is looked
@@ -69,7 +77,9 @@ def _whiteouts(path, listing, limit):
     return found
 
 
-def _run_unsquashfs(program, path, target, whiteouts, environ):
+def _run_unsquashfs(
+    program: str, path: str, target: str, whiteouts: Collection[str], environ: Mapping[str, str]
+) -> None:
     """Unpack into a directory without links, and make the deletions there.
 
     unsquashfs makes devices for root only. Every user may make the character device 0/0,

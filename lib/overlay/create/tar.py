@@ -4,6 +4,8 @@ Everything that comes from an archive is treated as untrusted: nothing is writte
 the directory, whatever names and links it holds.
 """
 
+from __future__ import annotations
+
 import errno
 import math
 import os
@@ -13,6 +15,21 @@ import sys
 from overlay.create.place import DEEPEST, make_directory, too_many, too_much
 from overlay.errors import DAMAGED, UNAVAILABLE, OverlayError, quote
 from overlay.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+    from tarfile import TarFile, TarInfo
+    from types import TracebackType
+    from typing import Any, BinaryIO, NoReturn, Protocol
+
+    class Readable(Protocol):
+        """What bytes are read from."""
+
+        def read(self, count: int, /) -> bytes:
+            """Return the next bytes, at most count."""
+
 
 _LONGEST_HEADER = 8 << 20  # bytes of what describes one member of a tar archive
 _LATEST = 1 << 40  # seconds since 1970
@@ -35,7 +52,7 @@ _UNPACK_VOLUMES = (
 )
 
 
-def open_regular(path):
+def open_regular(path: str) -> BinaryIO:
     """Open a regular file for reading; a FIFO would wait for a writer for ever. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     file = open(descriptor, "rb")
@@ -45,7 +62,7 @@ def open_regular(path):
     return file
 
 
-def is_tar(head):
+def is_tar(head: bytes) -> bool:
     """Return whether 512 bytes are the beginning of a tar archive; the oldest have no mark."""
     if head[257:262] == b"ustar":
         return True
@@ -56,21 +73,23 @@ def is_tar(head):
     return len(head) == 512 and wanted == sum(head[:148]) + 8 * ord(" ") + sum(head[156:])
 
 
-def compression(head):
+def compression(head: bytes) -> str | None:
     """Return what decompresses an archive that begins so; None for a plain one."""
     found = [name for magic, name in _COMPRESSED.items() if head.startswith(magic)]
     return found[0] if found and not is_tar(head) else None
 
 
-def unpack_tar(path, unpacker, environ):
+def unpack_tar(path: str, unpacker: Unpacker, environ: Mapping[str, str]) -> None:
     """Unpack a tar archive, compressed or not, one member after the other, to its very end."""
     import tarfile
+
+    whole: Any = tarfile  # with what the hints of the standard library leave out
 
     class Member(tarfile.TarInfo):
         """A member of an archive that ends with its mark, and not where it is cut or damaged."""
 
         @classmethod
-        def frombuf(cls, data, encoding, errors):
+        def frombuf(cls, data: Any, encoding: str, errors: str) -> Any:
             member = super().frombuf(data, encoding, errors)
             # Where POSIX has the first part of a long name, GNU tar has times.
             if data[257:263] != b"ustar\0" and member.type not in tarfile.GNU_TYPES:
@@ -80,18 +99,18 @@ def unpack_tar(path, unpacker, environ):
             return member
 
         @classmethod
-        def fromtarfile(cls, archive):
+        def fromtarfile(cls, archive: TarFile) -> Any:
             try:
                 return super().fromtarfile(archive)
-            except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):
+            except (whole.EmptyHeaderError, whole.TruncatedHeaderError):
                 raise tarfile.ReadError("it ends early") from None
-            except tarfile.InvalidHeaderError as error:
+            except whole.InvalidHeaderError as error:
                 raise tarfile.ReadError(str(error)) from None
 
     try:
         with _opened(path, environ) as file:
             stream = _Stream(file)
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
+            with whole.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
                 unpacker.run(archive, stream)
                 # A checksum, a missing end and further archives show only there.
                 while block := archive.fileobj.read(1 << 20):
@@ -106,14 +125,7 @@ def unpack_tar(path, unpacker, environ):
         raise OverlayError(
             f"{quote(path)}: this Python cannot decompress it ({error})", status=UNAVAILABLE
         ) from None
-    except (
-        tarfile.TarError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-        *_data_errors(),
-    ) as error:
+    except _data_errors() as error:
         hint = f"get it once more; where it is one of several volumes, {_UNPACK_VOLUMES}"
         raise OverlayError(
             f"{quote(path)} is damaged: {error}",
@@ -122,7 +134,7 @@ def unpack_tar(path, unpacker, environ):
         ) from None
 
 
-def _check_another(path, head):
+def _check_another(path: str, head: bytes) -> None:
     """Name a file that holds one archive behind another, given what follows the first."""
     if is_tar(head):
         raise OverlayError(
@@ -133,19 +145,20 @@ def _check_another(path, head):
         )
 
 
-def _data_errors():
-    """Return what decompressors raise for damaged data; of those that have been loaded."""
-    names = (("zlib", "error"), ("lzma", "LZMAError"))
-    return [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
+def _data_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised for damaged data; by decompressors, those that have been loaded."""
+    found: list[type[Exception]] = [EOFError, ValueError, OverflowError, RecursionError]
+    for module, name in (("tarfile", "TarError"), ("zlib", "error"), ("lzma", "LZMAError")):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
 
 
-def _opened(path, environ):
+def _opened(path: str, environ: Mapping[str, str]) -> AbstractContextManager[Readable]:
     """Return the decompressed bytes of an archive, as a context.
 
     tarfile's own decompressors do not see checksums, further parts and a missing end.
     """
-    import importlib
-
     file = open_regular(path)
     name = compression(os.pread(file.fileno(), 512, 0))
     if name is None:
@@ -153,9 +166,16 @@ def _opened(path, environ):
     if name == "zstd":
         return _Zstd(path, file, environ)
     if name == "gzip":
-        return importlib.import_module(name).open(file, "rb")
-    module = importlib.import_module(name)
-    return _Parts(file, module.LZMADecompressor if name == "lzma" else module.BZ2Decompressor)
+        import gzip
+
+        return gzip.open(file, "rb")
+    if name == "lzma":
+        import lzma
+
+        return _Parts(file, lzma.LZMADecompressor)
+    import bz2
+
+    return _Parts(file, bz2.BZ2Decompressor)
 
 
 class _Parts:
@@ -165,18 +185,18 @@ class _Parts:
     of xz pad them; the modules of Python take zeros for a part that is cut.
     """
 
-    def __init__(self, file, decompressor):
+    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]) -> None:
         self._file = file
         self._new = decompressor
         self._part = decompressor()
 
-    def __enter__(self):
+    def __enter__(self) -> _Parts:
         return self
 
-    def __exit__(self, *_what):
+    def __exit__(self, *_what: object) -> None:
         self._file.close()
 
-    def read(self, count):
+    def read(self, count: int) -> bytes:
         """Return the next bytes, at most count; none at the end."""
         while True:
             data = b""
@@ -192,7 +212,7 @@ class _Parts:
                 data = self._file.read(1 << 16)
                 if not data:
                     raise EOFError("it ends early")
-            found = self._part.decompress(data, count)
+            found: bytes = self._part.decompress(data, count)
             if found:
                 return found
 
@@ -200,13 +220,13 @@ class _Parts:
 class _Zstd:
     """The decompressed bytes of a zstd file, as a context."""
 
-    def __init__(self, path, file, environ):
+    def __init__(self, path: str, file: BinaryIO, environ: Mapping[str, str]) -> None:
         self._arguments = [process.need("zstd", environ), "-dcq"]
         self._environ = environ
         self._path = path
         self._file = file
 
-    def __enter__(self):
+    def __enter__(self) -> Readable:
         import subprocess
 
         self._child = subprocess.Popen(
@@ -216,10 +236,17 @@ class _Zstd:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        return self._child.stdout
+        assert self._child.stdout
+        self._output = self._child.stdout
+        return self._output
 
-    def __exit__(self, kind, _error, _traceback):
-        self._child.stdout.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._output.close()
         self._file.close()
         if self._child.wait() and kind is None:
             raise OverlayError(f"{quote(self._path)} is damaged: zstd fails", status=DAMAGED)
@@ -231,11 +258,11 @@ class _Stream:
     tarfile takes a header into memory whole, however long it says that it is.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: Readable) -> None:
         self._file = file
-        self.left = _LONGEST_HEADER
+        self.left: float = _LONGEST_HEADER  # infinite while content is read
 
-    def read(self, count):
+    def read(self, count: int) -> bytes:
         """Return the next bytes."""
         data = self._file.read(count)
         self.left -= len(data)
@@ -254,7 +281,15 @@ class Unpacker:
            archive's top: at / that could close all of the overlay to others
     """
 
-    def __init__(self, path, target, limit, below, files, tick):
+    def __init__(
+        self,
+        path: str,
+        target: str,
+        limit: float,
+        below: bool,
+        files: float,
+        tick: Callable[[int], object],
+    ) -> None:
         self._most = files
         self._count = 0
         self._tick = tick
@@ -262,15 +297,18 @@ class Unpacker:
         self._path = path
         self._target = target
         self._left = limit
-        self._links = {}  # path below target -> (target of the link, time)
-        self._directories = {}  # path below target -> (mode, time)
-        self._files = set()
-        self._made = set()  # directories that are there, and no links
+        self._links: dict[
+            str, tuple[str, float]
+        ] = {}  # path below target -> (target of the link, time)
+        self._directories: dict[str, tuple[int, float]] = {}  # path below target -> (mode, time)
+        self._files: set[str] = set()
+        self._made: set[str] = set()  # directories that are there, and no links
 
-    def run(self, archive, stream):
+    def run(self, archive: TarFile, stream: _Stream) -> None:
         """Unpack everything."""
+        whole: Any = archive  # with what the hints of the standard library leave out
         while (member := archive.next()) is not None:
-            archive.members.clear()  # they would fill the memory
+            whole.members.clear()  # they would fill the memory
             stream.left = math.inf
             name = self._name(member)
             if not _is_directory(member) or name in self._directories:
@@ -292,7 +330,7 @@ class Unpacker:
             os.chmod(path, mode)
             os.utime(path, (time, time))
 
-    def _count_one(self):
+    def _count_one(self) -> None:
         """Count one file or directory more, before it is made."""
         self._count += 1
         if self._count > self._most:
@@ -300,14 +338,14 @@ class Unpacker:
         if self._count % 1000 == 0:
             self._tick(self._count)
 
-    def _refuse(self, member, why):
+    def _refuse(self, member: TarInfo, why: str) -> NoReturn:
         raise OverlayError(
             f"{quote(self._path)} is refused: its member {quote(member.name)} {why}",
             status=DAMAGED,
             hint="nothing was created; look at the archive: tar -tvf " + quote(self._path),
         )
 
-    def _name(self, member):
+    def _name(self, member: TarInfo) -> str:
         """Return the path of a member below the target, "" for the target itself.
 
         Absolute names, which tar -P writes, are taken as below it, as by tar(1).
@@ -325,7 +363,7 @@ class Unpacker:
                 self._refuse(member, "goes through a link of the archive")
         return "" if name == "." else name
 
-    def _make_directory(self, member, name):
+    def _make_directory(self, member: TarInfo, name: str) -> None:
         """Make a directory and those on the way; one member can be the only one of 256."""
         if name in self._made:
             return
@@ -340,7 +378,7 @@ class Unpacker:
                     self._refuse(member, "goes through what is no directory")
                 self._made.add(path)
 
-    def _unpack(self, archive, member, name):
+    def _unpack(self, archive: TarFile, member: TarInfo, name: str) -> None:
         path = os.path.join(self._target, name)
         self._make_directory(member, os.path.dirname(name))
         if member.islnk() and _below_top(member.linkname) == name:
@@ -387,10 +425,11 @@ class Unpacker:
         else:
             self._refuse(member, "is a device")
 
-    def _write(self, archive, member, path):
+    def _write(self, archive: TarFile, member: TarInfo, path: str) -> None:
         if member.size > self._left:
             raise too_much(self._path, self._left)
-        if any(offset + length > member.size for offset, length in member.sparse or ()):
+        sparse: Any = member.sparse  # pairs, whatever the hints of the standard library say
+        if any(offset + length > member.size for offset, length in sparse or ()):
             self._refuse(member, "has parts behind its end")
         self._left -= member.size
         archive.makefile(member, path)
@@ -404,10 +443,10 @@ class Unpacker:
         os.utime(path, (member.mtime, member.mtime))
 
 
-def _below_top(name):
+def _below_top(name: str) -> str:
     """Return the path below the top of an archive that a name in it stands for, "." for the top."""
     return os.path.normpath(name.lstrip("/"))
 
 
-def _is_directory(member):
+def _is_directory(member: TarInfo) -> bool:
     return member.isdir() or member.type == _GNU_DIRECTORY

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from overlay.doctor.check import Node
+    from overlay.launch import engine as launch
     from overlay.settings.config import Config
 
 
@@ -24,9 +25,9 @@ class Engine:
     """The engine here: its path, name and version, whether it is setuid, where its helpers are."""
 
     def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
-        self.found = None
+        self.found: launch.Engine | None = None
         self.setuid = False
-        self.helpers = ()
+        self.helpers: list[str] = []
         self.checks = list(self._look(config, environ))
 
     def _look(self, config: Config, environ: Mapping[str, str]) -> Iterator[Check]:

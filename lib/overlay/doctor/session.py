@@ -56,8 +56,8 @@ def _try_session(environ: Mapping[str, str], root: str) -> Check:
     except OverlayError as error:
         return Check(name, PROBLEM, error.what, why, error.hint)
     except TimeoutError:
-        words = f"{os.path.basename(words[0])} did not end in {_SESSION_PATIENCE} seconds"
-        return Check(name, PROBLEM, words, why, by_hand)
+        hangs = f"{os.path.basename(run)} did not end in {_SESSION_PATIENCE} seconds"
+        return Check(name, PROBLEM, hangs, why, by_hand)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if result.output != "doctor\n":

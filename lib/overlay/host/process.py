@@ -208,7 +208,7 @@ def _end(child: int) -> None:
         pass  # it had ended already, by the same Ctrl-C
 
 
-def ask(arguments: Sequence[str], environ: Mapping[str, str], seconds: float) -> Result:
+def ask(arguments: Sequence[str], environ: Mapping[str, str], seconds: float | None) -> Result:
     """Run a program that may hang, such as one that asks a server; return its Result.
 
     It gets the C locale, no input, and a process group of its own, which is killed when it

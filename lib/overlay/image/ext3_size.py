@@ -1,5 +1,7 @@
 """How large an ext3 image must be for so many files and so much data, and how it is made so."""
 
+from __future__ import annotations
+
 from overlay.image import ext3
 
 LARGEST = ((1 << 32) - 1) * ext3.BLOCK_SIZE // (1 << 20) * (1 << 20)  # 32-bit block numbers
@@ -10,12 +12,12 @@ INODE_SIZE = 256
 SPARE_INODES = 16
 
 
-def largest_growth(size):
+def largest_growth(size: int) -> int:
     """Return the blocks up to which group descriptors are reserved, so that growing is quick."""
     return max(1 << 40, 16 * size) // ext3.BLOCK_SIZE
 
 
-def _tables(size, files):
+def _tables(size: int, files: int) -> int:
     """Return the blocks that tables, journal, reserve and directories take at most.
 
     An upper bound of what mke2fs(8) lays out: every group has two bitmaps and loses less
@@ -41,7 +43,7 @@ def _tables(size, files):
     )
 
 
-def fits(size, files, data=0):
+def fits(size: int, files: int, data: int = 0) -> bool:
     """Return whether an overlay of size bytes can promise that many files and bytes of data."""
     blocks = size // ext3.BLOCK_SIZE
     return (
@@ -49,7 +51,7 @@ def fits(size, files, data=0):
     )
 
 
-def smallest_size(files, data=0):
+def smallest_size(files: int, data: int = 0) -> int | None:
     """Return the smallest size in bytes, a whole number of MiB, that fits() this.
 
     Returns None when no size does.
@@ -66,7 +68,7 @@ def smallest_size(files, data=0):
     return high << 20
 
 
-def most_files(size):
+def most_files(size: int) -> int:
     """Return the largest number of files that an overlay of size bytes can promise."""
     low, high = 0, 1 << 31
     while high - low > 1:
@@ -78,7 +80,7 @@ def most_files(size):
     return low
 
 
-def mke2fs_options(size, inodes):
+def mke2fs_options(size: int, inodes: int) -> list[str]:
     """Return the arguments of mke2fs(8) that fix all it would take from mke2fs.conf.
 
     size    bytes of the image

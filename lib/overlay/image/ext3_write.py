@@ -1,12 +1,20 @@
 """What is written into an ext3 image directly: its state, owners, times."""
 
+from __future__ import annotations
+
 import os
 import struct
 
 from overlay.image import ext3
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-def write_state(descriptor, state):
+    from overlay.image.ext3 import Superblock
+
+
+def write_state(descriptor: int, state: int) -> None:
     """Write the state field of the superblock of an image, and see it on the disk.
 
     descriptor  open for writing, the image locked whole
@@ -16,7 +24,7 @@ def write_state(descriptor, state):
     os.fsync(descriptor)
 
 
-def give_away(descriptor, superblock, owner, group):
+def give_away(descriptor: int, superblock: Superblock, owner: int, group: int) -> int:
     """Give every file of an image to a user, by its inode tables; return how many changed.
 
     descriptor  open for writing, the image locked whole
@@ -25,7 +33,9 @@ def give_away(descriptor, superblock, owner, group):
     return set_owners(descriptor, superblock, {}, (owner, group))
 
 
-def set_times(descriptor, superblock, times):
+def set_times(
+    descriptor: int, superblock: Superblock, times: Mapping[int, tuple[int, int]]
+) -> None:
     """Set when files of an image were modified; mke2fs(8) knows no time after 2038.
 
     descriptor  open for writing, the image locked whole
@@ -52,7 +62,12 @@ def set_times(descriptor, superblock, times):
             os.pwrite(descriptor, table, offset)
 
 
-def set_owners(descriptor, superblock, owners, rest):
+def set_owners(
+    descriptor: int,
+    superblock: Superblock,
+    owners: Mapping[int, tuple[int, int]],
+    rest: tuple[int, int],
+) -> int:
     """Set the owners of the files of an image; return how many changed.
 
     descriptor  open for writing, the image locked whole

@@ -96,10 +96,11 @@ def _unreadable(path: str, error: OSError | ValueError) -> OverlayError:
         elif "," in path and all(map(os.path.exists, path.split(","))):
             hint = "name each apart: " + " ".join(f"-o {quote(name)}" for name in path.split(","))
         return OverlayError(f"there is no overlay {quote(path)}", status=MISSING, hint=hint)
-    hint = None
+    why = f"cannot open {quote(path)}: {reason(error)}"
     if error.errno == errno.EACCES:
         hint = f"ask its owner for read permission; see: ls -l {quote(path)}"
-    return OverlayError(f"cannot open {quote(path)}: {reason(error)}", status=MISSING, hint=hint)
+        return OverlayError(why, status=MISSING, hint=hint)
+    return OverlayError(why, status=MISSING)
 
 
 def kind_of(head: bytes) -> type[Image] | None:

@@ -7,7 +7,7 @@ import os
 PARTIAL = ".overlay-partial."
 
 
-def partial_name(path: str, host: str, pid: int) -> str:
+def partial_name(path: str, host: str, pid: int | str) -> str:
     """Return the name of an unfinished file that is going to be path, without its last part."""
     return os.path.join(os.path.dirname(path), f"{PARTIAL}{host}.{pid}")
 

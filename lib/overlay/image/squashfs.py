@@ -32,8 +32,9 @@ def walk(image: SquashfsImage, top: str, environ: Mapping[str, str]) -> Iterator
     words = [program, "-ll", "-d", "", image.path]
     result = process.run(words, environ, variables={"TZ": "UTC0", "LC_ALL": "C"})
     if result.status:
-        words = process.last_line(result.errors, otherwise="unsquashfs cannot read it")
-        raise ext3.FormatError(words)
+        raise ext3.FormatError(
+            process.last_line(result.errors, otherwise="unsquashfs cannot read it")
+        )
     below = top.rstrip("/") + "/"
     there = top == "/"
     for line in _joined(result.output):

@@ -34,6 +34,19 @@ class Survey:
     own_files               how many of files_used are nobody's
     """
 
+    # What a kind fills in, as far as it has it.
+    room: int | None = None
+    used: int | None = None
+    available: int | None = None
+    files: int | None = None
+    files_used: int | None = None
+    plain: str | None = None
+    compression: str | None = None
+    clean: bool | None = None
+    written: int | None = None
+    made: int | None = None
+    use: str | None = None
+
     def __init__(self, image: Image, *, low: int, who: bool = True) -> None:
         """Survey an Image.
 
@@ -46,20 +59,9 @@ class Survey:
         self.size = status.st_size if image.is_file else None
         self.allocated = status.st_blocks * 512 if image.is_file else None
         self.markers = markers.known(image) if image.is_file else None
-        self.room: int | None = None
-        self.used: int | None = None
-        self.available: int | None = None
-        self.files: int | None = None
-        self.files_used: int | None = None
         self.owner, self.owner_inside = status.st_uid, image.upper
         self.lacks_upper = image.lacks_upper
         self.own_files = image.own_files
-        self.plain: str | None = None
-        self.compression: str | None = None
-        self.clean: bool | None = None
-        self.written: int | None = None
-        self.made: int | None = None
-        self.use: str | None = None
         self.users: list[holders.Process] = []
         self.left_behind = False
         image.fill(self)

@@ -1,5 +1,7 @@
 """Files in the user's directory on scratch that no session uses any more."""
 
+from __future__ import annotations
+
 import os
 import stat
 import time
@@ -7,10 +9,20 @@ import time
 from overlay.host import private
 from overlay.image import lock
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _UNUSED = 86400  # seconds after which what a killed session left on scratch is removed
 
 
-def remove_unused(directory, *, prefix="", older=_UNUSED, enough=lambda: False):
+def remove_unused(
+    directory: str,
+    *,
+    prefix: str = "",
+    older: float = _UNUSED,
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
     """Remove files that no session uses from a directory, the longest unused first.
 
     prefix  how their names begin

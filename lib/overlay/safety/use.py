@@ -1,5 +1,7 @@
 """Who uses an overlay, said in words; and the end of what a killed session has left."""
 
+from __future__ import annotations
+
 import os
 import signal
 import time
@@ -8,10 +10,18 @@ from overlay.errors import IN_USE, OverlayError, quote
 from overlay.host import holders
 from overlay.image import record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from overlay.host.holders import Process
+    from overlay.image.kind import Image
+    from overlay.image.lock import Busy
+
 END_WAIT = 30  # seconds for a server that writes out what it still holds
 
 
-def in_use(image, busy, environ=None):
+def in_use(image: Image, busy: Busy, environ: Mapping[str, str] | None = None) -> OverlayError:
     """Return the error for an image that somebody uses, naming who that is.
 
     environ  the environment of a session that wants it, None for other commands
@@ -57,7 +67,7 @@ def in_use(image, busy, environ=None):
     return OverlayError(what, status=IN_USE, hint=hint)
 
 
-def end_servers(image, servers):
+def end_servers(image: Image, servers: Iterable[Process]) -> list[Process]:
     """End servers that were left behind, and their companions; return all of them.
 
     servers  those that have the image open: see holders.users()
