@@ -43,11 +43,14 @@ def repair_copy(whole, scratch, environ):
                 first = process.run([e2fsck, "-f", "-y", descriptor], environ)
                 ext3.set_dir_nlink(descriptor, whole.superblock, False)
                 salvage.save_work(descriptor, environ)
-                _see_that_it_is_taken(path, first.status, e2fsck, descriptor, environ)
+                _see_that_it_is_taken(
+                    path, whole.descriptor, first.status, e2fsck, descriptor, environ
+                )
                 found = salvage.lost_and_found(descriptor) - before
                 found = salvage.describe(descriptor, found)
                 gone = salvage.gone(names, salvage.names(descriptor))
                 lost = any(one.had_content for one in gone)
+                way = salvage.way_out(descriptor, "/lost+found", ".")
                 kept = salvage.keep(path, environ) if lost else None
                 new.over(whole.descriptor)
         except OSError as error:
@@ -55,13 +58,15 @@ def repair_copy(whole, scratch, environ):
                 f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
                 status=CANNOT_CREATE,
             ) from None
-    return _repaired(path, found, gone, kept)
+    return _repaired(path, found, way, gone, kept)
 
 
-def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
+def _see_that_it_is_taken(path, original, status, e2fsck, descriptor, environ):
     """Raise OverlayError (DAMAGED) unless a session would take a repaired image.
 
-    status  of the repair, as e2fsck gave it
+    original    descriptor of the image as it is
+    status      of the repair, as e2fsck gave it
+    descriptor  of the repaired copy
     """
     why = f"e2fsck {status}"
     if repair.is_sound(e2fsck, descriptor, environ):
@@ -77,21 +82,21 @@ def _see_that_it_is_taken(path, status, e2fsck, descriptor, environ):
         f"{quote(path)} cannot be repaired ({why}); it is left as it is",
         status=DAMAGED,
         hint="restore it from a copy, or save what can be read:"
-        f" /sbin/debugfs -R 'rdump /upper DIRECTORY' {quote(path)}",
+        f" {salvage.way_out(original, '/upper', 'DIRECTORY')} {quote(path)}",
     )
 
 
-def _repaired(path, found, gone, kept):
+def _repaired(path, found, way, gone, kept):
     """Return what a repair did, with the files that lost their names, and the names that are gone.
 
     found  lines that describe new files in lost+found
+    way    of salvage.way_out(), to get them
     gone   of salvage.gone()
     kept   path of the image as it was; None when it is not kept
     """
     words = "repaired"
     if found:
-        command = f"/sbin/debugfs -R 'rdump /lost+found .' {quote(path)}"
-        words += f"; these files lost their names (to get them: {command}){found}"
+        words += f"; these files lost their names (to get them: {way} {quote(path)}){found}"
     if gone:
         words += "\nthese names are gone" if found else "; these names are gone"
         if kept:

@@ -149,6 +149,42 @@ def describe(descriptor, found, most=None):
     return "".join(lines)
 
 
+def way_out(descriptor, top, place):
+    """Return the line that gets what is below a directory of an image, but for the image's name.
+
+    top    the directory, as debugfs has it
+    place  the directory on the host where it is put
+    rdump of debugfs(8) writes to what names in the image say: one with a slash in it, or of
+    a link and a file at once, leads to any file of the caller's. Where there is such a one,
+    or all cannot be read, the line is one for each file.
+    """
+    if _is_plain(descriptor, top.strip("/").encode()):
+        return f"/sbin/debugfs -R 'rdump {top} {place}'"
+    return f"file by file: /sbin/debugfs -R 'dump {top}/NAME COPY'"
+
+
+def _is_plain(descriptor, top):
+    """Return whether every name below a directory is one that a directory of the host can have."""
+    try:
+        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        found = reader.lookup(top)
+        pending, blocks = [found[1]] if found else [], set()
+        while pending:
+            there = set()
+            for name, number, _kind in reader.entries(pending.pop(), blocks):
+                if name in (b".", b".."):
+                    continue
+                if not name or name in there or b"/" in name or b"\0" in name:
+                    return False
+                there.add(name)
+                inode = reader.inode(number)
+                if inode.is_directory:
+                    pending.append(inode)
+    except (ext3.FormatError, OSError):
+        return False
+    return found is not None
+
+
 def _looks(descriptor, name):
     """Return size and first line of a file in lost+found, as words to follow its name."""
     try:

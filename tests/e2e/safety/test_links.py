@@ -468,3 +468,50 @@ def test_source_exchanged(ok, environ, scratch, tmp_path, private, name, source,
     line = f"cat /{place}file; readlink /{place}kept"
     environ["PATH"] = PATH
     assert ok("run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", line) == f"hello\n{private}/key\n"
+
+
+# ------------------------------------------------------------------- lines that are told --
+
+
+@pytest.fixture
+def lost(craft, private, scratch):
+    """Return a function that makes an image whose upper e2fsck takes the name from.
+
+    In it is a link, and when that is wanted a file of the same name, which is written to
+    what the link leads to.
+    """
+
+    def lost(hostile):
+        theirs = scratch / "theirs"
+        theirs.write_text("theirs\n")
+        lines = [f"symlink /upper/x {private / 'key'}", "mkdir /upper/d"]
+        lines.append(f'write "{theirs}" /upper/d/y')
+        lines += ["ln /upper/d/y /upper/z", "sif /upper links_count 0", "ssv state 0"]
+        path = craft("a.ext3", {}, *lines)
+        entry = b"\x01\x01z\0"  # the length of the name, a file, the name
+        data = path.read_bytes()
+        assert data.count(entry) == 1
+        path.write_bytes(data.replace(entry, b"\x01\x01x\0") if hostile else data)
+        return path
+
+    return lost
+
+
+@pytest.mark.parametrize("hostile", [False, True])
+def test_line_to_save_what_can_be_read(run, lost, private, scratch, hostile):
+    """The line that is told for an image beyond repair writes nothing but what it says."""
+    path = lost(hostile)
+    result = run("check-overlay", "--repair", "a.ext3")
+    assert result.status == 65 and "cannot be repaired" in result.stderr
+    line = result.stderr.partition("save what can be read: ")[2]
+    assert line.startswith("file by file: ") == hostile
+    line = line.removeprefix("file by file: ").replace("DIRECTORY", "saved")
+    line = line.replace("NAME", "d/y").replace("COPY", "saved/y")
+    (scratch / "saved").mkdir()
+    assert tool("sh", "-c", f"cd '{scratch}' && {line}").returncode == 0
+    assert [file.read_text() for file in (scratch / "saved").rglob("y")] == ["theirs\n"]
+    assert (private / "key").read_text() == "precious\n"
+    # What the other line would have done.
+    (scratch / "all").mkdir()
+    tool("sh", "-c", f"cd '{scratch}' && /sbin/debugfs -R 'rdump /upper all' {path.name}")
+    assert ((private / "key").read_text() == "theirs\n") == hostile
