@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from overlay.errors import DAMAGED, OverlayError, quote
-from overlay.image import ext3, lock
+from overlay.image import ext3, lock, magic
 from overlay.image.kind import Image
 
 TYPE_CHECKING = False
@@ -85,7 +85,7 @@ class Ext3Image(PlannedImage):
     @classmethod
     def may_be(cls, path: str, descriptor: int, head: bytes) -> bool:
         try:
-            return bool(ext3.Superblock(head[ext3.SUPERBLOCK_OFFSET :]).is_ext3)
+            return bool(ext3.Superblock(head[magic.SUPERBLOCK_OFFSET :]).is_ext3)
         except ext3.FormatError:
             return path.endswith(cls.suffixes)
 
@@ -194,7 +194,7 @@ def read_superblock(path: str, descriptor: int, head: bytes | None = None) -> ex
         superblock = (
             ext3.read_superblock(descriptor)
             if head is None
-            else ext3.Superblock(head[ext3.SUPERBLOCK_OFFSET :])
+            else ext3.Superblock(head[magic.SUPERBLOCK_OFFSET :])
         )
         if superblock.size <= os.fstat(descriptor).st_size:
             return superblock
@@ -212,7 +212,7 @@ def second_superblock(descriptor: int) -> str | None:
     """
     for size, block in ((4096, 32768), (2048, 16384), (1024, 8193)):
         try:
-            data = os.pread(descriptor, ext3.SUPERBLOCK_SIZE, size * block)
+            data = os.pread(descriptor, magic.SUPERBLOCK_SIZE, size * block)
             superblock = ext3.Superblock(data)
         except (ext3.FormatError, OSError):
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay.image import ext3
+from overlay.image import ext3, magic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_superblock(path: str, descriptor: int) -> ext3.Superblock:
             return superblock
     except ext3.FormatError:
         superblock = None
-    data = os.pread(descriptor, ext3.SUPERBLOCK_SIZE, ext3.SUPERBLOCK_OFFSET)
+    data = os.pread(descriptor, magic.SUPERBLOCK_SIZE, magic.SUPERBLOCK_OFFSET)
     half = ext3.Superblock(data, in_change=True)
     if _pending(path, os.fstat(descriptor), half):
         return half

@@ -4,6 +4,8 @@ The engine unmounts in a hurry: a second after the end it asks the server of the
 end, two seconds later it kills it, and reports success either way.
 """
 
+from __future__ import annotations
+
 import time
 
 from overlay.errors import DATA_LOST, OverlayError, quote
@@ -13,12 +15,29 @@ from overlay.safety.tidy import tidy
 from overlay.safety.use import end_servers
 from overlay.size import format_size
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from overlay.image.ext3_image import Ext3Image
+    from overlay.image.kind import Image
+    from overlay.launch.facts import Facts
+    from overlay.output import Output
+
 _ENGINE_FAILED = 255  # what Apptainer itself ends with when it fails in order
 _END_WAIT = 1  # seconds after which a server that has not begun to end is asked to
 _FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
 
 
-def finish(facts, status, *, token, environ, output, program):
+def finish(
+    facts: Facts,
+    status: int,
+    *,
+    token: str,
+    environ: Mapping[str, str],
+    output: Output,
+    program: str,
+) -> int:
     """Look at the image after its session and return the exit status for the user.
 
     facts   of the session; the first of its images was written, and we still hold its lock
@@ -72,7 +91,7 @@ def finish(facts, status, *, token, environ, output, program):
     return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
 
 
-def _tell_of_the_left_behind(path, token, output):
+def _tell_of_the_left_behind(path: str, token: str, output: Output) -> None:
     """Warn of processes in the background that outlived the commands.
 
     The engine takes the overlay away from them a second after the commands end. To hold
@@ -89,7 +108,7 @@ def _tell_of_the_left_behind(path, token, output):
         )
 
 
-def _end_abandoned(image, output):
+def _end_abandoned(image: Image, output: Output) -> bool:
     """End the servers of an engine that failed before it could; return whether there were any.
 
     Apptainer can fail so when it is told to end while it starts. Its own end is another: it
@@ -112,7 +131,7 @@ def _end_abandoned(image, output):
     return True
 
 
-def _wait_for_servers(descriptor, path, output):
+def _wait_for_servers(descriptor: int, path: str, output: Output) -> bool:
     """Wait until the engine's lock is free; return whether it is."""
     start = time.monotonic()
     said = False
@@ -127,7 +146,7 @@ def _wait_for_servers(descriptor, path, output):
     return True
 
 
-def _repair(image, environ):
+def _repair(image: Ext3Image, environ: Mapping[str, str]) -> str:
     """Repair an image that the engine left unclean; return what was done, in words."""
     try:
         lock.take_engine(image.descriptor)

@@ -4,6 +4,8 @@ acquire() is called between asking and launching. When all is well it costs a fe
 calls; a second process is started only to repair an image that a killed session left.
 """
 
+from __future__ import annotations
+
 import os
 import time
 
@@ -15,6 +17,14 @@ from overlay.image.ext3_image import read_superblock
 from overlay.image.layout import check_locked_layout
 from overlay.safety.use import END_WAIT, in_use
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from overlay.image.ext3_image import Ext3Image
+    from overlay.image.kind import Image
+    from overlay.settings.config import Config
+
 _REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
 _DRAIN_WAIT = 10  # seconds that a repair waits for those who wait for it to let go
 
@@ -23,7 +33,16 @@ class _Replaced(Exception):
     """The path leads to another file than before."""
 
 
-def acquire(found, writable, *, config, environ, wait=None, notice=None, session=True):
+def acquire(
+    found: list[Image],
+    writable: bool,
+    *,
+    config: Config,
+    environ: Mapping[str, str],
+    wait: float | None = None,
+    notice: Callable[[str], object] | None = None,
+    session: bool = True,
+) -> None:
     """Lock the overlays of a session and see that they are whole.
 
     found     list of Images in the order of the layers; one whose file was replaced is
@@ -43,21 +62,30 @@ def acquire(found, writable, *, config, environ, wait=None, notice=None, session
                 _acquire_one(found, number, writable and number == 0, config, environ, notice)
             return
         except lock.Busy as busy:
+            held = busy.image
+            assert held is not None  # _acquire_one() has set it
             # All are let go while we wait: two sessions that hold what the other wants
             # would wait for ever.
             for image in found:
                 _release(image)
             if deadline is None or time.monotonic() >= deadline:
                 # What is left of a killed session is soon ended, and no reason to fail.
-                if not holders.being_ended(busy.image.identity):
-                    raise in_use(busy.image, busy, environ if session else None) from None
+                if not holders.being_ended(held.identity):
+                    raise in_use(held, busy, environ if session else None) from None
             elif notice and not said:
-                notice(f"waiting for {quote(busy.image.path)}: it is in use")
+                notice(f"waiting for {quote(held.path)}: it is in use")
                 said = True
             time.sleep(lock.POLL)
 
 
-def _acquire_one(found, number, write, config, environ, notice):
+def _acquire_one(
+    found: list[Image],
+    number: int,
+    write: bool,
+    config: Config,
+    environ: Mapping[str, str],
+    notice: Callable[[str], object] | None,
+) -> None:
     """Lock one of some images and look at its state. Raises lock.Busy with .image set."""
     repaired_by_others, asked_again = time.monotonic() + _REPAIR_WAIT, False
     while True:
@@ -86,7 +114,7 @@ def _acquire_one(found, number, write, config, environ, notice):
             raise
 
 
-def _lock(image, write):
+def _lock(image: Image, write: bool) -> None:
     """Take our lock, see that the engine's is free and the path still leads here."""
     image.lock(write)
     _check_replaced(image)
@@ -96,7 +124,7 @@ def _lock(image, write):
         raise OverlayError(f"{quote(image.path)} is damaged: {error}", status=DAMAGED) from None
 
 
-def _check_replaced(image):
+def _check_replaced(image: Image) -> None:
     try:
         status = os.stat(image.path)
     except OSError:
@@ -105,7 +133,7 @@ def _check_replaced(image):
         raise _Replaced
 
 
-def _release(image):
+def _release(image: Image) -> None:
     """Let go of an image."""
     try:
         image.unlock()
@@ -113,7 +141,7 @@ def _release(image):
         pass  # there was no lock
 
 
-def wait_for_end(image):
+def wait_for_end(image: Image) -> None:
     """Wait while what is left of a killed session is ended, or its engine just ends."""
     deadline = time.monotonic() + END_WAIT
     while time.monotonic() < deadline:
@@ -124,7 +152,12 @@ def wait_for_end(image):
         time.sleep(0.02)
 
 
-def _repair(image, config, environ, notice):
+def _repair(
+    image: Ext3Image,
+    config: Config,
+    environ: Mapping[str, str],
+    notice: Callable[[str], object] | None,
+) -> bool:
     """Repair an image that is not clean. Returns False when it may be read as it is.
 
     One of many sessions that start at once repairs, the others see Busy and wait.
@@ -147,8 +180,9 @@ def _repair(image, config, environ, notice):
         if notice:
             notice(f"{path} was left unclean by the session before: checking it")
         summary = repair.check(image.path, descriptor, environ)
-        for line in summary.split("\n") if notice else ():
-            notice(f"{path}: {line.strip()}")
+        if notice:
+            for line in summary.split("\n"):
+                notice(f"{path}: {line.strip()}")
     except ext3.FormatError as error:
         raise OverlayError(f"{path} is damaged: {error}", status=DAMAGED) from None
     finally:
@@ -156,7 +190,7 @@ def _repair(image, config, environ, notice):
     return True
 
 
-def _take_all_of_it(descriptor):
+def _take_all_of_it(descriptor: int) -> None:
     """Lock an image whole, against sessions of ours and of the plain engine."""
     deadline = time.monotonic() + _DRAIN_WAIT
     while True:
@@ -170,7 +204,7 @@ def _take_all_of_it(descriptor):
             time.sleep(lock.POLL / 4)
 
 
-def check_may_repair(image, config):
+def check_may_repair(image: Image, config: Config) -> None:
     """Refuse a repair while a session on another host could be at work unseen.
 
     Raises OverlayError (IN_USE).
@@ -193,7 +227,9 @@ def check_may_repair(image, config):
     )
 
 
-def _read_as_it_is(image, environ, notice):
+def _read_as_it_is(
+    image: Ext3Image, environ: Mapping[str, str], notice: Callable[[str], object] | None
+) -> bool:
     """Return False when an unclean image that we cannot repair may be read all the same.
 
     That is so when only its flag is wrong: e2fsck finds nothing, and no journal waits.
@@ -218,7 +254,7 @@ def _read_as_it_is(image, environ, notice):
     )
 
 
-def open_whole(path):
+def open_whole(path: str) -> Ext3Image:
     """Return an Image that the caller may write, locked against every session.
 
     For commands that change an image itself. Raises OverlayError: IN_USE, NOT_ALLOWED, and

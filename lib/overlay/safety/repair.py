@@ -11,17 +11,27 @@ The note is in the file itself and not beside it: it stays with the image when t
 or copied, every node finds it, and it needs no right to write in the directory.
 """
 
+from __future__ import annotations
+
 import os
 import struct
 
 from overlay.errors import CANNOT_CREATE, DAMAGED, UNAVAILABLE, OverlayError, quote, reason
 from overlay.host import process
 from overlay.host.room import free_bytes
-from overlay.image import ext3, ext3_write
+from overlay.image import ext3, ext3_write, magic
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.layout import check_locked_layout
 from overlay.safety import salvage, undo
 from overlay.size import format_files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import BinaryIO
+
+    from overlay.host.process import Result
+    from overlay.image.ext3 import Superblock
 
 _NOTE = b"overlay-note-1\n\0"
 _HEAD = struct.Struct("<16s26s26s")  # _NOTE, the fingerprints before and after the repair
@@ -34,7 +44,7 @@ _UNIT = 4096  # bytes that are compared at once, or a block if that is smaller
 _MOST = 1 << 30  # bytes that a note holds: who has made an image could make that very long
 
 
-def check(path, descriptor, environ, *, full=False):
+def check(path: str, descriptor: int, environ: Mapping[str, str], *, full: bool = False) -> str:
     """Look at an image, and repair what can be without a loss; return what was done, in words.
 
     path        of the image, for messages and for what lies beside it
@@ -53,7 +63,7 @@ def check(path, descriptor, environ, *, full=False):
         return _repair(program, path, descriptor, environ)
 
 
-def recover(path, descriptor, environ):
+def recover(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
     """Complete or undo what an interrupted change of an image left; return whether there was any.
 
     descriptor  the image, open for writing, locked whole by the caller
@@ -66,7 +76,9 @@ def recover(path, descriptor, environ):
     return undo.recover(path, descriptor, environ) or done
 
 
-def is_sound(program, descriptor, environ, *, sums=True):
+def is_sound(
+    program: str, descriptor: int, environ: Mapping[str, str], *, sums: bool = True
+) -> bool:
     """Return whether e2fsck, which changes nothing, has nothing to ask of an image.
 
     program  the path of e2fsck
@@ -81,7 +93,7 @@ def is_sound(program, descriptor, environ, *, sums=True):
     return result.status == 0 and not (sums and "? no" in rest)
 
 
-def check_layout(path, descriptor):
+def check_layout(path: str, descriptor: int) -> None:
     """See that a session would take an image, or the copy of its tables, as it is now.
 
     Raises OverlayError (DAMAGED).
@@ -90,13 +102,13 @@ def check_layout(path, descriptor):
     check_locked_layout(Ext3Image(path, status, descriptor, True, superblock))
 
 
-def _repair(program, path, descriptor, environ):
+def _repair(program: str, path: str, descriptor: int, environ: Mapping[str, str]) -> str:
     """Repair an image that is not sound, or not marked as clean; return what was done."""
     superblock = ext3.read_superblock(descriptor)
     said = ""
     if superblock.incompatible & ext3.RECOVER:
         # A journal is a note of its own: cut short, it is played back once more.
-        words = [program, "-p", "-E", "journal_only", descriptor]
+        words: list[str | int] = [program, "-p", "-E", "journal_only", descriptor]
         said = process.run(words, environ).output
         superblock = ext3.read_superblock(descriptor)
     copy = _empty_file(superblock, environ)
@@ -131,7 +143,7 @@ def _repair(program, path, descriptor, environ):
     return "repaired (it is an ext3 image again)" if made_ext4 else "no damage found"
 
 
-def _judge(path, result):
+def _judge(path: str, result: Result) -> None:
     """Raise OverlayError unless e2fsck says that all is sound now."""
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
     if result.status in (0, 1, 2, 3):
@@ -145,7 +157,7 @@ def _judge(path, result):
     raise _needs_decision(path)
 
 
-def _needs_decision(path):
+def _needs_decision(path: str) -> OverlayError:
     return OverlayError(
         f"{quote(path)} is damaged, and repairing it needs a decision of yours",
         status=DAMAGED,
@@ -153,7 +165,7 @@ def _needs_decision(path):
     )
 
 
-def _cannot_write(path, error):
+def _cannot_write(path: str, error: OSError) -> OverlayError:
     return OverlayError(
         f"{quote(path)} could not be repaired: {reason(error)}",
         status=CANNOT_CREATE,
@@ -161,7 +173,7 @@ def _cannot_write(path, error):
     )
 
 
-def _attach(program, descriptor, said, environ):
+def _attach(program: str, descriptor: int, said: str, environ: Mapping[str, str]) -> Result | None:
     """Put files without a name into lost+found, when nothing else is wrong.
 
     said  what e2fsck -p has printed, which stops at the first of them
@@ -179,7 +191,7 @@ def _attach(program, descriptor, said, environ):
     return process.run([program, "-fy", descriptor], environ)
 
 
-def _corrections(output):
+def _corrections(output: str) -> str:
     """Return what e2fsck says that it did, in words."""
     attached = output.count("Connect to /lost+found? yes")
     if attached:
@@ -195,7 +207,7 @@ def _corrections(output):
 # -------------------------------------------------------------------- the copy --
 
 
-def _empty_file(superblock, environ):
+def _empty_file(superblock: Superblock, environ: Mapping[str, str]) -> int:
     """Return the descriptor of a file without a name for a copy of an image's tables.
 
     It lies in memory when it will be small, which it is for some 100,000 files; else on a
@@ -216,7 +228,9 @@ def _empty_file(superblock, environ):
     return os.memfd_create("tables")
 
 
-def _copy_tables(path, descriptor, copy, superblock, environ):
+def _copy_tables(
+    path: str, descriptor: int, copy: int, superblock: Superblock, environ: Mapping[str, str]
+) -> dict[tuple[int, int], None]:
     """Copy all but the content of files into an empty file; return where it has data.
 
     Around what e2image(8) copies all is as in the image, as far as the copy has no holes:
@@ -242,7 +256,7 @@ def _copy_tables(path, descriptor, copy, superblock, environ):
     return known
 
 
-def _data(descriptor):
+def _data(descriptor: int) -> Iterator[tuple[int, int]]:
     """Yield (first byte, byte after the last) of what is no hole in a file."""
     end = 0
     while True:
@@ -254,7 +268,9 @@ def _data(descriptor):
         yield start, end
 
 
-def _changed(descriptor, copy, known, unit):
+def _changed(
+    descriptor: int, copy: int, known: Mapping[tuple[int, int], None], unit: int
+) -> list[tuple[int, int]]:
     """Return a list of (offset, length in bytes) of what differs between an image and its copy.
 
     known  where the copy had data before e2fsck, see _copy_tables()
@@ -274,7 +290,7 @@ def _changed(descriptor, copy, known, unit):
                     piece = now[at : at + unit]
                     if piece != before[at : at + unit] and not (new and piece == zeros):
                         found.add(offset + at)
-    joined = []
+    joined: list[tuple[int, int]] = []
     for offset in sorted(found):
         if joined and sum(joined[-1]) == offset and joined[-1][1] < _PIECE:
             joined[-1] = joined[-1][0], joined[-1][1] + unit
@@ -286,7 +302,7 @@ def _changed(descriptor, copy, known, unit):
 # -------------------------------------------------------------------- the note --
 
 
-def _note(descriptor, copy, changed):
+def _note(descriptor: int, copy: int, changed: Iterable[tuple[int, int]]) -> None:
     """Note at the end of an image what is to be written into it.
 
     changed  list of (offset, length) of what is to be taken from the copy
@@ -306,7 +322,7 @@ def _note(descriptor, copy, changed):
         raise
 
 
-def _without_state(copy, changed):
+def _without_state(copy: int, changed: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, bytes) of changes, the image not marked as clean by them."""
     place = ext3.STATE_OFFSET
     for offset, length in changed:
@@ -317,16 +333,16 @@ def _without_state(copy, changed):
         yield offset, data
 
 
-def _fingerprint(descriptor):
+def _fingerprint(descriptor: int) -> bytes:
     """Return what a mount or another repair changes of a superblock, and the uuid.
 
     It is all in one sector, so that a failing node leaves it as it was or as it is to be.
     """
-    data = os.pread(descriptor, ext3.SUPERBLOCK_SIZE, ext3.SUPERBLOCK_OFFSET)
+    data = os.pread(descriptor, magic.SUPERBLOCK_SIZE, magic.SUPERBLOCK_OFFSET)
     return data[0x2C:0x36] + data[0x68:0x78]  # times of mount and writing, mount count
 
 
-def go_on(descriptor):
+def go_on(descriptor: int) -> bool:
     """Write what the note at the end of an image holds, and cut it off.
 
     descriptor  the image, open for writing, locked whole
@@ -351,7 +367,7 @@ def go_on(descriptor):
     return done
 
 
-def _carry_out(descriptor, file, start):
+def _carry_out(descriptor: int, file: BinaryIO, start: int) -> None:
     """Write what a whole note holds."""
     file.seek(start)
     for offset, data in filter(None, undo.read_records(file)):
@@ -360,14 +376,14 @@ def _carry_out(descriptor, file, start):
     ext3_write.write_state(descriptor, ext3.STATE_CLEAN)
 
 
-def _find(descriptor):
+def _find(descriptor: int) -> tuple[int | None, int]:
     """Return (where the note in an image begins, where its file system ends); None without one.
 
     It begins behind the file system: what looks like one before its end is what somebody has
     put into a file in the overlay.
     """
     size = os.fstat(descriptor).st_size
-    data = os.pread(descriptor, ext3.SUPERBLOCK_SIZE, ext3.SUPERBLOCK_OFFSET)
+    data = os.pread(descriptor, magic.SUPERBLOCK_SIZE, magic.SUPERBLOCK_OFFSET)
     try:
         filesystem = ext3.Superblock(data, in_change=True).size
     except ext3.FormatError:
@@ -379,7 +395,7 @@ def _find(descriptor):
     return (start, filesystem) if there else (None, filesystem)
 
 
-def _is_whole(file, start, end):
+def _is_whole(file: BinaryIO, start: int, end: int) -> bool:
     """Return whether the note that begins at a place is whole, as far as one of ours can be long.
 
     file  the image, open for reading
@@ -399,7 +415,7 @@ def _is_whole(file, start, end):
     return False
 
 
-def _write(descriptor, data, offset):
+def _write(descriptor: int, data: bytes, offset: int) -> None:
     """Write all of some bytes. Raises OSError."""
     view = memoryview(data)
     while view:

@@ -9,6 +9,8 @@ So the directory is opened once, the file is known by its descriptor, and nothin
 done before its new name is seen to lead to that.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
@@ -24,6 +26,13 @@ from overlay.image import image as images
 from overlay.image.partial import PARTIAL, is_partial, partial_name
 from overlay.safety.use import in_use
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from overlay.host.permissions import Access
+    from overlay.image.kind import Image
+
 _DAY = 86400  # seconds
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -35,7 +44,7 @@ _WAYS_OUT = (
 _BLOCK = 1 << 20  # bytes that are copied at a time
 
 
-def place(path):
+def place(path: str) -> str:
     """Return the path, links followed, that a file gets which is written as path.
 
     Raises OverlayError (CANNOT_CREATE) for a link of somebody else's or that leads nowhere:
@@ -68,7 +77,7 @@ class Unfinished:
     descriptor  open for reading and writing, with our lock on it
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         parent, self._base = os.path.split(path)
         self.path = path
         self._name = f"{partial_name('', os.uname().nodename, os.getpid())}-{os.urandom(8).hex()}"
@@ -80,7 +89,7 @@ class Unfinished:
             os.close(self._directory)
             raise
 
-    def close(self):
+    def close(self) -> None:
         """Close it; it is removed unless it has got another name."""
         if self._is_at(self._name):
             with contextlib.suppress(FileNotFoundError):
@@ -88,11 +97,11 @@ class Unfinished:
         os.close(self.descriptor)
         os.close(self._directory)
 
-    def mode(self):
+    def mode(self) -> int:
         """Return the mode that an ordinary new file gets beside it."""
         return permissions.of_new_file(f"/proc/self/fd/{self._directory}")
 
-    def into_place(self, *, mode=None, made_of=()):
+    def into_place(self, *, mode: int | None = None, made_of: Iterable[Access] = ()) -> None:
         """Sync the finished file and give it its name, never that of another file.
 
         mode     None: as ordinary new files have
@@ -121,7 +130,7 @@ class Unfinished:
             )
         self._rename()
 
-    def over(self, old, *, mode=None, made_of=()):
+    def over(self, old: int, *, mode: int | None = None, made_of: Iterable[Access] = ()) -> None:
         """Sync the finished file and put it in the place of another, with its attributes.
 
         old      an open descriptor of that
@@ -152,15 +161,15 @@ class Unfinished:
             raise self._exchanged()
         os.unlink(self._name, dir_fd=self._directory)
 
-    def _is_at(self, name, descriptor=None):
+    def _is_at(self, name: str, descriptor: int | None = None) -> bool:
         """Return whether a name beside it is its own, or that of another open file."""
         return _leads_to(name, self._directory, descriptor or self.descriptor)
 
-    def _settle(self):
+    def _settle(self) -> None:
         os.fsync(self.descriptor)
         lock.release(self.descriptor)
 
-    def _rename(self):
+    def _rename(self) -> None:
         """Give it its name where the file system knows no better way.
 
         What is left: a name that is exchanged between the look and the call. It is said, but
@@ -172,7 +181,7 @@ class Unfinished:
         if not self._is_at(self._base):
             raise self._exchanged()
 
-    def _exchange(self):
+    def _exchange(self) -> None:
         """Exchange its name and the one that it is to get: nothing is lost, and it can be undone.
 
         Raises OSError; ImportError or AttributeError where the call cannot be made.
@@ -185,7 +194,7 @@ class Unfinished:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
-    def _exchanged(self):
+    def _exchanged(self) -> OverlayError:
         directory = quote(os.path.dirname(self.path))
         return OverlayError(
             f"cannot write {quote(self.path)}: somebody has changed names in {directory} meanwhile",
@@ -194,7 +203,7 @@ class Unfinished:
         )
 
 
-def new_file(name, directory=None):
+def new_file(name: str, directory: int | None = None) -> int:
     """Return the descriptor of a new empty file that nobody else can open.
 
     directory  an open descriptor of where it is, None for the current one
@@ -204,7 +213,7 @@ def new_file(name, directory=None):
     return os.open(name, flags, 0o600, dir_fd=directory)
 
 
-def link(descriptor, name, directory):
+def link(descriptor: int, name: str, directory: int) -> None:
     """Give an open file another name in an open directory, whatever its first one leads to now.
 
     Raises OSError: FileExistsError for a link too, one of NO_LINKS where there are no hard
@@ -213,7 +222,7 @@ def link(descriptor, name, directory):
     os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory)
 
 
-def _exists(name, directory):
+def _exists(name: str, directory: int) -> bool:
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
         return True
@@ -221,7 +230,7 @@ def _exists(name, directory):
         return False
 
 
-def _leads_to(name, directory, descriptor):
+def _leads_to(name: str, directory: int, descriptor: int) -> bool:
     """Return whether a name in an open directory is that of an open file."""
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -231,7 +240,7 @@ def _leads_to(name, directory, descriptor):
 
 
 @contextlib.contextmanager
-def unfinished(path, bytes_=0):
+def unfinished(path: str, bytes_: int = 0) -> Iterator[Unfinished]:
     """Give an Unfinished file of a size that is going to be path.
 
     At the end of the context it is closed, and removed unless it has got its name. Raises
@@ -255,7 +264,9 @@ def unfinished(path, bytes_=0):
         new.close()
 
 
-def copy(path, source, target, environ, *, sound=False):
+def copy(
+    path: str, source: int, target: int, environ: Mapping[str, str], *, sound: bool = False
+) -> None:
     """Copy an image into an empty file, holes left out.
 
     path            of the image, for messages
@@ -275,17 +286,16 @@ def copy(path, source, target, environ, *, sound=False):
             hint="make room there, or do it to a copy where there is room",
         )
     if sound:
-        words = [process.need("e2image", environ), "-ra", source, target]
+        words = [process.need("e2image", environ), "-ra"]
     else:
-        program = process.need("cp", environ)
-        words = [program, "--reflink=auto", "--sparse=always", "--", source, target]
-    result = process.run(words, environ)
+        words = [process.need("cp", environ), "--reflink=auto", "--sparse=always", "--"]
+    result = process.run([*words, source, target], environ)
     if result.status:
         why = result.errors.strip().rpartition(": ")[2]
         raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
 
 
-def check_names(path, status):
+def check_names(path: str, status: os.stat_result) -> None:
     """Refuse to replace a file that has other names: they would go on with the old one.
 
     Raises OverlayError (CANNOT_CREATE).
@@ -300,7 +310,9 @@ def check_names(path, status):
         )
 
 
-def keep_attributes(old, new, *, mode=None, made_of=()):
+def keep_attributes(
+    old: int, new: int, *, mode: int | None = None, made_of: Iterable[Access] = ()
+) -> None:
     """Give a new file the owner, mode, ACL and extended attributes of the one it replaces.
 
     old, new  open descriptors. What the caller may not set is left as it is.
@@ -309,9 +321,9 @@ def keep_attributes(old, new, *, mode=None, made_of=()):
               may not read them
     """
     status = os.fstat(old)
-    for names in ((status.st_uid, status.st_gid), (-1, status.st_gid)):
+    for owner in (status.st_uid, -1):
         try:
-            os.fchown(new, *names)
+            os.fchown(new, owner, status.st_gid)
             break
         except PermissionError:
             continue
@@ -334,7 +346,7 @@ def keep_attributes(old, new, *, mode=None, made_of=()):
             continue
 
 
-def remove_stale(directory, scratch):
+def remove_stale(directory: str, scratch: str | None) -> None:
     """Remove what killed runs left in a directory and, unless it is None, in scratch.
 
     A partial image is stale when nobody holds its lock, and its process was one of this
@@ -356,7 +368,7 @@ def remove_stale(directory, scratch):
         private.remove_stale(scratch, here)
 
 
-def _remove_if_stale(name, directory, here):
+def _remove_if_stale(name: str, directory: int, here: str) -> None:
     """Remove an unfinished file of ours that nobody writes any more. Raises OSError, Busy.
 
     Others may have made what has such a name: a FIFO is not waited for, a link not followed,
@@ -380,16 +392,16 @@ def _remove_if_stale(name, directory, here):
         os.close(descriptor)
 
 
-def _is_our_file(status):
+def _is_our_file(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def _alive(pid):
+def _alive(pid: str) -> bool:
     """Return whether a process with this number, a string, exists on this host."""
     return os.path.exists(f"/proc/{pid}") if pid.isdecimal() else True
 
 
-def replaceable(path):
+def replaceable(path: str) -> Image:
     """Return the overlay at a path that --force is to replace, locked until it is closed.
 
     Raises OverlayError: DAMAGED for what is no overlay, IN_USE, CANNOT_CREATE.
@@ -412,7 +424,7 @@ def replaceable(path):
     return existing
 
 
-def cannot(path, why, hint=None, task="create"):
+def cannot(path: str, why: str, hint: str | None = None, task: str = "create") -> OverlayError:
     """Return the error for an image that cannot be made, or changed."""
     return OverlayError(
         f"cannot {task} {quote(path)}: {why}; nothing was changed",
@@ -421,7 +433,14 @@ def cannot(path, why, hint=None, task="create"):
     )
 
 
-def reserve(path, descriptor, bytes_, environ, notice, task="create"):
+def reserve(
+    path: str,
+    descriptor: int,
+    bytes_: int,
+    environ: Mapping[str, str],
+    notice: Callable[[str], object] | None,
+    task: str = "create",
+) -> None:
     """Allocate all blocks of an image, or say that they stay holes.
 
     path     its name for messages
@@ -455,7 +474,7 @@ def reserve(path, descriptor, bytes_, environ, notice, task="create"):
     )
 
 
-def copy_sparse(source, target):
+def copy_sparse(source: int, target: int) -> int:
     """Copy an open file to an empty one, holes and zeros as holes; return the bytes written.
 
     Raises OSError, also when the source ends before its size.

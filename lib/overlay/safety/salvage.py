@@ -9,6 +9,8 @@ A rename over a file takes several steps there, and a file can be left with a na
 directory work/work only, which fuse-overlayfs empties at the next mount.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import struct
@@ -18,6 +20,12 @@ from overlay.host import process
 from overlay.image import ext3
 from overlay.size import format_files, format_size
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from overlay.image.ext3 import Inode, Reader
+
 _CLEARED = re.compile(r"Too many illegal blocks in inode (\d+)\.")
 _FIRST_INDIRECT = 12  # of the pointers in an inode; the next two are of more levels
 _KEPT = ".before-repair"
@@ -25,7 +33,7 @@ _LONGEST = 4096  # bytes of a path: PATH_MAX of Linux
 _PLAIN = re.compile(rb"[\w.-]+\Z")  # names that debugfs(8) takes as they are
 
 
-def spare(program, descriptor, environ):
+def spare(program: str, descriptor: int, environ: Mapping[str, str]) -> None:
     """Take from inodes that e2fsck would clear the pointers for which it would.
 
     program     the path of e2fsck
@@ -40,7 +48,7 @@ def spare(program, descriptor, environ):
             continue  # the inode itself cannot be read, and nothing in it
 
 
-def _spare(descriptor, number):
+def _spare(descriptor: int, number: int) -> None:
     reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
     place = reader.place(number) + 40 + 4 * _FIRST_INDIRECT
     for depth, block in enumerate(reader.inode(number).blocks[_FIRST_INDIRECT:], 1):
@@ -48,7 +56,7 @@ def _spare(descriptor, number):
             os.pwrite(descriptor, bytes(4), place + 4 * (depth - 1))
 
 
-def _is_chance(reader, number, depth):
+def _is_chance(reader: Reader, number: int, depth: int) -> bool:
     """Return whether an indirect block holds what stood there by chance.
 
     In one that does not, the pointers that do not lead anywhere are taken out.
@@ -76,7 +84,7 @@ def _is_chance(reader, number, depth):
     return False
 
 
-def save_work(descriptor, environ):
+def save_work(descriptor: int, environ: Mapping[str, str]) -> bool:
     """Move files that have names in work/work only to lost+found, as work-NUMBER.
 
     descriptor  of an image that nobody uses, sound, open for writing; a copy of its tables does
@@ -109,7 +117,7 @@ def save_work(descriptor, environ):
     return True
 
 
-def _only_there(reader, directory):
+def _only_there(reader: Reader, directory: Inode) -> dict[int, bytes]:
     """Return the files with content that have a name in one directory only: number -> name."""
     found = {}
     for name, number, _kind in reader.entries(directory):
@@ -119,12 +127,12 @@ def _only_there(reader, directory):
     return found
 
 
-def _debugfs(descriptor, lines, environ):
-    words = [process.need("debugfs", environ), "-w", "-f", "-", descriptor]
+def _debugfs(descriptor: int, lines: Iterable[str], environ: Mapping[str, str]) -> None:
+    words: list[str | int] = [process.need("debugfs", environ), "-w", "-f", "-", descriptor]
     process.run(words, environ, text="\n".join(lines) + "\n")
 
 
-def lost_and_found(descriptor):
+def lost_and_found(descriptor: int) -> set[bytes]:
     """Return the names in lost+found of an image; empty when it cannot be read."""
     try:
         reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
@@ -135,7 +143,7 @@ def lost_and_found(descriptor):
         return set()
 
 
-def describe(descriptor, found, most=None):
+def describe(descriptor: int, found: Collection[bytes], most: int | None = None) -> str:
     """Return lines for the user that tell files of lost+found by size and first line.
 
     found  their names
@@ -149,7 +157,7 @@ def describe(descriptor, found, most=None):
     return "".join(lines)
 
 
-def way_out(descriptor, top, place):
+def way_out(descriptor: int, top: str, place: str) -> str:
     """Return the line that gets what is below a directory of an image, but for the image's name.
 
     top    the directory, as debugfs has it
@@ -163,14 +171,15 @@ def way_out(descriptor, top, place):
     return f"file by file: /sbin/debugfs -R 'dump {top}/NAME COPY'"
 
 
-def _is_plain(descriptor, top):
+def _is_plain(descriptor: int, top: bytes) -> bool:
     """Return whether every name below a directory is one that a directory of the host can have."""
     try:
         reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
         found = reader.lookup(top)
-        pending, blocks = [found[1]] if found else [], set()
+        pending = [found[1]] if found else []
+        blocks: set[int] = set()
         while pending:
-            there = set()
+            there: set[bytes] = set()
             for name, number, _kind in reader.entries(pending.pop(), blocks):
                 if name in (b".", b".."):
                     continue
@@ -185,7 +194,7 @@ def _is_plain(descriptor, top):
     return found is not None
 
 
-def _looks(descriptor, name):
+def _looks(descriptor: int, name: bytes) -> str:
     """Return size and first line of a file in lost+found, as words to follow its name."""
     try:
         reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
@@ -200,20 +209,22 @@ def _looks(descriptor, name):
     return f": {format_size(inode.size)}{begins}"
 
 
-def names(descriptor):
+def names(descriptor: int) -> dict[bytes, tuple[bool, bool]]:
     """Return what is in upper of an image: path of bytes -> (whether a directory, has content).
 
     As far as it can be read: a damaged directory does not hide the others. What several
     directories claim is that of the first, and what no path leads to is left out; else a
     small image could say more names than there is memory for.
     """
-    found = {}
+    found: dict[bytes, tuple[bool, bool]] = {}
     try:
         reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
         upper = reader.lookup(b"upper")
     except (ext3.FormatError, OSError):
         return found
-    pending, seen, blocks = [(b"", *upper)] if upper else [], set(), set()
+    pending = [(b"", *upper)] if upper else []
+    seen: set[int] = set()
+    blocks: set[int] = set()
     while pending:
         above, number, directory = pending.pop()
         if number in seen:
@@ -231,7 +242,7 @@ def names(descriptor):
     return found
 
 
-def _entries(reader, directory, blocks):
+def _entries(reader: Reader, directory: Inode, blocks: set[int]) -> Iterator[tuple[bytes, int]]:
     """Yield (name, inode number) of a directory, as far as it can be read.
 
     blocks  numbers of those that have been read, as Reader.data_blocks() has them
@@ -248,7 +259,7 @@ def _entries(reader, directory, blocks):
         return
 
 
-def _inode(reader, number):
+def _inode(reader: Reader, number: int) -> Inode | None:
     try:
         return reader.inode(number)
     except (ext3.FormatError, OSError):
@@ -264,14 +275,16 @@ class Gone:
 
     __slots__ = ("had_content", "words")
 
-    def __init__(self, path, had_content, below):
+    def __init__(self, path: bytes, had_content: bool, below: int) -> None:
         self.had_content = had_content
         self.words = quote(os.fsdecode(path))
         if below:
             self.words += f" and the {format_files(below)} below it"
 
 
-def gone(before, after):
+def gone(
+    before: Mapping[bytes, tuple[bool, bool]], after: Mapping[bytes, tuple[bool, bool]]
+) -> list[Gone]:
     """Return the Gone of all names that were there before and are not after, in order.
 
     before, after  of names()
@@ -290,7 +303,7 @@ def gone(before, after):
     return [Gone(path, used, below[path]) for path, used in found.items()]
 
 
-def keep(path, environ):
+def keep(path: str, environ: Mapping[str, str]) -> str:
     """Give an image that is about to be replaced a second name; return that.
 
     Where there are no hard links it is a copy. Raises OSError, OverlayError.

@@ -4,16 +4,27 @@ To go through fuse-overlayfs is slower, so the end of a writable session removes
 own markers that hide nothing: the ones in directories that no layer below has.
 """
 
+from __future__ import annotations
+
 import os
 
 from overlay.host import process
 from overlay.image import ext3, ext3_write, lock, record
 from overlay.image.markers import OPAQUE, note, scan
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+
+    from overlay.image.ext3 import Reader
+    from overlay.image.ext3_image import Ext3Image
+    from overlay.image.kind import Image
+    from overlay.image.markers import Marker
+
 _LONGEST = 4096  # bytes of a path: PATH_MAX of Linux
 
 
-def tidy(found, base, below, environ):
+def tidy(found: Ext3Image, base: str, below: Iterable[Image], environ: Mapping[str, str]) -> int:
     """Remove the needless markers that a writable session has left in an image.
 
     found   its Image, locked against all others; its superblock read after the session
@@ -42,15 +53,24 @@ def tidy(found, base, below, environ):
     return len(needless)
 
 
-def _needless(reader, markers, since, base, below, environ):
+def _needless(
+    reader: Reader,
+    markers: Iterable[Marker],
+    since: int,
+    base: str,
+    below: Iterable[Image],
+    environ: Mapping[str, str],
+) -> list[Marker]:
     """Return those markers of the last sessions that hide nothing of the layers below."""
     upper = reader.lookup(b"upper")
     if upper is None:
         return []
     paths = Paths(reader, upper[0])
-    opaque = {}
+    opaque: dict[bytes, list[Marker]] = {}
     for marker in markers:
-        if marker.name in OPAQUE and reader.inode(marker.number).change_time >= since:
+        if marker.directory is None or marker.name not in OPAQUE:
+            continue
+        if reader.inode(marker.number).change_time >= since:
             path = paths.of(marker.directory)
             if path:
                 opaque.setdefault(path, []).append(marker)
@@ -67,7 +87,7 @@ def _needless(reader, markers, since, base, below, environ):
     ]
 
 
-def _parents(path):
+def _parents(path: bytes) -> Iterator[bytes]:
     """Yield the directories above a path of bytes, nearest first."""
     while b"/" in path:
         path = path.rpartition(b"/")[0]
@@ -80,13 +100,15 @@ class Paths:
     Each directory is read once, whatever the others claim, and its names are kept once.
     """
 
-    def __init__(self, reader, upper):
+    def __init__(self, reader: Reader, upper: int) -> None:
         self._reader = reader
         self._upper = upper
-        self._places = {upper: None}  # number -> (number above, name); None where there is none
-        self._read = set()
+        self._places: dict[int, tuple[int, bytes] | None] = {
+            upper: None
+        }  # number -> (number above, name); None where there is none
+        self._read: set[int] = set()
 
-    def of(self, number):
+    def of(self, number: int) -> bytes | None:
         """Return the path below upper/ of a directory's inode, None when it is elsewhere.
 
         A path that is longer than Linux takes counts as elsewhere. Raises ext3.FormatError.
@@ -103,7 +125,7 @@ class Paths:
                 return None
         return b"/".join(reversed(parts))
 
-    def _place(self, number):
+    def _place(self, number: int) -> tuple[int, bytes] | None:
         """Return (number of the directory above, name in it) of a directory, or None."""
         if number not in self._places:
             entries = self._reader.entries(self._reader.inode(number))
@@ -117,7 +139,9 @@ class Paths:
         return self._places[number]
 
 
-def _existing(paths, base, below, environ):
+def _existing(
+    paths: Collection[bytes], base: str, below: Iterable[Image], environ: Mapping[str, str]
+) -> set[bytes]:
     """Return those of some paths that a layer below has; all of them when it cannot be seen."""
     try:
         return _those_below(paths, base, below, environ)
@@ -125,7 +149,9 @@ def _existing(paths, base, below, environ):
         return set(paths)
 
 
-def _those_below(paths, base, below, environ):
+def _those_below(
+    paths: Collection[bytes], base: str, below: Iterable[Image], environ: Mapping[str, str]
+) -> set[bytes]:
     """Do that. Raises OSError, FormatError for a layer that is gone, or damaged."""
     hidden = set()
     for layer in below:
@@ -138,7 +164,9 @@ def _those_below(paths, base, below, environ):
     return hidden | squashfs.those_inside(base, paths, environ)
 
 
-def _remove(program, found, markers, environ):
+def _remove(
+    program: str, found: Ext3Image, markers: Sequence[Marker], environ: Mapping[str, str]
+) -> bool:
     """Remove markers with debugfs(8), the image marked as not clean all the while.
 
     debugfs writes the superblock only at its end, so the mark is set before it starts: a
@@ -169,19 +197,21 @@ def _remove(program, found, markers, environ):
     return done
 
 
-def _debugfs(program, found, lines, environ):
+def _debugfs(
+    program: str, found: Ext3Image, lines: Iterable[str], environ: Mapping[str, str]
+) -> bool:
     """Let debugfs change an image; return whether it says that all went well."""
-    words = [program, "-w", "-f", "-", found.descriptor]
+    words: list[str | int] = [program, "-w", "-f", "-", found.descriptor]
     return process.run(words, environ, text="\n".join(lines) + "\n").status == 0
 
 
-def _script(markers, devices):
+def _script(markers: Iterable[Marker], devices: Container[int]) -> list[str]:
     """Return lines for debugfs that remove markers, only the names of those of devices.
 
     Directories are named by inode, so that no name inside is ever read as a command.
     """
     lines, directory = [], None
-    for marker in sorted(markers, key=lambda marker: marker.directory):
+    for marker in sorted(markers, key=lambda marker: marker.directory or 0):
         if marker.directory != directory:
             directory = marker.directory
             lines.append(f"cd <{directory}>")
@@ -191,7 +221,7 @@ def _script(markers, devices):
     return lines
 
 
-def _free(descriptor, last):
+def _free(descriptor: int, last: Mapping[int, Marker]) -> list[str]:
     """Return lines for debugfs that remove the last names of erased inodes, and free these.
 
     debugfs's freei leaves the numbers of free inodes as they are.
@@ -199,7 +229,7 @@ def _free(descriptor, last):
     superblock = ext3.read_superblock(descriptor)
     reader = ext3.Reader(descriptor, superblock)
     lines = _script(last.values(), last)
-    groups = {}
+    groups: dict[int, int] = {}
     for number in last:
         lines.append(f"freei <{number}>")
         group = (number - 1) // superblock.inodes_per_group

@@ -9,6 +9,8 @@ resize2fs does (-z), and e2undo(8) plays it back; it notes the tables of the new
 well, all zeros, and makes blocks of their holes.
 """
 
+from __future__ import annotations
+
 import binascii
 import errno
 import os
@@ -19,13 +21,20 @@ from overlay.host import process
 from overlay.image import ext3, ext3_write, pending
 from overlay.safety import replace
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import BinaryIO
+
+    from overlay.image.ext3 import Superblock
+
 _E2UNDO = b"E2UNDO02"
 _OURS = b"overlay-undo-1\n\0"  # then records: offset and length in bytes, and what was there
 _RECORD = struct.Struct("<QQ")  # the last one: the checksum of all before, and 0
 _LONGEST = 1 << 28  # bytes of a record; there is none of half that size
 
 
-def name(path, status, superblock):
+def name(path: str, status: os.stat_result, superblock: Superblock) -> str:
     """Return the path of the undo file for an image in its present state.
 
     The image's inode, length, identity and mount times are in the name: when it is another
@@ -41,7 +50,7 @@ def name(path, status, superblock):
     return f"{found}-{os.urandom(8).hex()}" if listed else found
 
 
-def make(back, image):
+def make(back: str, image: int) -> int:
     """Make an undo file, empty, for those who may read the image; return its descriptor.
 
     back   its path, see name()
@@ -53,7 +62,7 @@ def make(back, image):
     return descriptor
 
 
-def note(back, descriptor, superblock, size):
+def note(back: str, descriptor: int, superblock: Superblock, size: int) -> bool:
     """Write the undo file for the growth of an image; return whether that could be done.
 
     back        its path, see name()
@@ -85,7 +94,7 @@ def note(back, descriptor, superblock, size):
     return True
 
 
-def _sync_directory(path):
+def _sync_directory(path: str) -> None:
     """See the names in a directory on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -97,7 +106,7 @@ def _sync_directory(path):
         os.close(descriptor)
 
 
-def write_records(file, pieces):
+def write_records(file: BinaryIO, pieces: Iterable[tuple[int, bytes]]) -> None:
     """Write what read_records() reads.
 
     pieces  yields (offset in the image, bytes)
@@ -110,7 +119,9 @@ def write_records(file, pieces):
     file.write(_RECORD.pack(checksum, 0))
 
 
-def read_records(file, limit=1 << 63, longest=_LONGEST):
+def read_records(
+    file: BinaryIO, limit: int = 1 << 63, longest: int = _LONGEST
+) -> Iterator[tuple[int, bytes] | None]:
     """Yield (offset, bytes) of each record from where a file stands; at last None if all is whole.
 
     limit    the first offset in the image that no record may reach
@@ -134,13 +145,13 @@ def read_records(file, limit=1 << 63, longest=_LONGEST):
         yield offset, data
 
 
-def _records(file):
+def _records(file: BinaryIO) -> Iterator[tuple[int, bytes] | None]:
     """Yield what an undo file of ours holds, see read_records()."""
     file.seek(len(_OURS))
     yield from read_records(file)
 
 
-def recover(path, descriptor, environ):
+def recover(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
     """Play back what an interrupted change of an image left; return whether there was any.
 
     path        of the image, to find what lies beside it
@@ -184,7 +195,7 @@ def recover(path, descriptor, environ):
     return done
 
 
-def _is_sound(descriptor, environ):
+def _is_sound(descriptor: int, environ: Mapping[str, str]) -> bool:
     """Return whether e2fsck finds nothing wrong: then nothing had been overwritten.
 
     A node that fails may leave an undo file with a part of it missing, before that.
@@ -193,7 +204,9 @@ def _is_sound(descriptor, environ):
     return process.run([program, "-fn", descriptor], environ).status == 0
 
 
-def _play_back(undo, file, descriptor, path, environ):
+def _play_back(
+    undo: str, file: BinaryIO, descriptor: int, path: str, environ: Mapping[str, str]
+) -> None:
     """Put back into an image what an undo file holds.
 
     undo, file  its path, for messages, and itself
@@ -226,7 +239,7 @@ def _play_back(undo, file, descriptor, path, environ):
             raise _cannot_undo(path, words, hint)
 
 
-def _cannot_undo(path, why, hint):
+def _cannot_undo(path: str, why: object, hint: str) -> OverlayError:
     return OverlayError(
         f"an interrupted change of {quote(path)} cannot be undone: {why}",
         status=DAMAGED,
