@@ -46,7 +46,7 @@ def version():
 
 
 def execute(arguments, *, environ, cwd, stdin=None):
-    """Run a program to its end and return its Result; what is no UTF-8 is kept escaped."""
+    """Run a program to its end and return its Result; what is not UTF-8 is kept escaped."""
     done = subprocess.run(
         arguments,
         env=environ,

@@ -24,7 +24,7 @@ class Output:
         write_result(text if text.endswith("\n") else text + "\n")
 
     def notice(self, text: str, level: str = "notice") -> None:
-        """Print a line for the user, unless he asked for less."""
+        """Print a line for the user, unless they asked for less."""
         if level == "warning" or (not self.quiet and (level != "detail" or self.verbose)):
             # What the site has to say may take several lines.
             self._line(f"{self.program}: {text}", keep="\n" if level == "message" else "")

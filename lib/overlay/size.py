@@ -40,7 +40,7 @@ def parse_count(text: str) -> int:
 def _split(text: str, what: str, examples: str) -> tuple[tuple[int, int], str]:
     """Return ((numerator, denominator), unit) of a positive decimal number with a unit.
 
-    Exact integers, because 0.1 of a terabyte is no binary fraction.
+    Exact integers, because 0.1 of a terabyte is not a binary fraction.
     """
     text = text.strip()
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")

@@ -235,7 +235,7 @@ def test_wrong_elsewhere(environ, site, home, place):
 
 
 def test_not_text(environ, site):
-    """A file that is no UTF-8 text is refused with the line of the first such byte."""
+    """A file that is not UTF-8 text is refused with the line of the first such byte."""
     site.write_bytes(b"[site]\n# gr\xfc\xdfe\n")
     assert caught(environ).what == f"{site}, line 2: it is not UTF-8 text"
 
@@ -543,12 +543,12 @@ def test_unknown_variables(run, environ, scratch):
         "OVERLAY_CREATE_MIN_SIZE": "1",
     }
     assert configuration.warnings(variables) == [
-        "OVERLAY_CREATE_SISE is no setting; did you mean OVERLAY_CREATE_SIZE?",
-        "OVERLAY_SITE_XYZZY is no setting; known: OVERLAY_SITE_LOCK, OVERLAY_SITE_MESSAGE",
+        "OVERLAY_CREATE_SISE is not a setting; did you mean OVERLAY_CREATE_SIZE?",
+        "OVERLAY_SITE_XYZZY is not a setting; known: OVERLAY_SITE_LOCK, OVERLAY_SITE_MESSAGE",
     ]
     result = run("list-overlays", "-q", scratch, variables={"OVERLAY_CREATE_SISE": "5"})
     assert result.stderr == (
-        "list-overlays: OVERLAY_CREATE_SISE is no setting; did you mean OVERLAY_CREATE_SIZE?\n"
+        "list-overlays: OVERLAY_CREATE_SISE is not a setting; did you mean OVERLAY_CREATE_SIZE?\n"
     )
 
 

@@ -72,13 +72,13 @@ def test_file_name(size, files, path, name):
         ("a/", "a/ names a directory, not a file", "-o a/NAME"),
         (
             "a:b",
-            "a:b.ext3: colons, control characters and bytes that are no UTF-8 in"
+            "a:b.ext3: colons, control characters and bytes that are not UTF-8 in"
             + " the name of an overlay would be misread by the engine",
             "choose another name",
         ),
         (
             "a\nb",
-            "$'a\\x0ab.ext3': colons, control characters and bytes that are no UTF-8 in"
+            "$'a\\x0ab.ext3': colons, control characters and bytes that are not UTF-8 in"
             + " the name of an overlay would be misread by the engine",
             "choose another name",
         ),

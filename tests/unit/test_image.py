@@ -247,7 +247,7 @@ def test_no_file_name():
     for write in (False, True):
         with pytest.raises(OverlayError) as error:
             images.look("a\0b", write=write)
-        assert error.value.what == "$'a\\x00b' is no file name"
+        assert error.value.what == "$'a\\x00b' is not a file name"
         assert error.value.status == MISSING
 
 

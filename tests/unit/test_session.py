@@ -688,12 +688,12 @@ def test_parse_overlay(text, expected):
         ),
         (
             "a:b:ro",
-            "a:b: colons, control characters and bytes that are no UTF-8 in"
+            "a:b: colons, control characters and bytes that are not UTF-8 in"
             + " the name of an overlay would be misread by the engine",
         ),
         (
             "a\nb",
-            "$'a\\x0ab': colons, control characters and bytes that are no UTF-8 in"
+            "$'a\\x0ab': colons, control characters and bytes that are not UTF-8 in"
             + " the name of an overlay would be misread by the engine",
         ),
     ],
@@ -731,7 +731,7 @@ def test_read_commands(scratch, data, text):
         ("none", "cannot read the command file none: No such file or directory"),
         ("directory", "the command file directory is a directory"),
         ("file/x", "cannot read the command file file/x: Not a directory"),
-        ("a\0b", "cannot read the command file $'a\\x00b': it is no file name"),
+        ("a\0b", "cannot read the command file $'a\\x00b': it is not a file name"),
     ],
 )
 def test_read_commands_refuses(scratch, monkeypatch, name, sentence):
@@ -762,7 +762,7 @@ def test_read_commands_pipe(scratch):
         ("nope", "there is no base image named nope", "known names: base"),
         (
             "docker://debian",
-            "docker://debian is no file of this machine",
+            "docker://debian is not a file of this machine",
             "fetch it first: apptainer pull image.sif docker://debian",
         ),
         (

@@ -128,7 +128,7 @@ def test_owner(make):
     """What belongs to somebody else inside is said."""
     make()
     tool("debugfs", "-w", "-R", "sif upper uid 54321", "x")
-    assert f"{USER}, but 54321 inside: only he can write in it" in show.summary(looked("x"))
+    assert f"{USER}, but 54321 inside: only they can write in it" in show.summary(looked("x"))
 
 
 def test_lock(make):

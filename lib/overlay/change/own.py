@@ -8,7 +8,7 @@ from overlay.image import ext3, ext3_write
 
 
 def own(whole, notice):
-    """Give all that is inside to the caller, so that he can mount it writable.
+    """Give all that is inside to the caller, so that they can mount it writable.
 
     A kill in its midst leaves some files to each, and the image marked as not clean: the
     next session checks it, and doing it again completes it.

@@ -73,7 +73,7 @@ def _see_that_it_is_taken(path, original, status, e2fsck, descriptor, environ):
         repair.check_layout(path, descriptor)
         superblock = ext3.read_superblock(descriptor)
         if not superblock.is_ext3:
-            why = "it would be no ext3 image any more"
+            why = "it would not be an ext3 image any more"
         elif ext3.Reader(descriptor, superblock).lookup(b"upper") is None:
             why = "its directory upper, which has all that is in it, would have no name any more"
         else:

@@ -175,7 +175,7 @@ def _owner(survey):
         return f"{outside}; it has no directory upper, and no session accepts it"
     if survey.owner_inside in (None, survey.owner):
         return outside
-    return f"{outside}, but {user_name(survey.owner_inside)} inside: only he can write in it"
+    return f"{outside}, but {user_name(survey.owner_inside)} inside: only they can write in it"
 
 
 def _state(survey):

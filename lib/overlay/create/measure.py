@@ -36,7 +36,7 @@ def measure(path: str, environ: Mapping[str, str]) -> Amount:
     """Return the Amount that a directory takes as blocks of 4 KiB of an ext3 image.
 
     Holes of sparse files are left out; files with several names count once. Directories
-    that their owner has closed to himself are looked into from a namespace, as mke2fs will.
+    that their owner may not read are looked into from a namespace, as mke2fs will.
     """
     amount = Amount()
     linked: set[tuple[int, int]] = set()
@@ -119,7 +119,7 @@ def _attributes(path: bytes) -> int:
 
 
 def _data(path: bytes, status: os.stat_result) -> int:
-    """Return the bytes of a file that are no hole.
+    """Return the bytes of a file that are not holes.
 
     st_blocks does not tell: ZFS counts compressed blocks, and few for what was just written.
     """

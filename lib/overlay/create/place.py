@@ -40,7 +40,7 @@ def make_directories(top: str, name: str) -> bool:
     """Make a directory below top, and those above it, without following links.
 
     Others are to be let through whatever the umask is: a session needs /usr, /data and so on.
-    Return whether it is there; not when something in its way is no directory.
+    Return whether it is there; not when something in its way is not a directory.
     """
     path = top
     for part in filter(None, name.split("/")):

@@ -219,7 +219,7 @@ def full_name(path: str) -> str:
     path = path if path.endswith(SUFFIXES) else path + ".ext3"
     if ":" in path or not path.isprintable():
         raise OverlayError(
-            f"{quote(path)}: colons, control characters and bytes that are no UTF-8 in the name of"
+            f"{quote(path)}: colons, control characters and bytes that are not UTF-8 in the name of"
             " an overlay would be misread by the engine",
             status=USAGE,
             hint="choose another name",

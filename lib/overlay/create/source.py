@@ -88,7 +88,7 @@ def _kind(path: str) -> str:
             head = file.read(512)
             empty = not head.strip(b"\0") and _is_empty_tar(head + file.read(_LONGEST_EMPTY))
     except (OSError, ValueError) as error:
-        words = reason(error) if isinstance(error, OSError) else "it is no file name"
+        words = reason(error) if isinstance(error, OSError) else "it is not a file name"
         raise OverlayError(f"cannot read {quote(path)}: {words}", status=MISSING) from None
     if is_squashfs(head):
         return "squashfs"

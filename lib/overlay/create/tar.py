@@ -375,7 +375,7 @@ class Unpacker:
                 if not os.path.lexists(place):
                     self._count_one()
                 if not make_directory(place):
-                    self._refuse(member, "goes through what is no directory")
+                    self._refuse(member, "goes through something that is not a directory")
                 self._made.add(path)
 
     def _unpack(self, archive: TarFile, member: TarInfo, name: str) -> None:

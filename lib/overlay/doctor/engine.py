@@ -150,7 +150,7 @@ def fuse(node: Node) -> Iterator[Check]:
     name, state = "/dev/fuse", or_warning(node.engine)
     try:
         if not stat.S_ISCHR(os.stat(name).st_mode):
-            yield Check(name, state, "it is no device", why, "as root: modprobe fuse")
+            yield Check(name, state, "it is not a device", why, "as root: modprobe fuse")
             return
         os.close(os.open(name, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:

@@ -84,7 +84,7 @@ def _head(path: str) -> str:
         head = file.read(64)
     words = "SIF" if magic.is_sif(head) else "squashfs" if magic.is_squashfs(head) else None
     if words is None:
-        raise OverlayError(f"{quote(path)} is no container image", status=0)
+        raise OverlayError(f"{quote(path)} is not a container image", status=0)
     return words
 
 

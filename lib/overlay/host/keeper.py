@@ -110,7 +110,7 @@ def _space_of(engine: int, reading: int) -> str | None:
 def _hold_space(pid: int) -> int | None:
     """Open the user namespace of a process, None when it has ended.
 
-    While it is open its name is no other's.
+    While it is open its name cannot become another's.
     """
     try:
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)

@@ -22,7 +22,7 @@ _names: dict[int, str] = {}
 
 
 def user_name(number: int) -> str:
-    """Return a user's name, or his number as text when he has none here."""
+    """Return a user's name, or their number as text when they have none here."""
     if number not in _names:
         try:
             _names[number] = pwd.getpwuid(number).pw_name

@@ -1,6 +1,6 @@
 """Work on the content of overlays without root: in a user and mount namespace of one's own.
 
-There an ordinary user may mount, and reads all that is his whatever its mode says
+There an ordinary user may mount, and reads all that is theirs whatever its mode says
 (user_namespaces(7), unshare(1)). A process namespace goes with it, so that nothing that was
 started inside outlives the work, however it ends.
 """

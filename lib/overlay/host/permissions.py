@@ -90,7 +90,7 @@ def most(made_of: Iterable[Access], new: int) -> int:
 
     made_of  the Access of each file that it was made of
     new      its descriptor, with its group and list of access as they are to be
-    The bits of the owner are all there: he has made it. The group's bits of a mode count for
+    The bits of the owner are all there: they have made it. The group's bits of a mode count for
     all who have an entry in its list. Who has an entry in a file that it was made of, and
     none here, is one of the others.
     """

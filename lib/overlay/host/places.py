@@ -155,7 +155,7 @@ class View:
                 break
             if point[0] != point[1]:
                 return []
-            mounted = mounted or point[1] == link  # a mount, which is no link inside
+            mounted = mounted or point[1] == link  # a mount, which is not a link inside
         if self._covering(way.real) is None:
             binds.insert(0, (way.real, way.real, False))
         kept = []

@@ -116,7 +116,7 @@ class Superblock:
 
     @property
     def size(self):
-        """The bytes that the file system spans; the file should be no shorter."""
+        """The bytes that the file system spans; the file should not be shorter."""
         return self.blocks_count * self.block_size
 
     def has_copy(self, group):
@@ -419,7 +419,7 @@ class Reader:
             left -= (self.superblock.block_size // 4) ** depth
 
     def _pointers(self, number, depth, limit, is_directory, seen):
-        """Yield those of the first limit block numbers below an indirect block that are no hole."""
+        """Yield those of the first limit block numbers below an indirect block that are not holes."""
         if not number:
             return
         per_block = self.superblock.block_size // 4

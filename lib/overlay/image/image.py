@@ -80,7 +80,7 @@ def _open(path: str, write: bool) -> tuple[int, bool]:
 
 def _unreadable(path: str, error: OSError | ValueError) -> OverlayError:
     if isinstance(error, ValueError):  # a NUL byte in the name
-        return OverlayError(f"{quote(path)} is no file name", status=MISSING)
+        return OverlayError(f"{quote(path)} is not a file name", status=MISSING)
     if error.errno == errno.ENOENT:
         hint = "list the overlays here: list-overlays ."
         name, _colon, mode = path.rpartition(":")
@@ -148,7 +148,7 @@ def _identify(path: str, descriptor: int, writable: bool) -> Image:
 
 
 def _laid_out(image: Image) -> Image:
-    """Return an Image whose layout is no danger; whether it is sound, guard.acquire() asks."""
+    """Return an Image whose layout is not a danger; whether it is sound, guard.acquire() asks."""
     try:
         check_layout(image)
     except (ext3.FormatError, OSError):
@@ -161,7 +161,7 @@ def _not_an_overlay(path: str, what: str, hint: str | None = None) -> OverlayErr
 
 
 def _describe(path: str, head: bytes, size: int) -> tuple[str, str]:
-    """Return what a file that is no overlay is, and a hint."""
+    """Return what a file that is not an overlay is, and a hint."""
     if size == 0:
         return "is empty, not an overlay", "make one: create-overlay -s SIZE -n FILES"
     if magic.is_sif(head):

@@ -75,7 +75,7 @@ def end(descriptor: int) -> None:
 def tidy_from(fields: Mapping[str, str]) -> int:
     """Return the second since which markers are of sessions that are known; 0 when none is told.
 
-    Whoever may write the image may have put there what he likes.
+    Whoever may write the image may have put there what they like.
     """
     text = fields.get("tidy_from", "")
     return int(text) if text.isdecimal() else 0

@@ -44,7 +44,7 @@ class Search:
 
         An OverlayError stands for one that is damaged. Links are not followed, and a
         directory that is an overlay itself is not looked into.
-        Raises OverlayError when there is nothing at the path, or it is no overlay.
+        Raises OverlayError when there is nothing at the path, or it is not an overlay.
         """
         if not os.path.lexists(top):
             raise OverlayError(f"there is no directory {quote(top)}", status=MISSING)

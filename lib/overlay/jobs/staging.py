@@ -5,7 +5,7 @@ times of its original, to the nanosecond: a changed original is another name, so
 that is stale is ever taken, and what a crash of the node left neither. One process of a
 node copies at a time; the others wait for the lock that it holds, which is the kernel's
 and free again when it is killed. Who uses a copy holds a shared lock on it, up to the end
-of his session; copies that nobody uses go after a day, or when their room is needed.
+of their session; copies that nobody uses go after a day, or when their room is needed.
 """
 
 import os

@@ -89,7 +89,7 @@ class Facts:
         self.scratch = scratch  # a node-local directory for temporary files
         self.room = room  # bytes left on the file system of the first overlay, or None
         self.launchers = launchers  # Launchers: how ours come before its helpers; None: not at all
-        self.plain_directory = plain_directory  # whether the first is one that was no overlay yet
+        self.plain_directory = plain_directory  # the first is one that was no overlay yet
         self.data = data  # whether it holds something all the same
         self.foreign_group = foreign_group  # of the first, where it cannot be written: a gid
         self.unshare = unshare  # path of unshare(1), where that group is to be had by it

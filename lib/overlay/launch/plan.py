@@ -23,7 +23,7 @@ from overlay.plan import Plan, Step
 # Where the host's files show inside whatever the site binds.
 _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 
-# Run by a shell inside, so that a missing command is 127 and one that is no program 126.
+# Run by a shell inside, so that a missing command is 127 and one that is not a program 126.
 _EXEC = (
     'case $1 in */*) ;; *) command -v -- "$1" >/dev/null ||'
     ' { echo "$0: $1: command not found" >&2; exit 127; } ;; esac; exec "$@"'

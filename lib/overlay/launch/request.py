@@ -99,7 +99,7 @@ def parse_overlay(text):
         raise OverlayError("the name of an overlay is empty", status=USAGE)
     if ":" in path or not path.isprintable():
         raise OverlayError(
-            f"{quote(path)}: colons, control characters and bytes that are no UTF-8 in the name of"
+            f"{quote(path)}: colons, control characters and bytes that are not UTF-8 in the name of"
             " an overlay would be misread by the engine",
             status=USAGE,
             hint=f"rename the file, or make a link to it: ln -s {quote(path)} NAME",
@@ -110,7 +110,7 @@ def parse_overlay(text):
 def find_container(spec, config):
     """Return the path of a base image, given by name, by path, or None for the default.
 
-    Raises OverlayError (MISSING, or DAMAGED for something that is no container image).
+    Raises OverlayError (MISSING, or DAMAGED for something that is not a container image).
     """
     known = config.images()
     origin = None
@@ -140,7 +140,7 @@ def find_container(spec, config):
         )
     if "://" in spec:
         raise OverlayError(
-            f"{quote(spec)} is no file of this machine",
+            f"{quote(spec)} is not a file of this machine",
             status=MISSING,
             hint=f"fetch it first: apptainer pull image.sif {quote(spec)}",
         )
@@ -180,7 +180,7 @@ def read_commands(path):
             return CommandFile(path, regular=False)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        words = reason(error) if isinstance(error, OSError) else "it is no file name"
+        words = reason(error) if isinstance(error, OSError) else "it is not a file name"
         raise OverlayError(
             f"cannot read the command file {quote(path)}: {words}",
             status=MISSING,

@@ -50,8 +50,8 @@ def _quotactl(place: Place, kind: str, owner: int) -> tuple[Side, Side] | None:
     """Return (used, soft, hard) in bytes and in files of a user or group, or None.
 
     struct if_dqblk of linux/quota.h, as quotactl(2) has it: limits in KiB, used space in
-    bytes, end of grace in seconds since the epoch. An ordinary user may ask for himself
-    and his groups. Raises OSError and ImportError.
+    bytes, end of grace in seconds since the epoch. Ordinary users may ask for themselves
+    and their groups. Raises OSError and ImportError.
     """
     import ctypes
 

@@ -30,7 +30,7 @@ def limits(place: Place) -> Iterator[Limits]:
         try:
             sides = parse_lfs(result.output)
         except ValueError:
-            # Groups and projects are often not counted: that is no failure.
+            # Groups and projects are often not counted: that is not a failure.
             if kind == "user" and "not enabled" not in result.errors:
                 raise Unknown(failure(program, result)) from None
             continue

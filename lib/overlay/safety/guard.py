@@ -103,7 +103,7 @@ def _acquire_one(
             image.close()
             found[number] = images.look(image.path, write=write)
         except lock.Busy as busy:
-            # Somebody repairs it: that is soon over, and no reason to fail. He may have ended
+            # Somebody repairs it: that is soon over, and no reason to fail. That may have ended
             # between the two questions, so the first is asked once more.
             repairing = lock.repairing(image.descriptor)
             if (repairing or not asked_again) and time.monotonic() < repaired_by_others:

@@ -83,7 +83,7 @@ def is_sound(
 
     program  the path of e2fsck
     sums     whether wrong sums of what is free count, which e2fsck leaves out of its status
-    More than 65,000 directories in one are no damage here: they do no harm, once the number
+    More than 65,000 directories in one are not damage here: they do no harm, once the number
     of its links stands at 1, and what e2fsck would do makes an ext4 image of it.
     """
     result = process.run([program, "-fn", descriptor], environ)
@@ -257,7 +257,7 @@ def _copy_tables(
 
 
 def _data(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Yield (first byte, byte after the last) of what is no hole in a file."""
+    """Yield (first byte, byte after the last) of what is not a hole in a file."""
     end = 0
     while True:
         try:

@@ -404,7 +404,7 @@ def _alive(pid: str) -> bool:
 def replaceable(path: str) -> Image:
     """Return the overlay at a path that --force is to replace, locked until it is closed.
 
-    Raises OverlayError: DAMAGED for what is no overlay, IN_USE, CANNOT_CREATE.
+    Raises OverlayError: DAMAGED for what is not an overlay, IN_USE, CANNOT_CREATE.
     """
     try:
         existing = images.look(path, write=True)

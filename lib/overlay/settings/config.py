@@ -89,7 +89,7 @@ class Config:
     def _known(self, name: str, text: str) -> Mapping[str, str]:
         """Return the variables that a value may name.
 
-        Of a locked one, who the caller is and where his home is are the system's to say: else
+        Of a locked one, who the caller is and where their home is are the system's to say: else
         USER=.. would set aside a rule for /scratch/{user}.
         """
         lock = self.lock(name)
@@ -128,7 +128,7 @@ class Config:
         """Return what the site has in a section of names.
 
         A value is None where it cannot be had, as when a variable in it is not set: only
-        who asks for that one needs to know, and config["SECTION.NAME"] tells him.
+        who asks for that one needs to know, and config["SECTION.NAME"] tells them.
         """
         return {
             name.partition(".")[2]: self.get(name)
@@ -251,5 +251,5 @@ def warnings(environ: Mapping[str, str]) -> list[str]:
         if prefix == "OVERLAY" and key and section.lower() in table.SECTIONS.keys() - table.CHOSEN:
             keys = [one.key.upper() for one in table.SETTINGS if one.section == section.lower()]
             hint = nearest(key.upper(), keys, f"OVERLAY_{section.upper()}_{{}}")
-            found.append(f"{quote(name)} is no setting; {hint}")
+            found.append(f"{quote(name)} is not a setting; {hint}")
     return found

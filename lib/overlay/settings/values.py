@@ -62,7 +62,7 @@ def _list(text: str, _environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def _paths(text: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     # A list of places loses those whose variable is not set: outside a job there is
-    # no $SLURM_TMPDIR, and that is no mistake.
+    # no $SLURM_TMPDIR, and that is not a mistake.
     found = (expand(word, environ, unset="none") for word in _words(text))
     return tuple(path for path in found if path)
 
