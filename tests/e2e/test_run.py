@@ -249,18 +249,100 @@ def test_statuses(run, scratch, overlay, mode, how, statuses):
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "message"),
+    ("command", "status", "error", "hint"),
     [
-        ("no-such-command", 127, "run-overlay: no-such-command: command not found\n"),
-        ("/no/such", 127, "run-overlay: 1: exec: /no/such: not found\n"),
-        ("/etc/passwd", 126, "run-overlay: 1: exec: /etc/passwd: Permission denied\n"),
-        ("/etc", 126, "run-overlay: 1: exec: /etc: Permission denied\n"),
+        (
+            "no-such-command",
+            127,
+            "error: no-such-command: command not found",
+            "programs of this machine are not seen inside, only the base image's and the overlays'",
+        ),
+        ("/no/such", 127, "error: there is no /no/such inside", None),
+        (
+            "/usr/bin/apptainer",
+            127,
+            "error: there is no /usr/bin/apptainer inside",
+            "this machine has it; inside, the directories of the system are the base image's",
+        ),
+        (
+            "/etc/passwd",
+            126,
+            "error: /etc/passwd may not be executed",
+            "chmod +x /etc/passwd; bash commands in a file: run-overlay -o OVERLAY -f /etc/passwd",
+        ),
+        ("/etc", 126, "error: /etc is a directory, not a command", None),
+        ("ls /opt", 127, "error: there is no ls /opt inside", "each word apart: -- ls /opt"),
+        ("A=1", 127, "error: A=1: command not found", "variables are set by env: -- env A=1"),
+        (
+            "cd",
+            127,
+            "error: cd belongs to a shell, and ends with it",
+            "with other commands in a file: -f FILE; or: -- bash -c 'cd && COMMAND'",
+        ),
     ],
 )
-def test_missing_command(run, overlay, command, status, message):
-    """A missing command is 127, one that cannot be executed 126, as in a shell."""
+def test_missing_command(run, overlay, command, status, error, hint):
+    """A missing command is 127, one that cannot be executed 126, as in a shell; it says why."""
     overlay()
-    assert run("run-overlay", "-o", "a.ext3", "--", command) == (status, "", message)
+    said = f"run-overlay: {error}\n" + (f"run-overlay: hint: {hint}\n" if hint else "")
+    assert run("run-overlay", "-o", "a.ext3", "--", command) == (status, "", said)
+
+
+def test_missing_interpreter(run, scratch, overlay):
+    """A script whose interpreter is missing inside is told from one that is missing itself."""
+    overlay()
+    (scratch / "script").write_text("#!/no/such/python\n")
+    (scratch / "script").chmod(0o755)
+    result = run("run-overlay", "-o", "a.ext3", "--", "./script")
+    assert result.status == 127
+    assert result.stderr.endswith(
+        "\nrun-overlay: hint: there is no /no/such/python inside, with which ./script begins\n"
+    )
+
+
+def test_command_of_the_host(run, scratch, overlay):
+    """A command that lies where only the host sees it is told so, with what makes it seen."""
+    overlay()
+    (scratch / "bin").mkdir()
+    tool = scratch / "bin" / "tool"
+    tool.write_text("#!/bin/sh\necho run\n")
+    tool.chmod(0o755)
+    words = ["run-overlay", "--engine-option=--contain", "-o", "a.ext3"]
+    assert run(*words, "--", tool) == (
+        127,
+        "",
+        f"run-overlay: error: there is no {tool} inside\n"
+        f"run-overlay: hint: this machine has it, but it is not seen inside: -b '{tool.parent}'\n",
+    )
+    assert run(*words, "-b", tool.parent, "--", tool) == (0, "run\n", "")
+
+
+def test_command_of_an_environment(ok, run, overlay):
+    """A command that is not on PATH is looked for in the environments of the overlay."""
+    overlay()
+    ok(
+        "run-overlay",
+        "-o",
+        "a.ext3",
+        "--",
+        "sh",
+        "-c",
+        "for d in /opt/env /opt/conda/envs/one; do mkdir -p $d/bin; ln -s /bin/true $d/bin/snake; done",
+    )
+    result = run("run-overlay", "-o", "a.ext3:ro", "--", "snake")
+    assert result == (
+        127,
+        "",
+        "run-overlay: error: snake: command not found\n"
+        "run-overlay: hint: it is not on PATH; type the whole path: /opt/env/bin/snake"
+        " /opt/conda/envs/one/bin/snake\n",
+    )
+    result = run("run-overlay", "-o", "a.ext3:ro", "--", "conda", "activate", "one")
+    assert result.stderr == (
+        "run-overlay: error: conda activate one belongs to a shell, and ends with it\n"
+        "run-overlay: hint: with other commands in a file: -f FILE; or:"
+        " -- bash -c 'conda activate one && COMMAND'\n"
+    )
 
 
 @pytest.mark.parametrize("mode", ["", ":ro"])

@@ -14,8 +14,9 @@ from overlay.launch import engine as engines
 from overlay.launch.engine import Launchers
 from overlay.launch.engines.apptainer import Apptainer
 from overlay.launch.facts import Facts, gather
+from overlay.launch.inside import command_line
 from overlay.launch.launchers import settle_launchers
-from overlay.launch.plan import _EXEC, make_plan
+from overlay.launch.plan import make_plan
 from overlay.launch.request import (
     CommandFile,
     Session,
@@ -295,7 +296,6 @@ def test_gather_closes(settings, make_image, base, recorder, monkeypatch):
 
 
 BASE = ["--overlay", "a.ext3"]
-SHELL = ["/bin/sh", "-c", _EXEC, "run-overlay"]
 
 
 @pytest.mark.parametrize(
@@ -305,12 +305,12 @@ SHELL = ["/bin/sh", "-c", _EXEC, "run-overlay"]
         (
             {"command": ["ls", "-l"]},
             {},
-            ["-q", "exec", *BASE, "/i/base.sif", *SHELL, "ls", "-l"],
+            ["-q", "exec", *BASE, "/i/base.sif", *command_line(["ls", "-l"], "run-overlay")],
         ),
         (
             {"command": ["a b", ""], "program": "x"},
             {},
-            ["-q", "exec", *BASE, "/i/base.sif", *SHELL[:3], "x", "a b", ""],
+            ["-q", "exec", *BASE, "/i/base.sif", *command_line(["a b", ""], "x")],
         ),
         (
             {"commands": "-"},

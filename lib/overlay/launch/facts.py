@@ -59,6 +59,7 @@ class Facts:
         binds=(),
         gpus=(),
         commands=None,
+        command_here=False,
         scratch="/tmp",
         room=None,
         launchers=None,
@@ -86,6 +87,7 @@ class Facts:
         self.binds = binds  # those of the site's binds whose source exists
         self.gpus = gpus  # "nv", "rocm": those that this machine has
         self.commands = commands  # a CommandFile, or None
+        self.command_here = command_here  # whether the host has the command, where it is a path
         self.scratch = scratch  # a node-local directory for temporary files
         self.room = room  # bytes left on the file system of the first overlay, or None
         self.launchers = launchers  # Launchers: how ours come before its helpers; None: not at all
@@ -167,6 +169,7 @@ def _gather(session, config, environ, found):
         binds=binds,
         gpus=[name for name, device in GPUS.items() if detect and os.path.exists(device)],
         commands=commands,
+        command_here=_is_here(session.command),
         scratch=scratch_directory(config),
         room=_room(found[0]),
         launchers=launchers,
@@ -183,6 +186,11 @@ def _gather(session, config, environ, found):
         files=_files(environ, found),
         limits=_limits(launchers),
     )
+
+
+def _is_here(command):
+    """Return whether the host has a command, where that is a path."""
+    return bool(command) and "/" in command[0] and os.path.exists(command[0])
 
 
 def _ways(environ, cwd):

@@ -16,18 +16,13 @@ from overlay.errors import (
 from overlay.host import places, private
 from overlay.launch import engine as engines
 from overlay.launch.facts import GPUS, NAMED, decide_writable
+from overlay.launch.inside import command_line
 from overlay.launch.launchers import is_fakeroot, launcher_path, needs_launchers
 from overlay.launch.request import check_twice
 from overlay.plan import Plan, Step
 
 # Where the host's files show inside whatever the site binds.
 _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
-
-# Run by a shell inside, so that a missing command is 127 and one that is not a program 126.
-_EXEC = (
-    'case $1 in */*) ;; *) command -v -- "$1" >/dev/null ||'
-    ' { echo "$0: $1: command not found" >&2; exit 127; } ;; esac; exec "$@"'
-)
 
 
 def check_fakeroot(session, facts):
@@ -318,7 +313,7 @@ def _command(session, facts, view, binds, before, after, notices, away):
     away  whether what runs inside begins in another directory
     """
     if session.command is not None:
-        return ["/bin/sh", "-c", _EXEC, session.program, *session.command]
+        return command_line(session.command, session.program, _unseen(session, facts, view))
     if session.commands is None:
         return None
     commands = facts.commands
@@ -361,6 +356,16 @@ def _command(session, facts, view, binds, before, after, notices, away):
     if way.links and ".." in path.split("/"):
         return ["bash", "--", view.place_of(way)]  # not all on the way may be there inside
     return ["bash", "--", path if away else commands.path]
+
+
+def _unseen(session, facts, view):
+    """Return the hint for a command that the host has, where that is not what is seen inside."""
+    path = os.path.normpath(os.path.join(facts.cwd, session.command[0]))
+    if not facts.command_here or view.shows(path):
+        return ""
+    if places.is_below(path, places.SYSTEM):
+        return "this machine has it; inside, the directories of the system are the base image's"
+    return f"this machine has it, but it is not seen inside: -b {quote(os.path.dirname(path))}"
 
 
 def _cleared(config, facts, view, notices):

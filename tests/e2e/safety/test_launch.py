@@ -4,7 +4,7 @@ import collections
 import re
 
 import pytest
-from overlay.launch.plan import _EXEC
+from overlay.launch.inside import command_line
 from support import BASE, ROOT, execute
 
 LAUNCHERS = ROOT / "lib" / "overlay" / "helpers"
@@ -29,7 +29,7 @@ def started(environ, scratch):
     return started
 
 
-INSIDE = ["/bin/sh", "-c", _EXEC, "run-overlay", "true"]
+INSIDE = command_line(["true"], "run-overlay")
 
 
 @pytest.mark.parametrize(
