@@ -17,7 +17,7 @@ from e2e.safety.conftest import start  # noqa: F401
 from e2e.safety.trees import descendants, named
 from overlay.image import ext3, markers
 from overlay.safety.tidy import Paths
-from support import is_clean, shell, tool, wait_until
+from support import ROOT, is_clean, shell, tool, wait_until
 
 MIB = 1 << 20
 
@@ -653,6 +653,47 @@ def test_build_fails(run, scratch, commands, ended):
     (log,) = set(os.listdir(scratch)) - {"build.txt"}
     assert f"less {scratch / log}" in result.stderr.replace("'", "")
     assert (scratch / log).read_text().split()[:2] == ["out", "err"]
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["-s", "20", "-n", "1"], 2, "do not fit into 20 MiB"),
+        (["-n", "0.01"], 2, "the overlay is to hold 10 files"),
+        (["-n", "1"], 77, "are not allowed here"),
+    ],
+)
+def test_build_is_kept(ok, run, scratch, local, environ, options, status, said):
+    """What does not fit in the end is kept, and the printed line makes an overlay of it."""
+    line = "mkdir /data; cd /data; touch {1..30}; head -c 30M /dev/urandom >f; chmod 0 f"
+    (scratch / "build.txt").write_text(line)
+    variables = {"OVERLAY_CREATE_MAX_SIZE": "32" if status == 77 else "1G"}
+    result = run("create-overlay", *options, "-f", "build.txt", "-o", "a b", variables=variables)
+    assert result.status == status and said in result.stderr, result
+    assert sorted(os.listdir(scratch)) == ["build.txt"]
+    (kept,) = local.glob("*/kept.*")
+    assert f"; what the commands made is kept in {kept}\n" in result.stderr
+    _hint, _colon, line = result.stderr.partition("create-overlay --from ")
+    line, remove = re.fullmatch("(.*); when it is not needed: (rm -rf .*)\n", line).groups()
+    made = shell(f"{ROOT}/bin/create-overlay -q --from {line}", environ, scratch)
+    assert made.status == 0, made
+    line = "stat -c '%a %s' /data/f; ls /data | wc -l"
+    assert inside(ok, "a b.ext3:ro", line) == "0 31457280\n31\n"
+    assert shell(remove, environ, scratch).status == 0
+
+
+def test_size_is_open(ok, run, scratch):
+    """What turns out too small is made larger, where nobody has said how large it is to be."""
+    (scratch / "d").mkdir()
+    with open(scratch / "d" / "f", "wb") as file:
+        for place in range(8000):  # each of these blocks needs one more, which tells where it is
+            os.pwrite(file.fileno(), b"x", place << 22)
+    ok("create-overlay", "-q", "--from", "d:/d", "-o", "a")
+    assert is_clean(scratch / "a.ext3")
+    assert inside(ok, "a.ext3:ro", "stat -c %s /d/f; tail -c 1 /d/f") == f"{(7999 << 22) + 1}\nx"
+    result = run("create-overlay", "--from", "d:/d", "-s", "48", "-n", "1", "-o", "b")
+    assert (result.status, "hint: choose a larger size with -s" in result.stderr) == (73, True)
+    assert sorted(os.listdir(scratch)) == ["a.ext3", "d"]
 
 
 def test_build_keeps_a_log_of_the_user(ok, run, scratch):

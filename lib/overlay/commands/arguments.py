@@ -256,6 +256,20 @@ def add_binds(group: Group, text: str) -> None:
     )
 
 
+def add_wait(group: Group, text: str) -> None:
+    """Add --wait with its text for --help: seconds, infinity without a number."""
+    group.add_argument(
+        "--wait", metavar="SECONDS", nargs="?", type=_seconds, const=float("inf"), help=text
+    )
+
+
+def _seconds(text: str) -> float:
+    """Return a number of seconds from the command line."""
+    if not text.isascii() or not text.replace(".", "", 1).isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return float(text)
+
+
 def add_directories(group: Group, count: str, text: str) -> None:
     """Add names of directories, as many as count says."""
     group.add_argument("directories", metavar="DIR", nargs=count, help=text)

@@ -12,16 +12,19 @@ from overlay.commands.arguments import (
     add_json,
     add_sizes,
     add_verbosity,
+    add_wait,
 )
 from overlay.create import make
 from overlay.create.policy import check_place, check_policy, check_room, room_for
 from overlay.create.request import Order, file_name, full_name, settle
 from overlay.create.workplace import Workplace
-from overlay.errors import printable, quote
+from overlay.errors import OverlayError, printable, quote
 from overlay.host import process
 from overlay.host.scratch import scratch_directory
 from overlay.plan import Plan
 from overlay.settings import config as configuration
+
+_STEP = 64 << 20  # bytes by which an overlay becomes larger that turned out too small
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,6 +88,7 @@ def _order(options: Namespace, config: Config) -> Order:
         force=options.force,
         usable=options.usable,
         plain_count=options.files is not None and options.files.is_plain,
+        wait=None if options.dry_run else options.wait,
     )
 
 
@@ -153,7 +157,13 @@ class _Work:
         """Look at the place of the new overlay, and ask what room there is."""
         order, config = self._order, self._config
         self._facts = make.look(
-            name, config, sparse=order.sparse, force=order.force, filled=self._is_filled
+            name,
+            config,
+            sparse=order.sparse,
+            force=order.force,
+            filled=self._is_filled,
+            wait=order.wait,
+            notice=self._output.notice,
         )
         check_place(self._facts.path, config, self._output.notice)
         self._room = room_for(self._facts.path, config)
@@ -166,11 +176,14 @@ class _Work:
 
         return Collection(filling, self._order, self._workplace, self._config, self._output)
 
-    def _settle(self, content: Content | None) -> tuple[Creation, Facts]:
-        """Ask the rest, when the content is known."""
-        creation = settle(self._order, self._config, content)
+    def _settle(self, content: Content | None, more: int = 0) -> tuple[Creation, Facts]:
+        """Ask the rest, when the content is known; more as for settle()."""
+        creation = settle(self._order, self._config, content, more)
         check_policy(self._config, size=creation.size, files=creation.files)
-        facts = self._facts or self._look(file_name(creation))
+        facts = self._facts
+        if facts is None or more and self._order.path is None:  # then the size is in the name
+            self.close()
+            facts = self._look(file_name(creation))
         data = content.amount.bytes if content else 0
         size_, sparse = creation.size, creation.sparse
         check_room(self._room, self._output.notice, size=size_, sparse=sparse, data=data)
@@ -193,16 +206,30 @@ class _Work:
         return Plan(before=[place.making(self._config), *steps], after=[place.removing()])
 
     def _finish(self) -> tuple[Created, list[Limits]]:
-        """Make the image when its content is brought together."""
-        content = self._collection and self._collection.content()
-        creation, facts = self._settle(content)
+        """Make the image when its content is brought together; else keep what a build made."""
+        try:
+            return self._write(self._collection and self._collection.content())
+        except OverlayError as error:
+            if self._collection is not None:
+                self._collection.keep(error)
+            raise
+
+    def _write(self, content: Content | None, more: int = 0) -> tuple[Created, list[Limits]]:
+        """Make the image, and a larger one where its size is open and turns out too small."""
+        creation, facts = self._settle(content, more)
         before = facts.existing.status.st_blocks * 512 if facts.existing else 0
         if content:
             self._output.notice(
                 f"writing {size.format_files(content.amount.files)},"
                 f" {size.format_size(content.amount.bytes)}"
             )
-        created = make.run(creation, self._config, facts, self._output.notice)
+        try:
+            created = make.run(creation, self._config, facts, self._output.notice)
+        except make.TooSmall:
+            if content is None or self._order.size is not None:
+                raise
+            self._output.notice("it does not fit; once more, into a larger one")
+            return self._write(content, more + max(creation.size // 2, _STEP))
         if self._room is None:
             return created, []
         files = 0 if facts.existing else 1
@@ -272,6 +299,7 @@ def _add_options(parser: Parser) -> None:
         help="take all disk blocks at once",
     )
     group.add_argument("--force", action="store_true", help="replace an overlay of that name")
+    add_wait(group, "with --force: wait while that is being written")
     group.add_argument(
         "--usable",
         action="store_true",
@@ -311,7 +339,7 @@ def _add_conda_options(parser: Parser) -> None:
     parser.set_defaults(template="conda")
 
 
-_IN_PAGE = ("--reserve", "--usable", "--list-templates", "--bind", "--json")
+_IN_PAGE = ("--reserve", "--wait", "--usable", "--list-templates", "--bind", "--json")
 
 PROGRAMS = {
     "create-overlay": Command(

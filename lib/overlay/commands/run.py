@@ -1,9 +1,15 @@
 """mount-overlay and run-overlay: a shell, a file of commands, or one command, in overlays."""
 
-import argparse
 import os
 
-from overlay.commands.arguments import Command, add_binds, add_container, add_sizes, add_verbosity
+from overlay.commands.arguments import (
+    Command,
+    add_binds,
+    add_container,
+    add_sizes,
+    add_verbosity,
+    add_wait,
+)
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.host import process
 from overlay.launch import engines
@@ -108,14 +114,7 @@ def _add_session_options(parser):
         help="an overlay; the first is on top, written unless :ro",
     )
     add_container(group, "the base image: a name of the site's, or a path")
-    group.add_argument(
-        "--wait",
-        metavar="SECONDS",
-        nargs="?",
-        type=_seconds,
-        const=float("inf"),
-        help="wait until overlays that are in use are free",
-    )
+    add_wait(group, "wait until overlays that are in use are free")
     group = parser.add_argument_group("inside")
     add_binds(group, "bind a path of the host: PATH or PATH:INSIDE[:ro]")
     group.add_argument("--nv", action="store_true", help="make NVIDIA GPUs usable")
@@ -149,13 +148,6 @@ def _add_job_options(parser):
         help="write into a new layer, thrown away at the end",
     )
     return group, layer
-
-
-def _seconds(text):
-    """Return a number of seconds from the command line."""
-    if not text.isascii() or not text.replace(".", "", 1).isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return float(text)
 
 
 def _add_mount_options(parser):

@@ -199,6 +199,25 @@ class Collection:
             files = min(files, self._order.files)
         return free, files
 
+    def keep(self, error: OverlayError) -> None:
+        """Keep what the commands of a build have made, all Steps done, and say so in an error."""
+        if self._filling.build is None:
+            return
+        try:
+            tree = self._workplace.keep()
+        except OSError:
+            return
+        error.what += f"; what the commands made is kept in {quote(tree)}"
+        line = f"create-overlay --from {quote(tree + ':/')} -o {self._name()}"
+        if self._order.force:
+            line += " --force"
+        # What fits no content is not asked for again: the overlay is then as large as it needs.
+        hint = f"{error.hint}; then" if error.hint and error.status != USAGE else "to go on with it"
+        error.hint = f"{hint}: {line}; when it is not needed: rm -rf {quote(tree)}"
+
+    def _name(self) -> str:
+        return "NAME" if self._order.path is None else quote(self._order.path)
+
     def content(self) -> Content:
         """Return the Content, when all Steps are done."""
         upper = self._workplace.upper

@@ -34,6 +34,10 @@ MKE2FS_CONFIG = os.path.join(
 )
 
 
+class TooSmall(OverlayError):
+    """The image has no room for its content."""
+
+
 class Facts:
     """What gather() found.
 
@@ -80,12 +84,23 @@ def gather(creation: Creation, config: Config) -> Facts:
     )
 
 
-def look(name: str, config: Config, *, sparse: bool, force: bool, filled: bool) -> Facts:
+def look(
+    name: str,
+    config: Config,
+    *,
+    sparse: bool,
+    force: bool,
+    filled: bool,
+    wait: float | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Facts:
     """Return the Facts for a new overlay of a name, whatever size it will have.
 
     sparse  whether its blocks are taken only as they are written
-    force   whether it may take the place of an overlay, which is locked from then on
+    force   whether it may take the place of an overlay, which nobody can write from then on
     filled  whether anything is put in
+    wait    seconds to wait for who writes that overlay; None not at all
+    notice  called with a line for the user then
     Raises OverlayError for what cannot work.
     """
     try:
@@ -119,7 +134,7 @@ def look(name: str, config: Config, *, sparse: bool, force: bool, filled: bool) 
                 status=CANNOT_CREATE,
                 hint="choose another name with -o; --force replaces it, and all that is in it",
             )
-        existing = replace.replaceable(path)
+        existing = replace.replaceable(path, wait, notice)
     return Facts(path=path, existing=existing, tools=tools, workplace=workplace)
 
 
@@ -292,8 +307,10 @@ class _Making:
             if result.status:
                 ended = f"mke2fs ended with {result.status}"
                 why = process.last_line(result.errors, otherwise=ended)
-                hint = "choose a larger size with -s" if "allocate" in why else None
-                raise replace.cannot(facts.path, why, hint)
+                error = replace.cannot(facts.path, why)
+                if "allocate" not in why:
+                    raise error
+                raise TooSmall(error.what, status=error.status, hint="choose a larger size with -s")
             self._superblock = ext3.read_superblock(self._new.descriptor)
             needed = files + self._inside + ext3.RESERVED_INODES + 2
             missing = needed - self._superblock.inodes_count

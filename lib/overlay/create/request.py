@@ -32,9 +32,10 @@ class Order:
     force       whether it may take the place of an overlay that is there
     usable      whether size is the room for data, without the tables of the file system
     plain_count whether files was given without a unit
+    wait        seconds to wait for who writes the overlay that is there; None not at all
     """
 
-    __slots__ = ("files", "force", "path", "plain_count", "size", "sparse", "usable")
+    __slots__ = ("files", "force", "path", "plain_count", "size", "sparse", "usable", "wait")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Order:
         force: bool = False,
         usable: bool = False,
         plain_count: bool = False,
+        wait: float | None = None,
     ) -> None:
         self.size = size
         self.files = files
@@ -54,6 +56,7 @@ class Order:
         self.force = force
         self.usable = usable
         self.plain_count = plain_count
+        self.wait = wait
 
 
 class Creation:
@@ -157,9 +160,10 @@ class Created:
         }
 
 
-def settle(order: Order, config: Config, content: Content | None = None) -> Creation:
+def settle(order: Order, config: Config, content: Content | None = None, more: int = 0) -> Creation:
     """Return the Creation that an Order, the site and the content make.
 
+    more  bytes that the content was seen to need beyond what was reckoned
     Raises OverlayError (USAGE) when something is missing, and for what no image can be.
     """
     default_size, default_files = config["create.size"], config["create.files"]
@@ -168,7 +172,7 @@ def settle(order: Order, config: Config, content: Content | None = None) -> Crea
         default_files = max(default_files, config["create.min_files"] or 0)
     files = _given("-n", "number of files", order.files, default_files)
     if content and order.size is None:
-        data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20)
+        data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20) + more
         default_size = ext3_size.smallest_size(files, data)
         default_size = default_size and max(default_size, config["create.min_size"] or 0)
     size = _given("-s", "size", order.size, default_size)

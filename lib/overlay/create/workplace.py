@@ -57,6 +57,13 @@ class Workplace:
         """Remove it again, directories without permissions included."""
         private.leave(self.scratch, self.path)
 
+    def keep(self) -> str:
+        """Keep what a session would see, beside it, and return where. Raises OSError."""
+        name = f"kept.{self.host}.{self.pid}-{os.urandom(4).hex()}"
+        path = os.path.join(private.name(self.scratch), name)
+        os.rename(self.upper, path)
+        return path
+
     def making(self, config: Config) -> Step:
         """Return the Step that makes it, with the directories that the site wants in it."""
         directories: tuple[str, ...] = config["create.directories"]

@@ -7,6 +7,9 @@ _LOCAL = frozenset(
     "btrfs ext2 ext3 ext4 f2fs overlay ramfs reiserfs tmpfs ubifs vfat xfs zfs".split()
 )
 
+# Whose servers remove a file although clients on other machines still have it open.
+_FORGETFUL = ("nfs", "cifs", "smb", "9p", "afs")
+
 
 class Mount:
     """One line of /proc/self/mountinfo: type, point (the directory), source, all as text.
@@ -26,6 +29,11 @@ class Mount:
     def is_local(self) -> bool:
         """Whether it is surely mounted on this machine alone."""
         return self.type in _LOCAL
+
+    @property
+    def keeps_open_files(self) -> bool:
+        """Whether a file that has lost its name stays for those who have it open, everywhere."""
+        return not self.type.startswith(_FORGETFUL)
 
 
 def find(descriptor: int) -> Mount | None:

@@ -179,6 +179,10 @@ class Ext3Image(PlannedImage):
         lock.take(self.descriptor, write=True)
         lock.take_engine(self.descriptor)
 
+    def lock_against_writers(self) -> None:
+        lock.take(self.descriptor, write=False)
+        lock.take_engine(self.descriptor, write=False)
+
     def read_again(self) -> None:
         self.superblock = read_superblock(self.path, self.descriptor)
 

@@ -189,5 +189,9 @@ class Image:
         """Lock it against all sessions, until it is closed. Raises lock.Busy."""
         raise NotImplementedError
 
+    def lock_against_writers(self) -> None:
+        """Lock it as those who read it do, until it is closed. Raises lock.Busy."""
+        self.lock_whole()
+
     def read_again(self) -> None:
         """Read what it says of its state, once it is locked. Raises FormatError, OSError."""

@@ -80,14 +80,14 @@ def engine_holds(descriptor: int) -> bool:
     return _probe(descriptor, fcntl.F_WRLCK, 0, OURS) is not None
 
 
-def take_engine(descriptor: int) -> bool:
-    """Take the engine's lock too, for writing: over all the image, to its end.
+def take_engine(descriptor: int, *, write: bool = True) -> bool:
+    """Take the engine's lock too: over all the image, to its end.
 
     Raises Busy when a session, also of the plain engine, holds it. Returns False where the
     file system has no locks, else True.
     """
     try:
-        _set(descriptor, fcntl.F_WRLCK, 0, OURS)
+        _set(descriptor, fcntl.F_WRLCK if write else fcntl.F_RDLCK, 0, OURS)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise Busy(holder(descriptor, write=False) == "writer") from None

@@ -19,7 +19,7 @@ import time
 
 from overlay import size
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote
-from overlay.host import permissions, private, process
+from overlay.host import holders, mounts, permissions, private, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3, lock
 from overlay.image import image as images
@@ -401,11 +401,49 @@ def _alive(pid: str) -> bool:
     return os.path.exists(f"/proc/{pid}") if pid.isdecimal() else True
 
 
-def replaceable(path: str) -> Image:
+def replaceable(
+    path: str, wait: float | None = None, notice: Callable[[str], None] | None = None
+) -> Image:
     """Return the overlay at a path that --force is to replace, locked until it is closed.
 
+    Nobody can write it from then on. Sessions may read it, now and later: they go on with the
+    old file, which only loses its name.
+    wait    seconds to wait for a session that writes it; None not at all, infinity for ever
+    notice  called with a line for the user
     Raises OverlayError: DAMAGED for what is not an overlay, IN_USE, CANNOT_CREATE.
     """
+    deadline = None if wait is None else time.monotonic() + wait
+    said = False
+    while True:
+        existing = _existing(path)
+        try:
+            _lock(existing)
+            return existing
+        except lock.Busy as busy:
+            ended = deadline is None or time.monotonic() >= deadline
+            # What is left of a killed session is soon ended, and no reason to fail.
+            if ended and not holders.being_ended(existing.identity):
+                error = in_use(existing, busy, waits=notice is not None)
+                existing.close()
+                raise error from None
+            if notice and not ended and not said:
+                notice(f"waiting for {quote(path)}: it is in use")
+                said = True
+            existing.close()
+            time.sleep(lock.POLL)
+
+
+def _lock(existing: Image) -> None:
+    """Lock an overlay that is to be replaced. Raises lock.Busy."""
+    mount = mounts.find(existing.descriptor)
+    if mount and not mount.keeps_open_files:
+        existing.lock_whole()
+    else:
+        existing.lock_against_writers()
+
+
+def _existing(path: str) -> Image:
+    """Return the Image of an overlay that may be replaced. Raises OverlayError."""
     try:
         existing = images.look(path, write=True)
     except OverlayError as error:
@@ -417,10 +455,6 @@ def replaceable(path: str) -> Image:
     if why:
         raise OverlayError(f"{quote(path)} cannot be replaced: {why}", status=CANNOT_CREATE)
     check_names(path, existing.status)
-    try:
-        existing.lock_whole()
-    except lock.Busy as busy:
-        raise in_use(existing, busy) from None
     return existing
 
 

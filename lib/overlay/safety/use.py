@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 END_WAIT = 30  # seconds for a server that writes out what it still holds
 
 
-def in_use(image: Image, busy: Busy, environ: Mapping[str, str] | None = None) -> OverlayError:
+def in_use(
+    image: Image, busy: Busy, environ: Mapping[str, str] | None = None, *, waits: bool = False
+) -> OverlayError:
     """Return the error for an image that somebody uses, naming who that is.
 
     environ  the environment of a session that wants it, None for other commands
+    waits    whether another command can wait for it
     """
     found, left_behind = holders.users(image.identity)
     path = quote(image.path)
@@ -58,11 +61,11 @@ def in_use(image: Image, busy: Busy, environ: Mapping[str, str] | None = None) -
     from overlay.host import task  # not needed where nothing is in the way
 
     hint = "end that session, or wait for its end: --wait"
-    if environ is None:
+    if environ is None and not waits:
         hint = "end that session first" if busy.writer else "end those sessions first"
-    elif task.is_parallel(environ):
+    elif environ is not None and task.is_parallel(environ):
         hint = task.ways_out(image.path, environ)
-    elif not busy.writer:
+    elif environ is not None and not busy.writer:
         hint = f"to read it as well: -o {path}:ro; to wait until it is free: --wait"
     return OverlayError(what, status=IN_USE, hint=hint)
 

@@ -208,17 +208,53 @@ def test_attributes_stay(run, scratch, damaged, dressed, how, linked):
     assert state(path) == CLEAN
 
 
-@pytest.mark.parametrize("mode", ["", ":ro"])
-def test_force_refuses_what_is_in_use(run, hold, make, mode):
-    """create-overlay --force leaves an overlay in use as it is."""
+REPLACE = ["create-overlay", "-q", "-s", "16", "-n", "1", "--force", "-o", "a.ext3"]
+
+
+def test_force_refuses_what_is_being_written(run, start, hold, make):
+    """create-overlay --force leaves an overlay that is written as it is, or waits for its end."""
     path = make()
-    session = hold(f"a.ext3{mode}")
+    session = hold()
     inode = path.stat().st_ino
-    result = run("create-overlay", "-s", "16", "-n", "1", "--force", "-o", "a.ext3")
+    result = run(*REPLACE)
     assert (result.status, result.stdout) == (75, "")
     assert re.match(r"create-overlay: error: .*a\.ext3'? is in use", result.stderr), result
+    assert "wait for its end: --wait\n" in result.stderr
+    assert run(*REPLACE, "--wait", "0.2").status == 75
+    assert path.stat().st_ino == inode
+    waiting = start(*(word for word in REPLACE if word != "-q"), "--wait")
+    waiting.complains("waiting for")
     assert path.stat().st_ino == inode
     assert session.end() == (0, "")
+    assert waiting.end()[0] == 0
+    assert path.stat().st_ino != inode
+
+
+def test_force_harms_no_reader(run, start, make, scratch):
+    """Sessions that read what is replaced go on with it; nobody writes it meanwhile."""
+    path = make()
+    result = run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", "mkdir /d; echo old >/d/f")
+    assert result.status == 0, result
+    read = ["run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", "echo inside; read _; cat /d/f"]
+    before = start(*read)
+    before.says("inside")
+    os.mkfifo(scratch / "go")
+    (scratch / "build.txt").write_text("mkdir /d; echo new >/d/f; echo built; read _ <go\n")
+    build = start("create-overlay", "-f", "build.txt", "--force", "-o", "a.ext3")
+    build.complains("built")
+    during = start(*read)
+    during.says("inside")
+    result = run("run-overlay", "-o", "a.ext3", "--", "true")
+    assert (result.status, "sessions are reading it" in result.stderr) == (75, True), result
+    inode = path.stat().st_ino
+    (scratch / "go").write_text("\n")
+    assert build.end()[0] == 0
+    assert path.stat().st_ino != inode
+    for session in (before, during):
+        assert session.communicate("\n", timeout=60) == ("old\n", "")
+        assert session.returncode == 0
+    result = run("run-overlay", "-o", "a.ext3:ro", "--", "cat", "/d/f")
+    assert (result.status, result.stdout) == (0, "new\n"), result
 
 
 ONLY = "; --force replaces overlays only"
