@@ -4,6 +4,7 @@ import collections
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -64,6 +65,17 @@ def tool(name, *arguments):
     environ = {"LC_ALL": "C", "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
     words = ["/usr/bin/env", name, *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environ)
+
+
+def base_of(tree, *programs):
+    """Make a base image of a few programs of the host, a directory, and return its path."""
+    found = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
+    for path in {*programs, *re.findall(r"(/\S+) \(", found)}:
+        (tree / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tree / path.lstrip("/"))
+    for name in ("dev", "etc", "opt", "proc", "sys", "tmp"):
+        (tree / name).mkdir()
+    return tree
 
 
 def create(request, settings, facts, notice):

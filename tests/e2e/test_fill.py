@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -17,7 +16,7 @@ from e2e.safety.conftest import start  # noqa: F401
 from e2e.safety.trees import descendants, named
 from overlay.image import ext3, markers
 from overlay.safety.tidy import Paths
-from support import ROOT, is_clean, shell, tool, wait_until
+from support import ROOT, base_of, is_clean, shell, tool, wait_until
 
 MIB = 1 << 20
 
@@ -599,14 +598,7 @@ def test_build_without_a_directory_of_the_base(run, scratch):
 
 def test_build_over_a_padded_base(ok, scratch):
     """An image with name, size and time of another does not become what that is unpacked to."""
-    tree = scratch / "tree"
-    programs = ["/bin/bash", "/bin/sh", "/bin/cp", "/bin/cat"]
-    found = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
-    for path in {*programs, *re.findall(r"(/\S+) \(", found)}:
-        (tree / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tree / path.lstrip("/"))
-    (tree / "opt").mkdir()
-    (tree / "etc").mkdir()
+    tree = base_of(scratch / "tree", "/bin/bash", "/bin/sh", "/bin/cp", "/bin/cat")
     images = []
     for words in ("the site's", "poisoned, poisoned"):
         (tree / "etc" / "said").write_text(words)

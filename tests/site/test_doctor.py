@@ -256,6 +256,20 @@ def test_scratch(doctor, site, site_text, tmp_path):
     assert (status, states(checks, "problem")) == (1, problems)
 
 
+def test_scratch_without_programs(doctor, site, site_text, tmp_path):
+    """A place for temporary files on which no program may be started is told, and the next tried."""
+    (tmp_path / "noexec").mkdir()
+    local = f"local = '{tmp_path}'\n"
+    assert local in site_text
+    site.write_text(site_text.replace(local, f"local = '{tmp_path}/noexec' '{tmp_path}'\n"))
+    before = f"mount -t tmpfs -o noexec none '{tmp_path}/noexec'"
+    status, checks = doctor(before=before)
+    name = f"{tmp_path}/noexec: programs"
+    assert (status, states(checks, "warning")) == (0, {name})
+    assert checks[name]["found"] == "they may not be started: it is mounted noexec"
+    assert checks[f"{tmp_path}: programs"]["state"] == "ok"
+
+
 def test_named(doctor, scratch, tmp_path):
     """Directories that are named are tried, and no others."""
     (scratch / "place").mkdir()

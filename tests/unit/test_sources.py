@@ -11,6 +11,7 @@ import tarfile
 
 import pytest
 from overlay.create import source as sources
+from overlay.create.allowance import Allowance
 from overlay.create.measure import measure
 from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError
@@ -21,6 +22,11 @@ from support import NAMES, tool
 MIB = 1 << 20
 ENVIRON = {"PATH": "/usr/bin:/bin"}
 TIME = 1_000_000_000
+
+
+def allowance(size=64 * MIB, files=None):
+    """Return the Allowance of an overlay, with all the room of scratch."""
+    return Allowance("/tmp", size=size, files=files)
 
 
 def refused(function, *arguments, **options):
@@ -233,7 +239,7 @@ def unpack(tmp_path):
         path = tmp_path / "a.tar"
         path.write_bytes(data)
         source = sources.Source(str(path), "/", "tar")
-        sources.unpack(source, str(target), limit=limit, environ=ENVIRON)
+        sources.unpack(source, str(target), allowance=allowance(limit), environ=ENVIRON)
         return target
 
     unpack.target = target
@@ -549,7 +555,7 @@ def squash(tmp_path):
 def unpack_squashfs(path, target, limit=64 * MIB):
     """Unpack a squashfs file."""
     source = sources.Source(str(path), "/", "squashfs")
-    sources.unpack(source, str(target), limit=limit, environ=ENVIRON)
+    sources.unpack(source, str(target), allowance=allowance(limit), environ=ENVIRON)
 
 
 def test_squashfs(tmp_path, squash):
@@ -627,7 +633,7 @@ def test_too_many_members(tmp_path):
         for number in range(50):
             archive.addfile(tarfile.TarInfo(f"f{number}"))
     source = sources.Source(str(path), "/", "tar")
-    options = {"limit": 64 * MIB, "environ": ENVIRON, "files": 20}
+    options = {"allowance": allowance(files=20), "environ": ENVIRON}
     error = refused(sources.unpack, source, str(tmp_path / "target"), **options)
     assert (error.status, "more than 20 files" in error.what) == (CANNOT_CREATE, True)
     assert len(os.listdir(tmp_path / "target")) == 20
@@ -646,9 +652,10 @@ def test_too_many_directories(tmp_path, kind):
         info.type, info.mode = tarfile.DIRTYPE, 0o755
         archive.addfile(info)
     source = sources.Source(str(path), "/", "tar")
-    options = {"limit": 64 * MIB, "environ": ENVIRON}
-    error = refused(sources.unpack, source, str(tmp_path / "target"), **options, files=19)
+    place = str(tmp_path / "target")
+    error = refused(sources.unpack, source, place, allowance=allowance(files=19), environ=ENVIRON)
     assert (error.status, "more than 19 files" in error.what) == (CANNOT_CREATE, True)
     assert len(list((tmp_path / "target").rglob("*"))) in (18, 19)
-    sources.unpack(source, str(tmp_path / "exact"), **options, files=30)
+    place = str(tmp_path / "exact")
+    sources.unpack(source, place, allowance=allowance(files=30), environ=ENVIRON)
     assert len(list((tmp_path / "exact").rglob("*"))) == 30

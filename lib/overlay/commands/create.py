@@ -123,7 +123,8 @@ class _Work:
         self._order = order
         self._config = config
         self._output = output
-        self._workplace = Workplace(scratch_directory(config))
+        builds = filling is not None and filling.build is not None
+        self._workplace = Workplace(scratch_directory(config, programs=builds))
         self._facts: Facts | None = None
         self._room: Room | None = None
         self._is_filled = filling is not None
@@ -162,6 +163,7 @@ class _Work:
             sparse=order.sparse,
             force=order.force,
             filled=self._is_filled,
+            workplace=self._workplace,
             wait=order.wait,
             notice=self._output.notice,
         )

@@ -6,8 +6,10 @@ import itertools
 import os
 import time
 
+from overlay.create.allowance import NO_ROOM, Allowance, check_room, no_room
 from overlay.errors import CANNOT_CREATE, INTERRUPTED, OverlayError, quote, reason
 from overlay.host import private, process
+from overlay.host.scratch import can_execute
 from overlay.image.partial import is_partial, partial_name
 from overlay.launch import engines
 from overlay.launch.facts import gather
@@ -116,10 +118,10 @@ class Build:
         finally:
             for image in found.images:
                 image.close()
-        self._see(status, log)
+        self._see(status, log, workplace.scratch)
         os.unlink(log)
 
-    def _see(self, status: int, log: str) -> None:
+    def _see(self, status: int, log: str, scratch: str) -> None:
         """Raise what the status of the commands means, when it is not 0."""
         if status in (-2, 130):
             raise KeyboardInterrupt
@@ -127,10 +129,14 @@ class Build:
             raise process.cleaning_up.Ended(-status)
         if status:
             ended = f"status {status}" if status > 0 else f"signal {-status}"
+            hint = f"see what they printed: less {quote(log)}"
+            if Allowance(scratch).is_used_up:
+                ended += f", and {quote(scratch)} is full"
+                hint = private.HINT
             raise OverlayError(
                 f"the commands of {quote(self.commands)} ended with {ended}; no overlay was made",
                 status=CANNOT_CREATE if status != INTERRUPTED else INTERRUPTED,
-                hint=f"see what they printed: less {quote(log)}",
+                hint=hint,
             )
 
 
@@ -187,7 +193,9 @@ def _tidy(workplace: Workplace, parent: str) -> None:
         _remove_unfinished(parent, workplace)
     except OSError as error:
         raise OverlayError(
-            f"cannot use {quote(parent)}: {reason(error)}", status=CANNOT_CREATE, hint="set TMPDIR"
+            f"cannot use {quote(parent)}: {reason(error)}",
+            status=CANNOT_CREATE,
+            hint=private.HINT,
         ) from None
 
 
@@ -208,8 +216,16 @@ def _unpack(base: str, place: str, workplace: Workplace, config: Config, output:
     words, own = engine.unpack(base, tree, partial)
     try:
         os.mkdir(partial, 0o700)
+        if not can_execute(partial):
+            raise OverlayError(
+                f"no base image can be unpacked in {quote(workplace.scratch)}: programs may not be"
+                " started there (it is mounted noexec)",
+                status=CANNOT_CREATE,
+                hint=private.HINT,
+            )
         result = process.ask(words, {**config.environ, **own}, None)
         if result.status:
+            check_room(result.errors)
             why = process.last_line(result.errors)
             raise OverlayError(
                 f"cannot unpack the base image {quote(base)}: {why}", status=CANNOT_CREATE
@@ -227,6 +243,9 @@ def _unpack(base: str, place: str, workplace: Workplace, config: Config, output:
             if not os.path.isdir(place):  # else another build was first
                 raise
     except OSError as error:
+        if error.errno in NO_ROOM:
+            task = f"unpack the base image {quote(base)}"
+            raise no_room(task, workplace.scratch, error) from None
         raise OverlayError(
             f"cannot unpack the base image {quote(base)}: {reason(error)}", status=CANNOT_CREATE
         ) from None

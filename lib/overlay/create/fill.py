@@ -6,17 +6,16 @@ node and in trees that are read where they are; mke2fs then writes it in one go.
 
 from __future__ import annotations
 
-import math
 import os
 
 from overlay.create import build
+from overlay.create.allowance import NO_ROOM, Allowance, no_room
 from overlay.create.measure import BLOCK, Amount, measure
 from overlay.create.place import copy_tree, make_place
 from overlay.create.request import Content
 from overlay.create.source import parse_source, unpack
 from overlay.errors import MISSING, USAGE, OverlayError, quote
 from overlay.host import namespace, permissions, places
-from overlay.host.room import free_bytes
 from overlay.plan import Step
 
 TYPE_CHECKING = False
@@ -170,34 +169,27 @@ class Collection:
         return os.path.join(self._workplace.upper, source.dest.lstrip("/")).rstrip("/")
 
     def _unpack(self, source: Source, target: str) -> None:
-        if source.kind == "directory":
-            through = self._workplace.path + ".source"
-            copy_tree(source.path, target, self._environ, through=through)
-            return
-        output = self._output
-        output.notice(f"unpacking {quote(source.path)}")
-        limit, most = self._limit()
+        scratch, output, order = self._workplace.scratch, self._output, self._order
+        task = "copy" if source.kind == "directory" else "unpack"
         try:
+            if source.kind == "directory":
+                through = self._workplace.path + ".source"
+                copy_tree(source.path, target, self._environ, through=through)
+                return
+            output.notice(f"unpacking {quote(source.path)}")
             unpack(
                 source,
                 target,
-                limit=limit,
+                allowance=Allowance(scratch, size=order.size, files=order.files),
                 environ=self._environ,
-                files=most,
                 tick=lambda count: output.progress(f"{count:,} files"),
             )
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise no_room(f"{task} {quote(source.path)}", scratch, error) from None
         finally:
             output.progress("")
-
-    def _limit(self) -> tuple[int, float]:
-        """Return the bytes and files that archives may unpack to: of the overlay, or of scratch."""
-        room = os.statvfs(self._workplace.scratch)
-        free, files = free_bytes(self._workplace.scratch), room.f_favail or math.inf
-        if self._order.size is not None:
-            free = min(free, self._order.size)
-        if self._order.files is not None:
-            files = min(files, self._order.files)
-        return free, files
 
     def keep(self, error: OverlayError) -> None:
         """Keep what the commands of a build have made, all Steps done, and say so in an error."""

@@ -81,6 +81,7 @@ def gather(creation: Creation, config: Config) -> Facts:
         sparse=creation.sparse,
         force=creation.force,
         filled=creation.content is not None,
+        workplace=Workplace(scratch_directory(config)),
     )
 
 
@@ -91,16 +92,18 @@ def look(
     sparse: bool,
     force: bool,
     filled: bool,
+    workplace: Workplace,
     wait: float | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Facts:
     """Return the Facts for a new overlay of a name, whatever size it will have.
 
-    sparse  whether its blocks are taken only as they are written
-    force   whether it may take the place of an overlay, which nobody can write from then on
-    filled  whether anything is put in
-    wait    seconds to wait for who writes that overlay; None not at all
-    notice  called with a line for the user then
+    sparse     whether its blocks are taken only as they are written
+    force      whether it may take the place of an overlay, which nobody can write from then on
+    filled     whether anything is put in
+    workplace  the Workplace whose content becomes that of the image
+    wait       seconds to wait for who writes that overlay; None not at all
+    notice     called with a line for the user then
     Raises OverlayError for what cannot work.
     """
     try:
@@ -125,7 +128,6 @@ def look(
     if len(os.fsencode(os.path.basename(path))) > 255:
         raise OverlayError(f"the name {quote(path)} is too long", status=CANNOT_CREATE)
     tools = find_tools(config.environ, sparse=sparse, filled=filled)
-    workplace = Workplace(scratch_directory(config))
     existing = None
     if os.path.lexists(path):
         if not force:

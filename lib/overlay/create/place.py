@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay import size
+from overlay.create.allowance import check_room
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
 from overlay.host import namespace, process
 
@@ -69,7 +69,7 @@ def copy_tree(
     through  a directory that is made for it: the tree is read in its place, where the kernel
              follows no link that somebody puts there while it is read
     Raises OverlayError: DAMAGED when a directory and something else have one name,
-    CANNOT_CREATE.
+    CANNOT_CREATE; and OSError (ENOSPC, EDQUOT) when there is no room for it.
     """
     # Without --remove-destination cp would write into a file through a link to it.
     words = [process.need("cp", environ), "-a", "--remove-destination", *options, "--"]
@@ -87,27 +87,9 @@ def copy_tree(
         finally:
             os.rmdir(through)
     if result.status:
+        check_room(result.errors)
         why = process.last_line(result.errors, otherwise="cp fails")
         raise OverlayError(
             f"cannot copy {quote(tree)}: {why}",
             status=DAMAGED if "cannot overwrite" in why else CANNOT_CREATE,
         )
-
-
-def too_much(path: str, limit: float) -> OverlayError:
-    """Return the error for an archive that is larger than the room there is."""
-    return OverlayError(
-        f"{quote(path)} does not fit: its files have more than the {size.format_size(limit)}"
-        " that are left",
-        status=CANNOT_CREATE,
-        hint="choose a larger size with -s",
-    )
-
-
-def too_many(path: str, most: float) -> OverlayError:
-    """Return the error for an archive of more files, directories included, than may be made."""
-    return OverlayError(
-        f"{quote(path)} does not fit: it has more than {most:,} files",
-        status=CANNOT_CREATE,
-        hint="choose a larger number with -n",
-    )

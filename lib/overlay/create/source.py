@@ -6,18 +6,19 @@ where they are.
 
 from __future__ import annotations
 
-import errno
-import math
 import os
 
+from overlay.create.allowance import NO_ROOM
 from overlay.create.squashfs import unpack_squashfs
 from overlay.create.tar import Unpacker, compression, is_tar, open_regular, unpack_tar
-from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError, quote, reason
+from overlay.errors import DAMAGED, MISSING, USAGE, OverlayError, quote, reason
 from overlay.image.magic import is_squashfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from overlay.create.allowance import Allowance
 
 # Archives that are not read, as (how it begins, what it is, what unpacks it into DIR).
 _OTHERS = (
@@ -117,34 +118,28 @@ def unpack(
     source: Source,
     target: str,
     *,
-    limit: float,
+    allowance: Allowance,
     environ: Mapping[str, str],
-    files: float = math.inf,
     tick: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Unpack an archive into a directory.
 
-    limit  bytes that its files may have in all
-    files  how many they may be, of a tar archive
-    tick   called with how many there are by now, now and then
+    allowance  the Allowance: how much it may be
+    tick       called with how many files there are by now, now and then
     Raises OverlayError: DAMAGED for a member that would reach outside, CANNOT_CREATE when
-    the limit or the room on scratch is not enough, UNAVAILABLE without the tool.
+    that is not enough, UNAVAILABLE without the tool; OSError (ENOSPC, EDQUOT) when the room on
+    scratch is used up meanwhile.
     """
     os.makedirs(target, exist_ok=True)
     try:
         if source.kind == "squashfs":
-            unpack_squashfs(source.path, target, limit, environ)
+            unpack_squashfs(source.path, target, allowance, environ)
         else:
-            unpacker = Unpacker(source.path, target, limit, source.dest != "/", files, tick)
+            unpacker = Unpacker(source.path, target, allowance, source.dest != "/", tick)
             unpack_tar(source.path, unpacker, environ)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OverlayError(
-                f"there is no room to unpack {quote(source.path)} in {quote(target)}:"
-                f" {reason(error)}",
-                status=CANNOT_CREATE,
-                hint="set TMPDIR to a local directory with room",
-            ) from None
+        if error.errno in NO_ROOM:
+            raise
         raise OverlayError(
             f"cannot unpack {quote(source.path)}: {reason(error)}", status=DAMAGED
         ) from None

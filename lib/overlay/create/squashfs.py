@@ -6,7 +6,8 @@ import os
 import re
 import stat
 
-from overlay.create.place import DEEPEST, copy_tree, make_directories, too_much
+from overlay.create.allowance import check_room
+from overlay.create.place import DEEPEST, copy_tree, make_directories
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import private, process
 
@@ -14,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from overlay.create.allowance import Allowance
     from overlay.host.process import Result
 
 # A line of unsquashfs -lln: kind, size or device number, path.
@@ -22,15 +24,20 @@ _LISTED = re.compile(
 )
 
 
-def unpack_squashfs(path: str, target: str, limit: float, environ: Mapping[str, str]) -> None:
-    """Unpack a squashfs file whose listing shows nothing that speaks against it."""
+def unpack_squashfs(
+    path: str, target: str, allowance: Allowance, environ: Mapping[str, str]
+) -> None:
+    """Unpack a squashfs file whose listing shows nothing that speaks against it.
+
+    Raises OverlayError, and OSError (ENOSPC, EDQUOT) when there is no room for it.
+    """
     import tempfile
 
     program = process.need("unsquashfs", environ)
     listing = process.run([program, "-lln", "-d", "", path], environ)
     if listing.status:
         raise _fails(path, listing)
-    whiteouts = _whiteouts(path, listing.output, limit)
+    whiteouts = _whiteouts(path, listing.output, allowance)
     if _only_directories(target):
         _run_unsquashfs(program, path, target, whiteouts, environ)
         return
@@ -55,14 +62,14 @@ def _only_directories(target: str) -> bool:
     )
 
 
-def _whiteouts(path: str, listing: str, limit: float) -> list[str]:
+def _whiteouts(path: str, listing: str, allowance: Allowance) -> list[str]:
     """Return the names of the deletions in a squashfs file: overlayfs's devices 0/0.
 
     Names may hold the ends of lines, so lines can be forged: they only add to what is looked
     for here. Files with several names count with each. Raises OverlayError for other devices,
     and for what is too large or too deep.
     """
-    found, left = [], limit
+    found, left = [], allowance.bytes
     for kind, number, minor, name in _LISTED.findall(listing):
         if name.count("/") > DEEPEST:
             raise OverlayError(f"{quote(path)} is refused: it is too deep", status=DAMAGED)
@@ -73,7 +80,7 @@ def _whiteouts(path: str, listing: str, limit: float) -> list[str]:
                 raise OverlayError(f"{quote(path)} is refused: it holds a device", status=DAMAGED)
             found.append(name.lstrip("/"))
     if left < 0:
-        raise too_much(path, limit)
+        raise allowance.too_much(path)
     return found
 
 
@@ -89,6 +96,7 @@ def _run_unsquashfs(
     lines = (result.errors + result.output).splitlines()
     lines = [line for line in lines if "could not create character device" not in line]
     if result.status and not (whiteouts and not any("rror" in line for line in lines)):
+        check_room(result.errors + result.output)
         raise _fails(path, result)
     for name in whiteouts:
         device = os.path.join(target, name)

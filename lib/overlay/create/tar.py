@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 
-from overlay.create.place import DEEPEST, make_directory, too_many, too_much
+from overlay.create.place import DEEPEST, make_directory
 from overlay.errors import DAMAGED, UNAVAILABLE, OverlayError, quote
 from overlay.host import process
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tarfile import TarFile, TarInfo
     from types import TracebackType
     from typing import Any, BinaryIO, NoReturn, Protocol
+
+    from overlay.create.allowance import Allowance
 
     class Readable(Protocol):
         """What bytes are read from."""
@@ -285,18 +287,17 @@ class Unpacker:
         self,
         path: str,
         target: str,
-        limit: float,
+        allowance: Allowance,
         below: bool,
-        files: float,
         tick: Callable[[int], object],
     ) -> None:
-        self._most = files
+        self._allowance = allowance
         self._count = 0
         self._tick = tick
         self._below = below
         self._path = path
         self._target = target
-        self._left = limit
+        self._left = allowance.bytes
         self._links: dict[
             str, tuple[str, float]
         ] = {}  # path below target -> (target of the link, time)
@@ -333,8 +334,8 @@ class Unpacker:
     def _count_one(self) -> None:
         """Count one file or directory more, before it is made."""
         self._count += 1
-        if self._count > self._most:
-            raise too_many(self._path, self._most)
+        if self._count > self._allowance.files:
+            raise self._allowance.too_many(self._path)
         if self._count % 1000 == 0:
             self._tick(self._count)
 
@@ -427,7 +428,7 @@ class Unpacker:
 
     def _write(self, archive: TarFile, member: TarInfo, path: str) -> None:
         if member.size > self._left:
-            raise too_much(self._path, self._left)
+            raise self._allowance.too_much(self._path)
         sparse: Any = member.sparse  # pairs, whatever the hints of the standard library say
         if any(offset + length > member.size for offset, length in sparse or ()):
             self._refuse(member, "has parts behind its end")

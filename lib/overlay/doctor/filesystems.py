@@ -11,7 +11,7 @@ from overlay.doctor import trial
 from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check, guarded
 from overlay.errors import quote
 from overlay.host import process
-from overlay.host.scratch import scratch_directory
+from overlay.host.scratch import can_execute, scratch_directory
 from overlay.quota.check import find_limits
 
 TYPE_CHECKING = False
@@ -55,7 +55,8 @@ def _chosen(named: Iterable[str], config: Config) -> list[tuple[str, str]]:
     with contextlib.suppress(OSError):  # it is closed to us, as after su(1)
         if os.stat(os.curdir).st_dev not in seen:
             found.append((os.getcwd(), "here"))
-    return [*found, (scratch_directory(config), "local")]
+    local = dict.fromkeys((scratch_directory(config), scratch_directory(config, programs=True)))
+    return [*found, *((path, "local") for path in local)]
 
 
 _WANTED = {
@@ -105,6 +106,7 @@ def _directory(
         "make room",
     )
     if wanted == "local":
+        yield _programs(name, path)
         return  # overlays in use do not lie there
     yield _locks(name, type, found)
     if found.flock:
@@ -131,6 +133,18 @@ def _directory(
         f"mount it with user extended attributes; {type} may need an option for them",
     )
     yield from _quota(name, path, config, environ)
+
+
+def _programs(name: str, path: str) -> Check:
+    """Return the Check of programs in a directory for temporary files."""
+    may = can_execute(path)
+    return Check(
+        f"{name}: programs",
+        OK if may else WARNING,
+        "they may be started" if may else "they may not be started: it is mounted noexec",
+        "create-overlay -f unpacks the base image and runs it there",
+        "name another directory as well in [scratch] local, on a file system without noexec",
+    )
 
 
 def _locks(name: str, type: str, found: trial.Findings) -> Check:

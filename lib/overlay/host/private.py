@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_HINT = "set TMPDIR to a directory of yours with room"
+# The variable of [scratch] local: TMPDIR would not do where SLURM_TMPDIR comes before it.
+HINT = "set OVERLAY_SCRATCH_LOCAL to a directory of yours with room"
 
 _instead: dict[str, str] = {}  # scratch -> name of the directory where the usual one is another's
 LOCK = ".lock"
@@ -105,12 +106,12 @@ def make(scratch: str) -> str:
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(path)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise OverlayError(f"{quote(path)} is not yours", status=CANNOT_CREATE, hint=_HINT)
+            raise OverlayError(f"{quote(path)} is not yours", status=CANNOT_CREATE, hint=HINT)
         if status.st_mode & 0o077:
             os.chmod(path, 0o700)
     except OSError as error:
         raise OverlayError(
-            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=_HINT
+            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=HINT
         ) from None
     return path
 
@@ -176,7 +177,7 @@ def _within(scratch: str, path: str, function: Callable[[], T], tries: int = 3) 
         if tries > 1 and isinstance(error, FileNotFoundError):
             return _within(scratch, path, function, tries - 1)
         raise OverlayError(
-            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=_HINT
+            f"cannot make {quote(path)}: {reason(error)}", status=CANNOT_CREATE, hint=HINT
         ) from None
 
 

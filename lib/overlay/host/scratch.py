@@ -11,13 +11,23 @@ if TYPE_CHECKING:
     from overlay.settings.config import Config
 
 
-def scratch_directory(config: Config) -> str:
+def scratch_directory(config: Config, programs: bool = False) -> str:
     """Return the first usable directory of [scratch] local; /tmp when none is.
 
-    One where somebody else has made what would be ours comes last.
+    programs  whether programs will lie there that are started
+    One where that cannot be, or somebody else has made what would be ours, comes last.
     """
     usable: list[str] = [*filter(_is_usable, config["scratch.local"]), "/tmp"]
-    return next((path for path in usable if not private.is_taken(path)), usable[0])
+    chosen = list(filter(can_execute, usable)) if programs else usable
+    return next((path for path in chosen if not private.is_taken(path)), (chosen or usable)[0])
+
+
+def can_execute(path: str) -> bool:
+    """Return whether programs in a directory may be started: it is not mounted noexec."""
+    try:
+        return not os.statvfs(path).f_flag & os.ST_NOEXEC
+    except OSError:
+        return True  # such as a dead server: told when it is used
 
 
 def _is_usable(path: str) -> bool:

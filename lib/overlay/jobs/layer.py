@@ -127,7 +127,7 @@ def make_layer(layer: Layer, config: Config) -> None:
         raise OverlayError(
             f"cannot make {quote(layer.path)}: {reason(error)}",
             status=CANNOT_CREATE,
-            hint="make room there, or set TMPDIR to a directory of yours with room",
+            hint=f"make room there, or {private.HINT}",
         ) from None
     wanted = layer.request
     for path in _names(layer.path):

@@ -352,7 +352,8 @@ SETTINGS = (
         PATHS,
         "$SLURM_TMPDIR $TMPDIR /tmp",
         "Directories on a disk of the node for temporary files, for what --stage copies and for"
-        " the layers of tasks; the first that is there and writable is taken.",
+        " the layers of tasks; the first that is there and writable is taken, for create-overlay -f"
+        " the first of those that is not mounted noexec.",
     ),
 )
 
