@@ -55,7 +55,9 @@ def main(program, arguments, environ, root):
         environ = process.absolute(environ)
         chosen = parse(program, arguments)
         output.quiet = chosen.quiet
-        output.verbose = getattr(chosen, "verbose", False)
+        output.verbose = chosen.verbose
+        if output.verbose or environ.get("OVERLAY_DEBUG"):
+            process.tell(output.started)
         _check_directory()
         for words in configuration.warnings(environ):
             output.notice(words, "warning")

@@ -29,6 +29,10 @@ class Output:
             # What the site has to say may take several lines.
             self._line(f"{self.program}: {text}", keep="\n" if level == "message" else "")
 
+    def started(self, line: str) -> None:
+        """Show a program that is started, as a shell does with -x."""
+        self._line(f"+ {line}")
+
     def progress(self, text: str) -> None:
         """Show how far a long command is, in place of what it said before; "" takes it away.
 

@@ -78,6 +78,14 @@ class Step:
             kept["PATH"] = f"{self.path_first}:{environ.get('PATH', '')}"
         return kept
 
+    def words(self, environ: Mapping[str, str]) -> list[str]:
+        """Return the words that start the program as it is started; env(1) sets what it gets."""
+        changes = [word for name in self.unset for word in ("-u", name)]
+        changes += [f"{name}={value}" for name, value in sorted(self.variables.items())]
+        if self.path_first:
+            changes.append(f"PATH={self.environment(environ)['PATH']}")
+        return ["env", *changes, *self.arguments] if changes else self.arguments
+
     def shell(self) -> str:
         """Return the line that does the same in a POSIX shell."""
         words: list[str] = []

@@ -146,6 +146,16 @@ def test_tools():
     assert {"mke2fs", "unshare", "zstd"} <= asked <= TOOLS.keys()
 
 
+def test_starts():
+    """Programs are started in one module only, which tells of them: see test_verbose."""
+    starts = r"\b(subprocess\.\w+|os\.(posix_spawnp?|exec\w+|spawn\w+|popen|system))\("
+    found = []
+    for name, path in modules(LIB).items():
+        with open(path, encoding="utf-8") as file:
+            found += [name] * bool(re.search(starts, file.read()))
+    assert found == ["overlay.host.process"]
+
+
 @pytest.mark.parametrize("name", sorted(modules(LIB)))
 def test_alone(name):
     """Each module can be the first that a program imports."""

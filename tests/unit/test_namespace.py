@@ -64,7 +64,7 @@ def test_wrap(tools, tmp_path, options, words):
     """Images come before what lies over them, and binds last."""
     environ = tools(unshare="", fuse2fs="", fuse_overlayfs="")
     wrapped = namespace.wrap(["true", "--", "x y"], environ, **options)
-    start = wrapped.index("sh") + 1
+    start = wrapped.index("/bin/sh") + 2
     place = tmp_path / "tools"
     expected = [word if isinstance(word, int) else word.format(place) for word in words]
     assert wrapped[start:] == [*expected, "--", "true", "--", "x y"]

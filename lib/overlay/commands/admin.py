@@ -298,7 +298,7 @@ def _add_report_options(parser):
         default=90,
         help="count those as old in which nothing was written for so many days (default: 90)",
     )
-    group = _add_output_options(parser, verbose=True)
+    group = _add_output_options(parser)
     group.add_argument("--csv", action="store_true", help="print comma-separated values, in bytes")
 
 
@@ -309,12 +309,12 @@ def _days(text):
     return int(text)
 
 
-def _add_output_options(parser, verbose=False):
+def _add_output_options(parser):
     """Add the options of what is printed; return a group of those that exclude each other."""
     group = parser.add_argument_group("output")
     forms = group.add_mutually_exclusive_group()
     add_json(forms)
-    add_verbosity(group, verbose=verbose, dry_run=False)
+    add_verbosity(group, dry_run=False)
     return forms
 
 

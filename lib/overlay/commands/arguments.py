@@ -176,11 +176,14 @@ def take_named(options: argparse.Namespace) -> argparse.Namespace:
     return options
 
 
-def add_verbosity(group: Group, verbose: bool = True, dry_run: bool = True) -> None:
-    """Add -q, -v and --dry-run, as far as the command has them."""
-    group.add_argument("-q", "--quiet", action="store_true", help="print errors and warnings only")
-    if verbose:
-        group.add_argument("-v", "--verbose", action="store_true", help="say more")
+def add_verbosity(
+    group: Group, dry_run: bool = True, quiet: str = "print errors and warnings only"
+) -> None:
+    """Add -q with its text for --help, -v, and --dry-run where the command has it."""
+    group.add_argument("-q", "--quiet", action="store_true", help=quiet)
+    group.add_argument(
+        "-v", "--verbose", action="store_true", help="say more, and show each program started"
+    )
     if not dry_run:
         return
     group.add_argument(
@@ -279,6 +282,4 @@ def add_listing_output(parser: Parser) -> None:
     """Add what is printed how, for the commands that list."""
     group = parser.add_argument_group("output")
     add_json(group)
-    group.add_argument(
-        "-q", "--quiet", action="store_true", help="the result, errors and warnings only"
-    )
+    add_verbosity(group, dry_run=False, quiet="the result, errors and warnings only")

@@ -135,7 +135,7 @@ def _add_options(parser):
         action="store_true",
         help="make all inside yours, in a copy of somebody's overlay",
     )
-    add_verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
+    add_verbosity(parser.add_argument_group("output"), dry_run=False)
 
 
 PROGRAMS = {

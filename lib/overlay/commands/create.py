@@ -332,7 +332,7 @@ def _add_options(parser: Parser) -> None:
     add_binds(group, "for -f: bind a path of the host: PATH[:INSIDE[:ro]]")
     group = parser.add_argument_group("output")
     add_json(group)
-    add_verbosity(group, verbose=False)
+    add_verbosity(group)
 
 
 def _add_conda_options(parser: Parser) -> None:
@@ -341,7 +341,10 @@ def _add_conda_options(parser: Parser) -> None:
     parser.set_defaults(template="conda")
 
 
-_IN_PAGE = ("--reserve", "--wait", "--usable", "--list-templates", "--bind", "--json")
+_IN_PAGE = (
+    *("--reserve", "--wait", "--usable", "--list-templates"),
+    *("--bind", "--json", "--verbose"),
+)
 
 PROGRAMS = {
     "create-overlay": Command(

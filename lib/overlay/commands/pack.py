@@ -162,7 +162,7 @@ def _add_options(parser):
         "--remove", action="store_true", help="delete the original when all went well"
     )
     group.add_argument("--force", action="store_true", help="replace a file of that name")
-    add_verbosity(parser.add_argument_group("output"), verbose=False, dry_run=False)
+    add_verbosity(parser.add_argument_group("output"), dry_run=False)
 
 
 PROGRAMS = {

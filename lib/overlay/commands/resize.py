@@ -177,7 +177,7 @@ def _add_options(parser: Parser) -> None:
     )
     group = parser.add_argument_group("output")
     add_json(group)
-    add_verbosity(group, verbose=False, dry_run=False)
+    add_verbosity(group, dry_run=False)
 
 
 PROGRAMS = {

@@ -229,15 +229,7 @@ class _Zstd:
         self._file = file
 
     def __enter__(self) -> Readable:
-        import subprocess
-
-        self._child = subprocess.Popen(
-            self._arguments,
-            env=self._environ,
-            stdin=self._file,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        self._child = process.pour(self._arguments, self._environ, self._file)
         assert self._child.stdout
         self._output = self._child.stdout
         return self._output

@@ -7,6 +7,8 @@ started inside outlives the work, however it ends.
 
 from __future__ import annotations
 
+import os
+
 from overlay.errors import UNAVAILABLE, OverlayError
 from overlay.host import process
 
@@ -17,34 +19,10 @@ if TYPE_CHECKING:
 OPTIONS = ("--user", "--map-current-user", "--mount", "--keep-caps")
 _FLEETING = ("--pid", "--fork", "--kill-child")
 
-# Mounts images read-only with fuse2fs and trees over one another, binds trees, then runs a
-# command. The triples are fuse2fs IMAGE DIRECTORY, upper DIRECTORY PLACE for what the image
-# mounted there holds, fuse-overlayfs TREE:TREE DIRECTORY or bind TREE DIRECTORY; -- ends them.
-#
-# What is in an image is not to be trusted: its upper is shown as the directory where we are,
-# which is seen to be in the image, whatever takes its name meanwhile. The kernel follows no
-# link in it, nor in what is bound (mount(2), Linux 5.10); on an older one it is for the
-# command not to follow any, as mke2fs, mksquashfs and find do. A tree of the host's that has
-# other file systems in it can only be bound with them.
-_SCRIPT = """
-while [ "$1" != -- ]; do
-    case $1 in
-    upper)
-        (cd -P -- "$2" && top=$PWD && cd -P ./upper 2>/dev/null && [ "$PWD" = "$top/upper" ] &&
-            mount -c --bind . "$3") || {
-            echo "its upper is not a directory of its own" >&2
-            exit 125
-        } ;;
-    bind) mount --bind "$2" "$3" 2>/dev/null || mount --rbind "$2" "$3" || exit 125 ;;
-    */fuse-overlayfs) "$1" -o "ro,noacl,allow_other,lowerdir=$2" "$3" || exit 125 ;;
-    *) "$1" -o ro,fakeroot,kernel_cache "$2" "$3" || exit 125 ;;
-    esac
-    [ "$1" = upper ] || mount -o remount,bind,nosymfollow "$3" 2>/dev/null
-    shift 3
-done
-shift
-"$@"
-"""
+# Mounts what it is told to, then runs a command.
+_MOUNTED = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers", "namespace", "mounted"
+)
 
 
 def available(environ: Mapping[str, str]) -> bool:
@@ -88,7 +66,7 @@ def wrap(
         overlayfs = process.need("fuse-overlayfs", environ)
         triples += [overlayfs, ":".join(trees), place]
     triples += [word for tree, place in binds for word in ("bind", tree, place)]
-    words = [unshare, *OPTIONS, *_FLEETING, "/bin/sh", "-c", _SCRIPT, "sh", *triples, "--"]
+    words = [unshare, *OPTIONS, *_FLEETING, "/bin/sh", _MOUNTED, *triples, "--"]
     return [*words, *arguments]
 
 

@@ -11,6 +11,7 @@ from overlay.host import keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import FrameType, TracebackType
     from typing import Any, BinaryIO, Literal, NoReturn, Optional, Union
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from overlay.plan import Step
 
     Handler = Union[Callable[[int, Optional[FrameType]], object], int, None]
+
+_listener: Callable[[str], object] | None = None
 
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _PATIENCE = 3  # seconds that a program has to heed TERM
@@ -69,6 +72,41 @@ def need(name: str, environ: Mapping[str, str]) -> str:
             hint=f"ask the site's admin to install {TOOLS[name].package}",
         )
     return path
+
+
+def tell(listener: Callable[[str], object] | None) -> None:
+    """Let a function hear of every program that this process starts from now on; None: no one.
+
+    It is called with a line for a shell, before the program is started.
+    """
+    global _listener
+    _listener = listener
+
+
+def _tell(
+    words: Sequence[str | int],
+    variables: Mapping[str, str] | None = None,
+    source: BinaryIO | None = None,
+) -> None:
+    """Tell of a program that is about to be started.
+
+    words      its command line; a number is an open file, and what that is stands at the end
+    variables  what it gets beside the environment
+    source     the file that it reads as its standard input
+    """
+    if _listener is None:
+        return
+    more = [f"{name}={value}" for name, value in sorted((variables or {}).items())]
+    named = [f"/proc/self/fd/{word}" if isinstance(word, int) else word for word in words]
+    line = " ".join(quote(word) for word in (*(["env", *more] if more else ()), *named))
+    if source is not None:
+        line += f" < {quote(_path(source.fileno()))}"
+    files = [f"{word} is {quote(_path(word))}" for word in words if isinstance(word, int)]
+    _listener(f"{line}  # {', '.join(files)}" if files else line)
+
+
+def _path(file: int) -> str:
+    return os.readlink(f"/proc/self/fd/{file}")
 
 
 class Result:
@@ -127,6 +165,7 @@ def run(
     locale, because its words are read by us, and text as its standard input.
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
     """
+    _tell(arguments, variables)
     environment = {**environ, "LC_ALL": "C", **(variables or {})}
     # Files in memory, not pipes: the program cannot wait for us, nor we for it, and that
     # spares a short command the module subprocess.
@@ -216,6 +255,7 @@ def ask(arguments: Sequence[str], environ: Mapping[str, str], seconds: float | N
     """
     import subprocess
 
+    _tell(arguments)
     try:
         child = subprocess.Popen(
             arguments,
@@ -245,11 +285,34 @@ def ask(arguments: Sequence[str], environ: Mapping[str, str], seconds: float | N
         raise
 
 
+def pour(
+    arguments: Sequence[str], environ: Mapping[str, str], source: BinaryIO
+) -> subprocess.Popen[bytes]:
+    """Start a program that reads an open file, and return it with a pipe of what it prints.
+
+    Its errors are not shown. Raises OverlayError as run() does.
+    """
+    import subprocess
+
+    _tell(arguments, source=source)
+    try:
+        return subprocess.Popen(
+            arguments,
+            env=environ,
+            stdin=source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise _not_started(arguments[0], error) from None
+
+
 def show(arguments: Sequence[str | int], environ: Mapping[str, str]) -> int:
     """Run a program whose output goes to our standard error; return its exit status.
 
     For what shows its own progress on a terminal; elsewhere only its errors are shown.
     """
+    _tell(arguments)
     quiet = [] if os.isatty(2) else [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     return _run(arguments, environ, quiet or [(os.POSIX_SPAWN_DUP2, 2, 1)])
 
@@ -259,6 +322,7 @@ def succeeds(arguments: Sequence[str | int], environ: Mapping[str, str]) -> bool
 
     What run() does with less work, for the launch path. Raises OverlayError (UNAVAILABLE).
     """
+    _tell(arguments)
     actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
     return _run(arguments, environ, actions) == 0
 
@@ -269,6 +333,7 @@ def become(step: Step, environ: Mapping[str, str], keep: Iterable[int] = ()) -> 
     Terminal, signals and exit status are from here on the program's own.
     keep  descriptors that stay open in it, and the locks that they hold
     """
+    _tell(step.words(environ))
     _restore_signals()
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
@@ -383,6 +448,7 @@ def _start(
               moment in which we could be killed and nobody knew of it
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
     """
+    _tell(step.words(environ))
     environment = step.environment(environ)
     reading, writing = os.pipe()
     still_open = [reading, writing]

@@ -1,0 +1,103 @@
+"""-v and OVERLAY_DEBUG show each program that is started, as it was started."""
+
+import os
+import shlex
+import shutil
+import subprocess
+
+import pytest
+from support import PATH
+
+TOOLS = [
+    "apptainer",
+    "e2fsck",
+    "fallocate",
+    "mke2fs",
+    "mksquashfs",
+    "resize2fs",
+    "unshare",
+    "unsquashfs",
+    "zstd",
+]
+
+
+@pytest.fixture
+def started(environ, scratch):
+    """Return a function that tells which tools have been started since it was called last."""
+    directory, record = scratch / "tools", scratch / "record"
+    directory.mkdir()
+    where = f"{PATH}:/usr/sbin:/sbin"
+    for name in TOOLS:
+        real, path = shutil.which(name, path=where), directory / name
+        assert real, name
+        line = f'echo "$0" >> {shlex.quote(str(record))}; exec {real} "$@"'
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+    environ["PATH"] = f"{directory}:{environ['PATH']}"
+
+    def started():
+        text = record.read_text() if record.exists() else ""
+        record.unlink(missing_ok=True)
+        return text.splitlines()
+
+    return started
+
+
+def shown(errors, scratch):
+    """Return the tools in the lines that show programs, in their order."""
+    lines = [line[2:] for line in errors.splitlines() if line.startswith("+ ")]
+    words = [word for line in lines for word in shlex.split(line, comments=True)]
+    return [word for word in words if word.startswith(f"{scratch}/tools/")]
+
+
+COMMANDS = [
+    ("create-overlay", "--from", "d.tar.zst", "-o", "b"),
+    ("run-overlay", "-o", "a.ext3", "--", "true"),
+    ("run-overlay", "-o", "a.ext3:ro", "--", "true"),
+    ("mount-overlay", "-o", "a.ext3:ro"),
+    ("show-overlay", "a.ext3"),
+    ("list-overlays", "."),
+    ("check-overlay", "a.ext3"),
+    ("resize-overlay", "a.ext3", "-s", "+16M"),
+    ("pack-overlay", "a.ext3"),
+    ("check-overlay", "a.sqsh"),
+    ("show-overlay", "--files", "a.sqsh"),
+    ("resize-overlay", "a.ext3", "-n", "2"),
+]
+
+
+def test_shown(run, scratch, environ, overlay, started):
+    """What has run is what was shown, in this order: for every command, with -v and without."""
+    overlay()
+    (scratch / "d").mkdir()
+    (scratch / "d" / "f").write_text("x")
+    line = "tar cf - d | zstd -q > d.tar.zst"
+    subprocess.run(["sh", "-c", line], cwd=scratch, check=True)
+    seen = set()
+    for words in COMMANDS:
+        result = run(words[0], "-v", *words[1:], stdin="exit\n")
+        assert result.status == 0, result
+        ran = started()
+        assert (words, shown(result.stderr, scratch)) == (words, ran)
+        seen |= set(ran)
+    assert {os.path.basename(path) for path in seen} == set(TOOLS)
+    assert run("check-overlay", "a.ext3") == (0, "a.ext3: clean\n", "")
+    assert started() != []
+    environ["OVERLAY_DEBUG"] = "1"
+    result = run("check-overlay", "-q", "a.ext3")
+    line = f"+ '{scratch}/tools/e2fsck' -fn /proc/self/fd/3  # 3 is '{scratch}/a.ext3'\n"
+    assert (result.status, result.stderr) == (0, line)
+
+
+def test_one_line(run, scratch, overlay, started):
+    """Whatever is in its words, a program is one line that a shell reads as it was."""
+    overlay()
+    words = ["sh", "-c", "printf '%s' \"$1\"\n: + x", "sh", "\t'x'"]
+    result = run("run-overlay", "-v", "-o", "a.ext3:ro", "--", *words)
+    assert (result.status, result.stdout) == (0, "\t'x'")
+    lines = [line for line in result.stderr.splitlines() if line.startswith("+ ")]
+    assert len(lines) == len(started())
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {lines[-1][2:]}"], capture_output=True, check=True
+    )
+    assert done.stdout.decode().split("\0")[-6:-1] == words
