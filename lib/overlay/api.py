@@ -22,7 +22,7 @@ from overlay.create import make
 from overlay.create.policy import check_place, check_policy, check_room, room_for
 from overlay.create.request import Creation, check_request
 from overlay.errors import OverlayError
-from overlay.host import process
+from overlay.host import foreground, process
 from overlay.launch.facts import gather
 from overlay.launch.plan import make_plan
 from overlay.launch.request import Session
@@ -133,11 +133,11 @@ def launch(
     from overlay.launch.run import run
 
     request = Session(overlays, **wishes)
-    before = process.handlers()
+    before = foreground.handlers()
     try:
         return run(request, config, wait=wait, output=output or Silent(), replace=False)
     finally:
-        process.set_handlers(before)
+        foreground.set_handlers(before)
 
 
 class Silent:

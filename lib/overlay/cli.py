@@ -57,7 +57,7 @@ def main(program, arguments, environ, root):
         output.quiet = chosen.quiet
         output.verbose = chosen.verbose
         if output.verbose or environ.get("OVERLAY_DEBUG"):
-            process.tell(output.started)
+            process.on_start(output.started)
         _check_directory()
         for words in configuration.warnings(environ):
             output.notice(words, "warning")

@@ -6,7 +6,7 @@ import types
 import pytest
 from overlay import api
 from overlay.errors import NOT_ALLOWED
-from overlay.host import process
+from overlay.host import foreground
 from overlay.image import ext3
 from support import tool
 
@@ -57,12 +57,12 @@ def test_launch(scratch, environ, recorder, monkeypatch):
     output = types.SimpleNamespace(
         notice=lambda text, level="notice": said.append(text), error=said.append
     )
-    before = process.handlers(), os.listdir("/proc/self/fd")
+    before = foreground.handlers(), os.listdir("/proc/self/fd")
     for status in (0, 3):
         recorder.write_text(f"#!/bin/sh\nexit {status}\n")
         overlays = [("env.ext3", "rw")]
         assert api.launch(overlays, command=["x"], config=config, output=output) == status
-    assert (process.handlers(), os.listdir("/proc/self/fd")) == before
+    assert (foreground.handlers(), os.listdir("/proc/self/fd")) == before
 
 
 def test_plan_session_of_deleted(scratch, environ, monkeypatch, make_image, tmp_path):

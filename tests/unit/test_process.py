@@ -8,7 +8,7 @@ import time
 
 import pytest
 from overlay.errors import OverlayError
-from overlay.host import process
+from overlay.host import ending, foreground, process
 from overlay.plan import Step
 
 ENVIRON = {"PATH": "/usr/bin:/bin"}
@@ -92,7 +92,7 @@ def test_what_is_ignored_stays_so():
     """After what cleans up, signals mean what they meant before: nohup holds."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with process.cleaning_up():
+        with ending.cleaning_up():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
@@ -109,21 +109,21 @@ class Full:
 
 def test_log_cannot_be_written(tmp_path):
     """What cannot be supervised any longer is ended; signals and descriptors are as before."""
-    before = process.handlers(), os.listdir("/proc/self/fd")
+    before = foreground.handlers(), os.listdir("/proc/self/fd")
     line = f"echo $$ >{tmp_path}/pid; echo said; exec sleep 20"
     with pytest.raises(OSError, match="full"):
-        process.stay(Step(["/bin/sh", "-c", line]), ENVIRON, copy=Full())
+        foreground.stay(Step(["/bin/sh", "-c", line]), ENVIRON, copy=Full())
     assert not os.path.exists(f"/proc/{int((tmp_path / 'pid').read_text())}")
-    assert (process.handlers(), os.listdir("/proc/self/fd")) == before
+    assert (foreground.handlers(), os.listdir("/proc/self/fd")) == before
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_not_started():
     """A program that is not there leaves nothing blocked, and no handler of ours."""
-    before = process.handlers()
+    before = foreground.handlers()
     with pytest.raises(OverlayError):
-        process.stay(Step(["/none"]), ENVIRON)
-    assert process.handlers() == before
+        foreground.stay(Step(["/none"]), ENVIRON)
+    assert foreground.handlers() == before
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
@@ -132,9 +132,9 @@ def test_cleaning_up_in_another(tmp_path):
     child = os.fork()
     if not child:
         try:
-            with process.cleaning_up():
+            with ending.cleaning_up():
                 try:
-                    with process.cleaning_up():
+                    with ending.cleaning_up():
                         os.kill(os.getpid(), signal.SIGTERM)
                         signal.pause()
                 finally:

@@ -9,7 +9,7 @@ import os
 
 from overlay import size
 from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
-from overlay.host import namespace, private, process
+from overlay.host import ending, namespace, private, process
 from overlay.host.permissions import Access
 from overlay.host.tools import TOOLS
 from overlay.image import ext3, markers
@@ -77,7 +77,7 @@ def pack(packing, scratch, environ, output):
     tool = _tool(environ)
     namespace.need(environ)
     replace.remove_stale(os.path.dirname(path), scratch)
-    with process.cleaning_up():
+    with ending.cleaning_up():
         staging = private.make_work(scratch, os.uname().nodename, os.getpid())
         try:
             with replace.unfinished(path) as new:

@@ -6,7 +6,7 @@ The original stays as it is unless the copy is sound, and then goes in one step.
 import os
 
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
-from overlay.host import process
+from overlay.host import ending, process
 from overlay.image import ext3
 from overlay.safety import repair, replace, salvage
 
@@ -30,7 +30,7 @@ def repair_copy(whole, scratch, environ):
         return "clean"
     before = salvage.lost_and_found(whole.descriptor)
     names = salvage.names(whole.descriptor)
-    with process.cleaning_up():
+    with ending.cleaning_up():
         try:
             with replace.unfinished(path) as new:
                 descriptor = new.descriptor

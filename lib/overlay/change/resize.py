@@ -15,7 +15,7 @@ from overlay.create.measure import Amount
 from overlay.create.request import Content, Creation
 from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError, quote, reason
-from overlay.host import namespace, private, process
+from overlay.host import ending, namespace, private, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write
@@ -59,7 +59,7 @@ def grow(whole: Image, wanted: int, environ: Mapping[str, str], notice: Notice) 
     reserved = status.st_blocks * 512 >= status.st_size
     if reserved:
         _check_room(path, wanted - status.st_size)
-    with process.cleaning_up():
+    with ending.cleaning_up():
         try:
             ext3_write.write_state(descriptor, 0)
             os.truncate(descriptor, wanted)
@@ -173,7 +173,7 @@ def rebuild(
         workplace=workplace,
     )
     notice(f"writing {size.format_files(held)}, {size.format_size(data)}")
-    with process.cleaning_up():
+    with ending.cleaning_up():
         try:
             workplace.make()
             private.remove(mounted)  # of a killed process of our number
@@ -265,7 +265,7 @@ def shrink(whole: Image, wanted: int, config: Config, notice: Notice) -> ext3.Su
     repair.check(path, whole.descriptor, environ, full=True)
     replace.remove_stale(os.path.dirname(path), scratch_directory(config))
     notice(f"copying {quote(path)}")
-    with process.cleaning_up():
+    with ending.cleaning_up():
         try:
             with replace.unfinished(path) as new:
                 descriptor = new.descriptor

@@ -19,7 +19,7 @@ from overlay.create.policy import check_place, check_policy, check_room, room_fo
 from overlay.create.request import Order, file_name, full_name, settle
 from overlay.create.workplace import Workplace
 from overlay.errors import OverlayError, printable, quote
-from overlay.host import process
+from overlay.host import ending
 from overlay.host.scratch import scratch_directory
 from overlay.plan import Plan
 from overlay.settings import config as configuration
@@ -48,7 +48,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         return _list_templates(config, output)
     _hold(options, config)
     order, filling = _order(options, config), _filling(options, config)
-    with process.cleaning_up():
+    with ending.cleaning_up():
         work = _Work(order, filling, config, output)
         try:
             if options.dry_run:

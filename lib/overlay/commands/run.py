@@ -11,7 +11,6 @@ from overlay.commands.arguments import (
     add_wait,
 )
 from overlay.errors import USAGE, OverlayError, quote
-from overlay.host import process
 from overlay.launch import engines
 from overlay.launch.facts import gather
 from overlay.launch.plan import make_plan
@@ -52,7 +51,10 @@ def main(options, environ, root, output):
             hint="to make an overlay: create-overlay; to give one another size: resize-overlay",
         )
     if not options.dry_run:
-        return process.end_like(run(request, config, wait=options.wait, output=output))
+        status = run(request, config, wait=options.wait, output=output)
+        from overlay.host import foreground  # which it needs by now, or we are not here any more
+
+        return foreground.end_like(status)
     facts = gather(request, config, environ)
     look_inside(request, facts, remember=False)
     plan = make_plan(request, config, facts)

@@ -8,7 +8,7 @@ import time
 
 from overlay.create.allowance import NO_ROOM, Allowance, check_room, no_room
 from overlay.errors import CANNOT_CREATE, INTERRUPTED, OverlayError, quote, reason
-from overlay.host import private, process
+from overlay.host import ending, foreground, private, process
 from overlay.host.scratch import can_execute
 from overlay.image.partial import is_partial, partial_name
 from overlay.launch import engines
@@ -109,7 +109,7 @@ class Build:
                 )
                 keep = [one.descriptor for one in found.images]
                 status = make_plan(request, config, found).do(
-                    lambda final: process.stay(final, environ, file, keep)
+                    lambda final: foreground.stay(final, environ, file, keep)
                 )
         except OSError as error:
             raise OverlayError(
@@ -126,7 +126,7 @@ class Build:
         if status in (-2, 130):
             raise KeyboardInterrupt
         if status in (-1, -15):  # we got the signal, too, and handed it on
-            raise process.cleaning_up.Ended(-status)
+            raise ending.cleaning_up.Ended(-status)
         if status:
             ended = f"status {status}" if status > 0 else f"signal {-status}"
             hint = f"see what they printed: less {quote(log)}"

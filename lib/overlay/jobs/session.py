@@ -3,7 +3,7 @@
 import os
 
 from overlay.errors import DATA_LOST, USAGE, OverlayError, quote
-from overlay.host import private, process
+from overlay.host import ending, foreground, private
 from overlay.host.scratch import scratch_directory
 from overlay.image.ext3_image import PlannedImage
 from overlay.jobs import staging
@@ -39,7 +39,7 @@ def run_in_job(options, request, config, output):
     if options.dry_run:
         output.result(_dry_run(request, config, layer, options.stage, scratch), exact=True)
         return 0
-    with process.cleaning_up():
+    with ending.cleaning_up():
         if options.stage:
             request.title = request.title or request.overlays[0][0]
             request.overlays = [
@@ -50,7 +50,7 @@ def run_in_job(options, request, config, output):
             status = run(request, config, wait=options.wait, output=output)
         else:
             status = _run_layer(layer, request, config, options.wait, output)
-    return process.end_like(status)
+    return foreground.end_like(status)
 
 
 def _check(options, request, layered, per_task, keep):

@@ -65,6 +65,8 @@ def _launch(plan, facts, program, output, replace, kept):
             step.action()
         if replace and not supervised and not plan.after:
             process.become(plan.final, environ, descriptors)
+        from overlay.host import foreground  # what the engine in our place does without
+
         if supervised:
             # Here, because the session may take the place of what it lies on.
             from overlay.safety import finish
@@ -80,7 +82,7 @@ def _launch(plan, facts, program, output, replace, kept):
         token = f"{os.getpid()}.{os.times().elapsed}"
         if supervised:
             plan.final.variables[facts.engine.variable("OVERLAY_SESSION")] = token
-        status = process.stay(plan.final, environ, keep=descriptors)
+        status = foreground.stay(plan.final, environ, keep=descriptors)
         if supervised:
             status = finish.finish(
                 facts, status, token=token, environ=environ, output=output, program=program

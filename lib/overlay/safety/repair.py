@@ -17,7 +17,7 @@ import os
 import struct
 
 from overlay.errors import CANNOT_CREATE, DAMAGED, UNAVAILABLE, OverlayError, quote, reason
-from overlay.host import process
+from overlay.host import ending, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3, ext3_write, magic
 from overlay.image.ext3_image import Ext3Image
@@ -54,7 +54,7 @@ def check(path: str, descriptor: int, environ: Mapping[str, str], *, full: bool 
     CANNOT_CREATE.
     """
     program = process.need("e2fsck", environ)
-    with process.cleaning_up():  # else a signal would leave e2fsck behind
+    with ending.cleaning_up():  # else a signal would leave e2fsck behind
         finished = recover(path, descriptor, environ)
         clean = ext3.read_superblock(descriptor).is_clean
         if clean and (not full or is_sound(program, descriptor, environ)):
