@@ -1,9 +1,19 @@
 """Every command's way in and out: the error boundary, and the only place that prints."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import INTERNAL, INTERRUPTED, MISSING, OverlayError, reason
 from overlay.output import Output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from overlay.commands.arguments import Command, Parser
 
 # Command -> module of overlay.commands; only the one that was called is imported.
 COMMANDS = {
@@ -20,7 +30,7 @@ COMMANDS = {
 }
 
 
-def load(program):
+def load(program: str) -> tuple[ModuleType, Command]:
     """Return the module of a command, and the Command that it is."""
     from importlib import import_module
 
@@ -28,17 +38,17 @@ def load(program):
     return module, module.PROGRAMS[program]
 
 
-def parser(program):
+def parser(program: str) -> Parser:
     """Return the Parser of a command."""
     return load(program)[1].parser(program)
 
 
-def parse(program, arguments):
+def parse(program: str, arguments: Sequence[str]) -> Namespace:
     """Return the parsed options of a command line. Raises OverlayError (USAGE)."""
     return load(program)[1].parse(program, arguments)
 
 
-def main(program, arguments, environ, root):
+def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], root: str) -> int:
     """Run a command and return its exit status.
 
     program    its name, such as "run-overlay"
@@ -61,7 +71,8 @@ def main(program, arguments, environ, root):
         _check_directory()
         for words in configuration.warnings(environ):
             output.notice(words, "warning")
-        return load(program)[0].main(chosen, environ, root, output)
+        status: int = load(program)[0].main(chosen, environ, root, output)
+        return status
     except OverlayError as error:
         output.error(error)
         return error.status
@@ -76,7 +87,7 @@ def main(program, arguments, environ, root):
         return _bug(output, error)
 
 
-def _check_directory():
+def _check_directory() -> None:
     """Refuse to work in a directory that has been removed: names, and tools, would fail one by one."""
     try:
         os.getcwd()
@@ -86,7 +97,7 @@ def _check_directory():
         ) from None
 
 
-def _open_standard_descriptors():
+def _open_standard_descriptors() -> None:
     """See that 0, 1 and 2 are open: else the next file opened, an image, would become one.
 
     A closed standard output is opened for reading, so that writing to it fails.
@@ -99,7 +110,7 @@ def _open_standard_descriptors():
             os.set_inheritable(descriptor, True)  # what we start needs the three as well
 
 
-def _bug(output, error):
+def _bug(output: Output, error: Exception) -> int:
     """Say where a bug of ours is, in a line that can be sent to those who mend it."""
     here = os.path.dirname(os.path.abspath(__file__))
     place, frame = "unknown", error.__traceback__

@@ -1,5 +1,7 @@
 """overlay-admin: the settings, whether a node is ready, and overlays by owner."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -19,22 +21,37 @@ from overlay.errors import NOT_READY, OverlayError, quote
 from overlay.settings import config as configuration
 from overlay.settings.files import read_file
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace, _MutuallyExclusiveGroup
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
-def main(options, environ, root, output):
+    from overlay.doctor.check import Check
+    from overlay.doctor.report import Owner
+    from overlay.output import Output
+    from overlay.settings.config import Config
+
+    # What there is to say of a setting, as for --json.
+    Row = dict[str, Any]
+
+
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Run the subcommand that was named."""
     return {"config": _config, "doctor": _doctor, "report": _report}[options.subcommand](
         options, environ, root, output
     )
 
 
-def _config(options, environ, root, output):
+def _config(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show every setting, or check a file; return 0, or CONFIGURATION for one that is wrong."""
     if options.check is not None:
         check_file(options.check, environ)
         output.notice(f"{quote(options.check)}: no mistake found")
         return 0
     config = configuration.load(environ, root, output.notice)
-    rows, status = [], 0
+    rows: list[Row] = []
+    status = 0
     for name in config.names():
         try:
             rows.append(_row(name, config))
@@ -56,7 +73,7 @@ def _config(options, environ, root, output):
     return status
 
 
-def _row(name, config, typed=True):
+def _row(name: str, config: Config, typed: bool = True) -> Row:
     """Return what there is to say of a setting. Raises OverlayError when its value is wrong."""
     origin = config.origin(name)
     return {
@@ -70,7 +87,7 @@ def _row(name, config, typed=True):
     }
 
 
-def check_file(path, environ):
+def check_file(path: str, environ: Mapping[str, str]) -> None:
     """See whether a file could stand as overlay.ini, or in overlay.d, or as a user's own.
 
     Raises OverlayError (CONFIGURATION) with file, line and what is allowed.
@@ -84,7 +101,7 @@ def check_file(path, environ):
 _MARKS = {"ok": "32", "warning": "33", "problem": "31;1"}  # colours, ECMA-48
 
 
-def _doctor(options, environ, root, output):
+def _doctor(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show one line for every check, and what to do where it is not well."""
     from overlay.doctor import examine
     from overlay.doctor.check import OK, WARNING
@@ -117,18 +134,18 @@ def _doctor(options, environ, root, output):
     return NOT_READY if problems else 0
 
 
-def _problems(checks):
+def _problems(checks: Iterable[Check]) -> int:
     return sum(check.state == "problem" for check in checks)
 
 
-def _number(count, noun):
+def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 _STATE, _NAME = 9, 26  # widths of the first columns
 
 
-def _check_lines(check, width, colour):
+def _check_lines(check: Check, width: int, colour: bool) -> list[str]:
     """Return the lines of one check.
 
     width   of the terminal; 0 when lines need not be broken
@@ -154,7 +171,7 @@ def _check_lines(check, width, colour):
     return [f"{state}{lines[0]}", *(" " * _STATE + line for line in lines[1:])]
 
 
-def _printable(text):
+def _printable(text: str) -> str:
     """Return text that a program or a file gave, without what could mislead a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
 
@@ -163,7 +180,7 @@ _HEADING = ("OWNER", "OVERLAYS", "SIZE", "ON DISK", "USED", "FILES", "NOT CLEAN"
             "FULL", "DAMAGED", "UNREADABLE")  # fmt: skip
 
 
-def _report(options, environ, root, output):
+def _report(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show the overlays under directories by owner; return the first status that is not 0."""
     from overlay.doctor import report
     from overlay.image.search import Search
@@ -171,11 +188,11 @@ def _report(options, environ, root, output):
     config = configuration.load(environ, root, output.notice)
     statuses = []
 
-    def failed(error):
+    def failed(error: OverlayError) -> None:
         output.error(error)
         statuses.append(error.status)
 
-    def broken(path, words):
+    def broken(path: str, words: str) -> None:
         output.notice(f"{quote(path)}: {words}", "detail")
 
     search = Search()
@@ -210,7 +227,7 @@ def _report(options, environ, root, output):
     return statuses[0] if statuses else 0
 
 
-def _csv(owners, figures):
+def _csv(owners: Iterable[Owner], figures: Iterable[str]) -> str:
     """Return the owners as comma-separated values, RFC 4180 but for its line ends."""
     import csv
     import io
@@ -222,10 +239,10 @@ def _csv(owners, figures):
     return file.getvalue()
 
 
-def _table(owners):
+def _table(owners: Iterable[Owner]) -> str:
     """Return the owners as a table for a person; columns in which all is 0 are left out."""
     counts = ("not_clean", "in_use", "old", "nearly_full", "damaged", "unreadable")
-    rows = [_HEADING]
+    rows: list[tuple[str, ...]] = [_HEADING]
     for one in owners:
         sizes = (size.format_size(amount) for amount in (one.size, one.allocated, one.used))
         rows.append(
@@ -250,7 +267,7 @@ def _table(owners):
     )
 
 
-def _add_options(parser):
+def _add_options(parser: Parser) -> None:
     commands = parser.add_subparsers(
         title="commands", dest="subcommand", metavar="COMMAND", required=True, parser_class=Parser
     )
@@ -262,7 +279,7 @@ def _add_options(parser):
         add_help(made.add_argument_group("general"))
 
 
-def _add_config_options(parser):
+def _add_config_options(parser: Parser) -> None:
     group = parser.add_argument_group("settings")
     group.add_argument(
         "--origin",
@@ -277,7 +294,7 @@ def _add_config_options(parser):
     _add_output_options(parser)
 
 
-def _add_doctor_options(parser):
+def _add_doctor_options(parser: Parser) -> None:
     group = parser.add_argument_group("file systems")
     add_directories(
         group,
@@ -288,7 +305,7 @@ def _add_doctor_options(parser):
     _add_output_options(parser)
 
 
-def _add_report_options(parser):
+def _add_report_options(parser: Parser) -> None:
     group = parser.add_argument_group("overlays")
     add_directories(group, "+", "a directory below which they lie")
     group.add_argument(
@@ -302,14 +319,14 @@ def _add_report_options(parser):
     group.add_argument("--csv", action="store_true", help="print comma-separated values, in bytes")
 
 
-def _days(text):
+def _days(text: str) -> int:
     """Return a number of days from the command line."""
     if not text.isascii() or not text.isdecimal() or len(text) > 6:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
     return int(text)
 
 
-def _add_output_options(parser):
+def _add_output_options(parser: Parser) -> _MutuallyExclusiveGroup:
     """Add the options of what is printed; return a group of those that exclude each other."""
     group = parser.add_argument_group("output")
     forms = group.add_mutually_exclusive_group()

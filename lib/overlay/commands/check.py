@@ -1,5 +1,7 @@
 """check-overlay: is an overlay sound, and what to do when it is not."""
 
+from __future__ import annotations
+
 from overlay.change.own import own
 from overlay.change.packed import check_packed
 from overlay.change.repair import repair_copy
@@ -13,8 +15,18 @@ from overlay.safety import guard, repair
 from overlay.safety.use import end_servers, in_use
 from overlay.settings import config as configuration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Mapping, Sequence
 
-def main(options, environ, root, output):
+    from overlay.commands.arguments import Parser
+    from overlay.image.kind import Image
+    from overlay.output import Output
+    from overlay.settings.config import Config
+
+
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Check every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
         raise OverlayError("no overlay is named", status=USAGE, hint="check-overlay OVERLAY")
@@ -29,7 +41,9 @@ def main(options, environ, root, output):
     return worst
 
 
-def _check(path, options, config, environ, output):
+def _check(
+    path: str, options: Namespace, config: Config, environ: Mapping[str, str], output: Output
+) -> str:
     """Check one overlay and return what to say of it. Raises OverlayError."""
     found = images.look(path, write=True)
     try:
@@ -64,7 +78,7 @@ def _check(path, options, config, environ, output):
         whole.close()
 
 
-def _look_only(path, environ):
+def _look_only(path: str, environ: Mapping[str, str]) -> str:
     """Check an overlay that the caller may only read, while nobody writes it."""
     found = images.look(path)
     try:
@@ -86,7 +100,7 @@ def _look_only(path, environ):
         found.close()
 
 
-def recover(found, output):
+def recover(found: Image, output: Output) -> None:
     """End the servers that a killed session left behind, so that nothing they hold is lost.
 
     The server of the image goes first: on TERM it writes everything and marks the image
@@ -106,11 +120,11 @@ def recover(found, output):
     )
 
 
-def _parse(parser, words):
+def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     return take_named(parse_mixed(parser, words))
 
 
-def _add_options(parser):
+def _add_options(parser: Parser) -> None:
     parser.usage = "check-overlay [option ...] OVERLAY ..."
     group = parser.add_argument_group("overlays")
     group.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")

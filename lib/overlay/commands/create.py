@@ -194,7 +194,7 @@ class _Work:
     def plan(self) -> Plan:
         """Return what do() would do, to be printed."""
         first = self._first()
-        creation, facts = self._settle(self._collection and self._collection.foretold())
+        creation, facts = self._settle(self._collection.foretold() if self._collection else None)
         return make.plan(creation, self._config, facts, before=first.before)
 
     def do(self) -> tuple[Created, list[Limits]]:
@@ -210,7 +210,7 @@ class _Work:
     def _finish(self) -> tuple[Created, list[Limits]]:
         """Make the image when its content is brought together; else keep what a build made."""
         try:
-            return self._write(self._collection and self._collection.content())
+            return self._write(self._collection.content() if self._collection else None)
         except OverlayError as error:
             if self._collection is not None:
                 self._collection.keep(error)

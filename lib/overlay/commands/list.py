@@ -1,5 +1,7 @@
 """list-overlays: the overlays under directories, one line each."""
 
+from __future__ import annotations
+
 import os
 import time
 
@@ -10,6 +12,19 @@ from overlay.host.places import check_current
 from overlay.image.search import Search, reachable
 from overlay.image.survey import Survey
 from overlay.settings import config as configuration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from overlay.commands.arguments import Parser
+    from overlay.image.kind import Image
+    from overlay.output import Output
+
+    # What there is to say of one overlay, as for --json.
+    Row = dict[str, Any]
 
 _PATIENCE = 1  # seconds before a progress line appears
 _INTERVAL = 0.2  # seconds between two of them
@@ -27,7 +42,7 @@ _ORDERS = {
 }
 
 
-def main(options, environ, root, output):
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """List what is below the directories; return the first status that is not 0."""
     config = configuration.load(environ, root, output.notice)
     low = config["safety.low"]
@@ -61,11 +76,11 @@ def main(options, environ, root, output):
     return worst
 
 
-def _progress(output):
+def _progress(output: Output) -> Callable[[Search], None]:
     """Return a function that says now and then how far a search is."""
     due = time.monotonic() + _PATIENCE
 
-    def tell(search):
+    def tell(search: Search) -> None:
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + _INTERVAL
@@ -77,7 +92,7 @@ def _progress(output):
     return tell
 
 
-def _row(path, found, low):
+def _row(path: str, found: Image | OverlayError, low: int) -> Row:
     """Return what there is to say of what was found at a path, as for --json."""
     path = path[2:] if path.startswith("./") else path
     if isinstance(found, OverlayError):
@@ -93,7 +108,7 @@ def _row(path, found, low):
     return {"path": path, "error": error.what, "state": state}
 
 
-def table(rows, now):
+def table(rows: Iterable[Row], now: float) -> list[str]:
     """Return the lines of a table of overlays, with its heading.
 
     now  seconds since 1970
@@ -110,7 +125,7 @@ def table(rows, now):
     ]
 
 
-def _cells(row, now):
+def _cells(row: Row, now: float) -> Sequence[str]:
     """Return the words for one overlay."""
     if "error" in row:
         return "", "", "", "", "", "", "", row["state"], quote(row["path"])
@@ -128,11 +143,11 @@ def _cells(row, now):
     )
 
 
-def _or_dash(form, value):
+def _or_dash(form: Callable[[Any], str], value: float | None) -> str:
     return "-" if value is None else form(value)
 
 
-def _flags(row):
+def _flags(row: Row) -> list[str]:
     """Return what is worth knowing about the state of an overlay."""
     flags = []
     if row["in_use"]:
@@ -144,7 +159,7 @@ def _flags(row):
     return flags
 
 
-def age(seconds):
+def age(seconds: float) -> str:
     """Return a time that has passed, for a person: now, 5 min, 3 h, 12 days, 2 years."""
     minutes = int(seconds) // 60
     if minutes < 1:
@@ -159,10 +174,10 @@ def age(seconds):
     return f"{days // 30} months" if days < 730 else f"{days // 365} years"
 
 
-def totals(rows):
+def totals(rows: Sequence[Row]) -> str:
     """Return the line below a table."""
 
-    def total(name):
+    def total(name: str) -> int:
         return sum(row.get(name) or 0 for row in rows)
 
     count = f"{size.format_count(len(rows))} overlay{'' if len(rows) == 1 else 's'}"
@@ -173,14 +188,14 @@ def totals(rows):
     )
 
 
-def _unreadable(paths):
+def _unreadable(paths: Sequence[str]) -> str:
     """Return what to say of paths that could not be read."""
     if len(paths) == 1:
         return f"{quote(paths[0])} could not be read"
     return f"{len(paths)} files or directories could not be read, such as {quote(paths[0])}"
 
 
-def _add_options(parser):
+def _add_options(parser: Parser) -> None:
     parser.usage = "list-overlays [DIR ...] [option ...]"
     group = parser.add_argument_group("where, and in what order")
     add_directories(

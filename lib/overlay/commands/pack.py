@@ -1,5 +1,7 @@
 """pack-overlay: freeze overlays into one compressed read-only file."""
 
+from __future__ import annotations
+
 import errno
 import os
 
@@ -14,8 +16,17 @@ from overlay.launch.request import check_twice, parse_overlay
 from overlay.safety import guard, replace
 from overlay.settings import config as configuration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Mapping, Sequence
 
-def main(options, environ, root, output):
+    from overlay.commands.arguments import Parser
+    from overlay.image.kind import Image
+    from overlay.output import Output
+
+
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Pack what the options ask for."""
     config = configuration.load(environ, root, output.notice)
     config.hold("pack.compression", "--compression", options.compression)
@@ -67,7 +78,7 @@ def main(options, environ, root, output):
     return 0
 
 
-def _closed(image):
+def _closed(image: Image) -> list[bytes]:
     try:
         return pack.closed(image)
     except ext3.FormatError as error:
@@ -78,16 +89,16 @@ def _closed(image):
         ) from None
 
 
-def _path(options):
+def _path(options: Namespace) -> str:
     """Return the name of the new file."""
-    if options.output is None:
-        return os.path.splitext(options.overlays[0])[0] + ".sqsh"
-    if options.output.endswith(SquashfsImage.suffixes[:-1]):
-        return options.output
-    return options.output + ".sqsh"
+    name: str | None = options.output
+    if name is None:
+        first: str = options.overlays[0]
+        return os.path.splitext(first)[0] + ".sqsh"
+    return name if name.endswith(SquashfsImage.suffixes[:-1]) else name + ".sqsh"
 
 
-def _check(found, path):
+def _check(found: Sequence[Image], path: str) -> None:
     check_twice(found)
     parse_overlay(path)
     for one in found:
@@ -102,7 +113,7 @@ def _check(found, path):
             )
 
 
-def _remove(found, output):
+def _remove(found: Sequence[Image], output: Output) -> None:
     """Delete the originals, unless somebody has come to use them."""
     for one in found:
         if lock.holder(one.descriptor, write=True):
@@ -126,7 +137,7 @@ def _remove(found, output):
         output.notice(f"removed {quote(path)}")
 
 
-def _add_options(parser):
+def _add_options(parser: Parser) -> None:
     parser.usage = "pack-overlay [option ...] OVERLAY ..."
     group = parser.add_argument_group("overlays")
     group.add_argument(

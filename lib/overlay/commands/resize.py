@@ -25,7 +25,7 @@ from overlay.settings import config as configuration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from overlay.commands.arguments import Parser
     from overlay.image.ext3_image import Ext3Image
@@ -149,7 +149,7 @@ def _say(options: Namespace, wanted: int, new: ext3.Superblock, output: Output) 
         )
 
 
-def _parse(parser, words):
+def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     """Take one overlay, named with -o or without; words that are a size are told apart."""
     options = take_named(parse_mixed(parser, words))
     if not options.overlays:

@@ -1,5 +1,7 @@
 """show-overlay: how full an overlay is, who uses it, and what is inside."""
 
+from __future__ import annotations
+
 import os
 import stat
 import time
@@ -19,6 +21,17 @@ from overlay.image import image as images
 from overlay.image.survey import Survey
 from overlay.settings import config as configuration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from overlay.commands.arguments import Parser
+    from overlay.image.entry import Entry
+    from overlay.image.kind import Image
+    from overlay.output import Output
+
 _BAR = 20  # characters
 _MOST = 20  # directories that --du lists for a person
 _CHUNK = 500  # lines that are printed at once
@@ -31,7 +44,7 @@ _DIRECTORIES = {
 }
 
 
-def main(options, environ, root, output):
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
         raise OverlayError("no overlay is named", status=USAGE, hint="show-overlay OVERLAY")
@@ -60,7 +73,9 @@ def main(options, environ, root, output):
     return worst
 
 
-def _document(found, options, environ, low):
+def _document(
+    found: Image, options: Namespace, environ: Mapping[str, str], low: int
+) -> dict[str, object]:
     """Return what there is to say of an overlay, for --json."""
     document = Survey(found, low=low).as_dictionary()
     if options.files:
@@ -73,7 +88,9 @@ def _document(found, options, environ, low):
     return document
 
 
-def _show(found, options, environ, low, output):
+def _show(
+    found: Image, options: Namespace, environ: Mapping[str, str], low: int, output: Output
+) -> None:
     """Print what there is to say of an overlay."""
     if not options.files and not options.du:
         output.result(f"{quote(found.path)}\n" + summary(Survey(found, low=low), bars=os.isatty(1)))
@@ -95,7 +112,7 @@ def _show(found, options, environ, low, output):
         output.notice(f"there is nothing in {quote(options.files)}")
 
 
-def _show_largest(found, top, environ, output):
+def _show_largest(found: Image, top: str, environ: Mapping[str, str], output: Output) -> None:
     usages = contents.directories(found, top, environ)
     lines = [
         f"{size.format_size(usage.room):>10}  {size.format_files(usage.files):>16}"
@@ -110,7 +127,7 @@ def _show_largest(found, top, environ, output):
         output.notice("sizes are those before compression")
 
 
-def line(entry):
+def line(entry: Entry) -> str:
     """Return an Entry as ls -l shows it."""
     if entry.note:
         return f"{'':62}{quote(entry.path)} ({entry.note})"
@@ -126,7 +143,7 @@ def line(entry):
     return text
 
 
-def summary(survey, *, bars=False):
+def summary(survey: Survey, *, bars: bool = False) -> str:
     """Return the lines about one overlay.
 
     bars  whether to draw how full it is
@@ -134,25 +151,25 @@ def summary(survey, *, bars=False):
     rows = [("kind", _kind(survey))]
     if survey.room is not None:
         data = size.format_size
-        rows.append(_level("room", survey.used, survey.available, data, bars))
+        rows.append(_level("room", survey.used or 0, survey.available or 0, data, bars))
         count = size.format_count
-        rows.append(_level("files", survey.files_used, survey.files_free, count, bars))
+        rows.append(_level("files", survey.files_used or 0, survey.files_free or 0, count, bars))
         if survey.nearly_full:
             rows.append(("", "nearly full"))
     elif survey.files_used is not None:
         rows.append(("files", size.format_count(survey.files_used)))
     else:
-        rows.append(("room", f"{size.format_size(survey.available)} free on its file system"))
+        rows.append(("room", f"{size.format_size(survey.available or 0)} free on its file system"))
     rows.append(("owner", _owner(survey)))
     rows += [("state", words) for words in _state(survey)]
     if survey.written:
-        rows.append(("written", _written(survey)))
+        rows.append(("written", _written(survey.written, survey.session)))
     rows.append(("in use", _use(survey)))
     return "\n".join(f"  {name:<8} {text}" for name, text in rows)
 
 
-def _kind(survey):
-    if survey.size is None:
+def _kind(survey: Survey) -> str:
+    if survey.size is None or survey.allocated is None:
         return _DIRECTORIES[survey.plain]
     compression = f", {survey.compression}" if survey.compression else ""
     reserved = survey.allocated >= survey.size
@@ -160,7 +177,9 @@ def _kind(survey):
     return f"{survey.kind}{compression}, {size.format_size(survey.size)}{state}"
 
 
-def _level(name, used, free, form, bars):
+def _level(
+    name: str, used: int, free: int, form: Callable[[Any], str], bars: bool
+) -> tuple[str, str]:
     """Return a row that tells how full something is."""
     # Rounded up, as df(1) does.
     percent = -(-100 * used // (used + free)) if used + free else 100
@@ -169,16 +188,16 @@ def _level(name, used, free, form, bars):
     return name, f"{level} full: {form(used)} used, {form(free)} free"
 
 
-def _owner(survey):
+def _owner(survey: Survey) -> str:
     outside = user_name(survey.owner)
     if survey.lacks_upper:
         return f"{outside}; it has no directory upper, and no session accepts it"
-    if survey.owner_inside in (None, survey.owner):
+    if survey.owner_inside is None or survey.owner_inside == survey.owner:
         return outside
     return f"{outside}, but {user_name(survey.owner_inside)} inside: only they can write in it"
 
 
-def _state(survey):
+def _state(survey: Survey) -> list[str]:
     """Return in words what state it is in; nothing when there is nothing to tell."""
     words = []
     if survey.clean and survey.use != "writer":
@@ -193,15 +212,16 @@ def _state(survey):
     return words
 
 
-def _written(survey):
-    words = record.clock(survey.written)
+def _written(seconds: int, noted: Mapping[str, str]) -> str:
+    """Return when it was written, and by whom, from what was noted of that session."""
+    words = record.clock(seconds)
     if words[2] == ":":
         words = f"today {words}"
-    session = record.describe({**survey.session, "started": ""})
+    session = record.describe({**noted, "started": ""})
     return f"{words} by {session}" if session else words
 
 
-def _use(survey):
+def _use(survey: Survey) -> str:
     if not survey.use:
         return "no"
     words = "a session is writing to it" if survey.use == "writer" else "sessions are reading it"
@@ -220,12 +240,12 @@ def _use(survey):
     return words
 
 
-def _date(seconds):
+def _date(seconds: float) -> str:
     """Return a time as ls --time-style=long-iso shows it; seconds come from the image."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _add_options(parser):
+def _add_options(parser: Parser) -> None:
     parser.usage = "show-overlay OVERLAY ... [option ...]"
     parser.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
     add_named(parser)
@@ -248,7 +268,7 @@ def _add_options(parser):
     add_listing_output(parser)
 
 
-def _parse(parser, words):
+def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     """Take what stands behind --files or --du for an overlay where no other is named.
 
     Or where it is a file here: a path inside begins with /, though nobody need type that.

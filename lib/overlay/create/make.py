@@ -167,7 +167,7 @@ def plan(
     )
 
 
-def make(creation: Creation, config: Config, notice: Callable[[str], None]) -> Created:
+def make(creation: Creation, config: Config, notice: Callable[[str], object]) -> Created:
     """Make an overlay that is filled with nothing, and return what was Created.
 
     Raises OverlayError, as gather() and run() do.
@@ -180,7 +180,7 @@ def make(creation: Creation, config: Config, notice: Callable[[str], None]) -> C
 
 
 def make_at(
-    creation: Creation, config: Config, facts: Facts, notice: Callable[[str], None]
+    creation: Creation, config: Config, facts: Facts, notice: Callable[[str], object]
 ) -> Created:
     """Do what make() does, where gather() has been called."""
     place = facts.workplace
@@ -189,7 +189,9 @@ def make_at(
     )
 
 
-def run(creation: Creation, config: Config, facts: Facts, notice: Callable[[str], None]) -> Created:
+def run(
+    creation: Creation, config: Config, facts: Facts, notice: Callable[[str], object]
+) -> Created:
     """Make the overlay and return what was Created.
 
     The Workplace is made, and holds what is to be in the image.
@@ -208,7 +210,7 @@ class _Making:
     """An image on its way: what the Steps of its Plan do, one after the other."""
 
     def __init__(
-        self, creation: Creation, config: Config, facts: Facts, notice: Callable[[str], None]
+        self, creation: Creation, config: Config, facts: Facts, notice: Callable[[str], object]
     ) -> None:
         self._creation = creation
         self._config = config

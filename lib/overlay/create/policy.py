@@ -46,7 +46,7 @@ def _hold(amount: int, config: Config, option: str, least: str, most: str) -> No
     )
 
 
-def check_place(path: str, config: Config, notice: Callable[[str, str], None]) -> None:
+def check_place(path: str, config: Config, notice: Callable[[str, str], object]) -> None:
     """Warn of, or refuse, a place where the site does not want overlays.
 
     Raises OverlayError (NOT_ALLOWED).
@@ -78,7 +78,7 @@ def room_for(path: str, config: Config) -> Room | None:
 
 def check_room(
     room: Room | None,
-    notice: Callable[[str, str], None] | None,
+    notice: Callable[[str, str], object] | None,
     *,
     size: int,
     sparse: bool,

@@ -1,10 +1,19 @@
 """Overlays by owner, for the site's admin: how many there are, how large, in which state."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from overlay.host.names import user_name
 from overlay.image import survey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from overlay.image.kind import Image
+    from overlay.image.search import Search
 
 _DAY = 86400  # seconds
 
@@ -40,26 +49,27 @@ class Owner:
 
     __slots__ = ("name", *FIGURES)
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
-        for figure in FIGURES:
-            setattr(self, figure, 0)
+        self.overlays = self.size = self.allocated = self.used = self.files = 0
+        self.not_clean = self.in_use = self.old = self.nearly_full = 0
+        self.damaged = self.unreadable = 0
 
     @property
-    def kept_off(self):
+    def kept_off(self) -> int:
         """How many files the file system need not hold, because they are inside."""
         return max(0, self.files - self.overlays)
 
-    def add(self, other):
+    def add(self, other: Owner) -> None:
         """Add the figures of another."""
         for figure in FIGURES:
             setattr(self, figure, getattr(self, figure) + getattr(other, figure))
 
-    def as_dictionary(self):
+    def as_dictionary(self) -> dict[str, str | int]:
         """Return it for --json and --csv."""
         return {"owner": self.name, **{figure: getattr(self, figure) for figure in FIGURES}}
 
-    def count(self, overlay, now, days):
+    def count(self, overlay: survey.Survey, now: float, days: int) -> None:
         """Count the Survey of one overlay.
 
         now   seconds since 1970
@@ -75,7 +85,7 @@ class Owner:
         self.old += bool(overlay.written and now - overlay.written > days * _DAY)
         self.nearly_full += bool(overlay.nearly_full)
 
-    def count_broken(self, status, damaged):
+    def count_broken(self, status: os.stat_result, damaged: bool) -> None:
         """Count an overlay of which only its os.stat_result is known."""
         self.overlays += 1
         self.damaged += damaged
@@ -84,7 +94,9 @@ class Owner:
         self.allocated += status.st_blocks * 512
 
 
-def found(search, tops, failed):
+def found(
+    search: Search, tops: Iterable[str], failed: Callable[[OverlayError], object]
+) -> Iterator[tuple[str, Image | OverlayError]]:
     """Yield what a Search finds under directories, as (path, Image or OverlayError).
 
     failed  called with the OverlayError of a directory that cannot be looked into
@@ -100,7 +112,14 @@ def found(search, tops, failed):
             yield path, OverlayError("it cannot be read", status=MISSING)
 
 
-def collect(overlays, *, low, now, days, broken=lambda path, words: None):
+def collect(
+    overlays: Iterable[tuple[str, Image | OverlayError]],
+    *,
+    low: int,
+    now: float,
+    days: int,
+    broken: Callable[[str, str], object] = lambda path, words: None,
+) -> list[Owner]:
     """Return the Owners of some overlays, the one with most bytes first.
 
     overlays  (path, Image or OverlayError) as found() yields them
@@ -108,9 +127,9 @@ def collect(overlays, *, low, now, days, broken=lambda path, words: None):
     broken    called with the path and the words of an overlay that cannot be counted whole
     An overlay that vanishes meanwhile is not counted.
     """
-    owners = {}
+    owners: dict[int, Owner] = {}
 
-    def owner(number):
+    def owner(number: int) -> Owner:
         if number not in owners:
             owners[number] = Owner(user_name(number))
         return owners[number]
@@ -135,7 +154,7 @@ def collect(overlays, *, low, now, days, broken=lambda path, words: None):
     return sorted(owners.values(), key=lambda one: (-one.allocated, one.name))
 
 
-def total(owners):
+def total(owners: Iterable[Owner]) -> Owner:
     """Return the Owner that stands for all."""
     one = Owner("total")
     for other in owners:
@@ -143,7 +162,7 @@ def total(owners):
     return one
 
 
-def _status(path):
+def _status(path: str) -> os.stat_result | None:
     try:
         return os.lstat(path)
     except OSError:

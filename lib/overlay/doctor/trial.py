@@ -9,6 +9,8 @@ guess the name of the file, which is made by that and then opened as what a proc
 (/proc/PID/fd, see proc(5)).
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
@@ -21,6 +23,13 @@ from overlay.errors import reason
 from overlay.host import mounts
 from overlay.host.room import free_bytes
 from overlay.image import lock, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from overlay.host.mounts import Mount
 
 SIZE = 1 << 20  # bytes of the file
 _REMOVE = "remove "  # the order; the identity of the file follows
@@ -44,13 +53,18 @@ class Findings:
     attributes  None when extended attributes can be kept, else why not
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: str) -> None:
         self.directory = directory
-        self.mount = self.free = self.room = None
-        self.written = self.locks = self.flock = self.allocation = self.attributes = None
+        self.mount: Mount | None = None
+        self.free = self.room = 0
+        self.written: str | None = None
+        self.locks: str | None = None
+        self.flock: str | None = None
+        self.allocation: str | None = None
+        self.attributes: str | None = None
 
 
-def of(directory, fallocate=None):
+def of(directory: str, fallocate: Callable[[str], str | None] | None = None) -> Findings:
     """Return the Findings of a directory. It leaves nothing behind.
 
     fallocate  called with a path of a file of SIZE bytes, all of it a hole; returns None
@@ -88,7 +102,7 @@ def of(directory, fallocate=None):
     return found
 
 
-def _where(directory):
+def _where(directory: str) -> tuple[Mount | None, int, int]:
     """Return (Mount, free bytes, all bytes) of a directory."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -99,7 +113,7 @@ def _where(directory):
         os.close(descriptor)
 
 
-def _remove(path, identity):
+def _remove(path: str, identity: str) -> None:
     """Remove the file, by another process: this one must not hang on a dead server.
 
     identity  of the file, see _identity(); "" when it is not known
@@ -113,7 +127,7 @@ def _remove(path, identity):
         other.end()
 
 
-def _said(process, *words):
+def _said(process: _Process, *words: str) -> str | None:
     """Tell a process what to do; return what it could not, None when all went well."""
     for word in words:
         answer = process.ask(word)
@@ -122,7 +136,9 @@ def _said(process, *words):
     return None
 
 
-def _tried(steps, first, second):
+def _tried(
+    steps: Callable[[_Process, _Process], object], first: _Process, second: _Process
+) -> str | None:
     """Return None when some steps went as they must, else the words of the Failure."""
     try:
         steps(first, second)
@@ -133,14 +149,14 @@ def _tried(steps, first, second):
     return None
 
 
-def _must(process, word, wanted, failure):
+def _must(process: _Process, word: str, wanted: str, failure: str) -> None:
     """Tell a process what to do, and insist on its answer."""
     answer = process.ask(word)
     if answer != wanted:
         raise Failure(failure.format(answer=answer))
 
 
-def _locks(first, second):
+def _locks(first: _Process, second: _Process) -> None:
     """Go through what sessions do with locks: ours, the engine's, readers, an end, a kill."""
     none = "there are no locks: {answer}"
     answer = first.ask("ours for writing")
@@ -173,7 +189,7 @@ def _locks(first, second):
         time.sleep(0.05)
 
 
-def _flock(_first, second):
+def _flock(_first: _Process, second: _Process) -> None:
     """See that flock(2) keeps a second process away."""
     _must(second, "flock", "done", "{answer}")
     third = _Process(second.file())
@@ -189,7 +205,7 @@ class _Process:
     flags  more flags for its open(2)
     """
 
-    def __init__(self, path, flags=0):
+    def __init__(self, path: str, flags: int = 0) -> None:
         self.alive = True
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
@@ -201,14 +217,14 @@ class _Process:
         os.close(orders)
         os.close(answers)
 
-    def file(self):
+    def file(self) -> str:
         """Return a path of what it has open, whatever the name of that leads to by now.
 
         Raises TimeoutError.
         """
         return f"/proc/{self._pid}/fd/{self.ask('number')}"
 
-    def ask(self, order):
+    def ask(self, order: str) -> str:
         """Have it do something; return its answer, "done" when that is all.
 
         Raises TimeoutError.
@@ -221,7 +237,7 @@ class _Process:
             raise TimeoutError
         return answer.decode(errors="replace").rstrip("\n")
 
-    def end(self):
+    def end(self) -> None:
         """Kill it. One that hangs in a system call is not waited for."""
         if not self.alive:
             return
@@ -234,7 +250,7 @@ class _Process:
             time.sleep(0.005)
 
 
-def _serve(path, flags, orders, answers):
+def _serve(path: str, flags: int, orders: int, answers: int) -> NoReturn:
     """Be the other process: read orders, write answers. Does not return."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
     descriptor = -1
@@ -259,7 +275,7 @@ def _serve(path, flags, orders, answers):
         os._exit(0)
 
 
-def _write(descriptor):
+def _write(descriptor: int) -> str:
     os.pwrite(descriptor, b"x" * 4096, 0)
     os.fsync(descriptor)
     os.ftruncate(descriptor, 0)
@@ -267,17 +283,17 @@ def _write(descriptor):
     return "done"
 
 
-def _has(taken):
+def _has(taken: bool) -> str:
     return "done" if taken else "the file system does not know such a lock"
 
 
-def _plain(descriptor):
+def _plain(descriptor: int) -> str:
     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
     fcntl.lockf(descriptor, fcntl.LOCK_UN, 1)
     return "done"
 
 
-def _take_flock(descriptor):
+def _take_flock(descriptor: int) -> str:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -287,12 +303,12 @@ def _take_flock(descriptor):
     return "done"
 
 
-def _release(descriptor):
+def _release(descriptor: int) -> str:
     lock.release(descriptor)
     return "done"
 
 
-def _attribute(descriptor):
+def _attribute(descriptor: int) -> str:
     if record.write(descriptor, {"user": "doctor"}) and record.read(descriptor):
         return "done"
     try:
@@ -302,12 +318,12 @@ def _attribute(descriptor):
     return "what was written is not kept"
 
 
-def _identity(status):
+def _identity(status: os.stat_result) -> str:
     """Return what tells a file from others, as a word."""
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def _remove_file(path, identity):
+def _remove_file(path: str, identity: str) -> str:
     status = os.lstat(path)
     ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
     if not ours or identity not in ("", _identity(status)):
