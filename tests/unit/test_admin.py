@@ -135,29 +135,24 @@ def test_check_own(ok):
 @pytest.mark.parametrize(
     ("arguments", "said", "hint"),
     [
-        ([], "no command is named", "overlay-admin config, doctor or report; or --help"),
-        (
-            ["x"],
-            "argument COMMAND: 'x' is not one of config, doctor, report",
-            "overlay-admin --help",
-        ),
         (["report"], "no directory is named", "the current one: overlay-admin report ."),
         (
             ["report", "--older", "-1", "."],
-            "argument --older: '-1' is not a number of days",
-            "overlay-admin report --help",
+            "--older: '-1' is not a number of days",
+            None,
         ),
         (
             ["report", "--csv", "--json", "."],
-            "argument --json: not allowed with argument --csv",
-            "overlay-admin report --help",
+            "--csv and --json cannot be given together",
+            "give one of them",
         ),
-        (["config", "--jso"], "there is no option --jso", "overlay-admin --help"),
+        (["config", "--jso"], "there is no option --jso", "did you mean --json?"),
     ],
 )
 def test_usage(run, arguments, said, hint):
     """What cannot be understood is told as by the other commands."""
-    expected = f"overlay-admin: error: {said}\noverlay-admin: hint: {hint}\n"
+    expected = f"overlay-admin: error: {said}\n"
+    expected += f"overlay-admin: hint: {hint}\n" if hint else ""
     assert run("overlay-admin", *arguments) == (2, "", expected)
 
 

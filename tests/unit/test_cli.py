@@ -26,9 +26,12 @@ def told(program, sentence, hint=None):
     return lines + (f"{program}: hint: {hint}\n" if hint else "")
 
 
-CREATE_HELP, MOUNT_HELP, RUN_HELP = (
-    f"{name}-overlay --help" for name in ("create", "mount", "run")
+SUBCOMMANDS = (
+    "overlay-admin config shows the settings, overlay-admin doctor tries this node,"
+    " overlay-admin report DIR counts overlays"
 )
+AMOUNTS = "'abc' is not a size; it looks like 500, 500M, 20G or 1.5T"
+LIST = "list-overlays DIRECTORY; one overlay: show-overlay OVERLAY"
 THOUSANDS = "for 500 MB and 700 thousand files: create-overlay -s 500 -n 700"
 NOTHING = (
     "run-overlay -o OVERLAY -f FILE, or run-overlay -o OVERLAY -- COMMAND;"
@@ -97,14 +100,14 @@ NOTHING = (
         (
             "overlay-admin doctr",
             2,
-            "argument COMMAND: 'doctr' is not one of config, doctor, report",
+            "doctr is not one of the commands config, doctor, report",
             "did you mean doctor?",
         ),
         (
             "overlay-admin",
             2,
             "no command is named",
-            "overlay-admin config, doctor or report; or --help",
+            SUBCOMMANDS,
         ),
         ("create-overlay", 2, "the number of files is missing (-n)", THOUSANDS),
         ("create-overlay -s 500", 2, "the number of files is missing (-n)", THOUSANDS),
@@ -113,31 +116,31 @@ NOTHING = (
             "create-overlay -s x -n 1",
             2,
             "-s: 'x' is not a size; it looks like 500, 500M, 20G or 1.5T",
-            CREATE_HELP,
+            None,
         ),
         (
             "create-overlay -s 0 -n 1",
             2,
             "-s: '0' is zero; a size looks like 500, 500M, 20G or 1.5T",
-            CREATE_HELP,
+            None,
         ),
         (
             "create-overlay -s-5 -n 1",
             2,
             "-s: '-5' is not a size; it looks like 500, 500M, 20G or 1.5T",
-            CREATE_HELP,
+            None,
         ),
         (
             "create-overlay -s 500 -n 0",
             2,
             "-n: '0' is zero; a number of files looks like 700, 700K or 2M",
-            CREATE_HELP,
+            None,
         ),
         (
             "create-overlay -s 500 -n -700",
             2,
             "-n: '-700' is not a number of files; it looks like 700, 700K or 2M",
-            CREATE_HELP,
+            None,
         ),
         (
             "create-overlay -s 500 -n 700000",
@@ -145,7 +148,7 @@ NOTHING = (
             "700,000,000 files do not fit into 500 MiB",
             "-n counts thousands of files; for 700,000 files: -n 700",
         ),
-        ("create-overlay -s", 2, "behind -s there must be SIZE", "create-overlay --help"),
+        ("create-overlay -s", 2, "behind -s there must be SIZE", "for example: -s 10G"),
         (
             "create-overlay -s 5 -n 1 x",
             2,
@@ -156,9 +159,153 @@ NOTHING = (
         (
             "create-overlay --sparse --reserve -s 5 -n 1",
             2,
-            "argument --reserve: not allowed with argument --sparse",
-            CREATE_HELP,
+            "--sparse and --reserve cannot be given together",
+            "give one of them",
         ),
+        # As new users type them, five and more for each command.
+        (
+            "create-overlay -s 10 GB -n 5",
+            2,
+            "cannot understand GB here",
+            "number and unit in one word: -s 10GB",
+        ),
+        (
+            "create-overlay -s 64 -n 1,000",
+            2,
+            "-n: '1,000' is not a number of files; it looks like 700, 700K or 2M",
+            "-n counts thousands; for 1,000 files: -n 1",
+        ),
+        ("create-overlay -i 5 -s 64", 2, "there is no option -i", "did you mean -n?"),
+        ("create-overlay --name x", 2, "there is no option --name", "did you mean -o?"),
+        ("create-overlay --list", 2, "there is no option --list", "did you mean --list-templates?"),
+        (
+            "create-overlay -s 64 -n 5 -- ls",
+            2,
+            "a new overlay takes no command",
+            "put the commands into a file: -f FILE",
+        ),
+        ("create-overlay -f -o x", 2, "behind -f there must be FILE", "for example: -f job.txt"),
+        (
+            "create-overlay-conda env",
+            2,
+            "cannot understand env here",
+            "its name stands behind -o: create-overlay-conda -o env",
+        ),
+        (
+            "create-overlay-conda -n myenv",
+            2,
+            "-n: 'myenv' is not a number of files; it looks like 700, 700K or 2M",
+            "its name stands behind -o: -o myenv",
+        ),
+        (
+            "create-overlay-conda -s 7G -n 700 python=3.12",
+            2,
+            "cannot understand python=3.12 here",
+            "packages are installed inside, when it is made: mount-overlay -o NAME",
+        ),
+        ("create-overlay-conda -s abc", 2, f"-s: {AMOUNTS}", None),
+        ("create-overlay-conda --name x", 2, "there is no option --name", "did you mean -o?"),
+        (
+            "mount-overlay -o a.ext3 -- ls",
+            2,
+            "a shell is opened here, no command is run",
+            "one command: run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "mount-overlay -o a.ext3 /",
+            2,
+            "cannot understand / here",
+            "it is laid over the base image, not mounted at a place: mount-overlay -o a.ext3",
+        ),
+        (
+            "mount-overlay -r -o a.ext3",
+            2,
+            "there is no option -r",
+            "to open it read-only: -o NAME:ro",
+        ),
+        (
+            "run-overlay -o a.ext3 commands",
+            2,
+            "cannot understand commands here",
+            "a file of commands stands behind -f: run-overlay -o a.ext3 -f commands",
+        ),
+        ("run-overlay -B /data", 2, "there is no option -B", "did you mean -b?"),
+        ("check-overlay --fix a.ext3", 2, "there is no option --fix", "did you mean --repair?"),
+        ("check-overlay -y a.ext3", 2, "there is no option -y", "did you mean --repair?"),
+        ("check-overlay --rec a.ext3", 2, "there is no option --rec", "did you mean --recover?"),
+        ("check-overlay -o", 2, "behind -o there must be OVERLAY", "for example: -o env.ext3"),
+        ("check-overlay", 2, "no overlay is named", "check-overlay OVERLAY"),
+        ("show-overlay -l a.ext3", 2, "there is no option -l", "did you mean --files?"),
+        ("show-overlay a.ext3 --size", 2, "there is no option --size", "did you mean --du?"),
+        (
+            "show-overlay a.ext3 --du --files",
+            2,
+            "--du and --files cannot be given together",
+            "give one of them",
+        ),
+        (
+            "show-overlay a.ext3:ro",
+            66,
+            "there is no overlay a.ext3:ro",
+            "here it is named without :ro: a.ext3",
+        ),
+        ("show-overlay", 2, "no overlay is named", "show-overlay OVERLAY"),
+        ("list-overlays -l", 2, "there is no option -l", LIST),
+        (
+            "list-overlays --sort date",
+            2,
+            "--sort: date is not one of size, used, files, age, name",
+            "for example: --sort size",
+        ),
+        (
+            "list-overlays --sort ag",
+            2,
+            "--sort: ag is not one of size, used, files, age, name",
+            "did you mean age?",
+        ),
+        ("list-overlays --sort", 2, "behind --sort there must be KEY", "for example: --sort size"),
+        ("list-overlays x", 66, "there is no directory x", None),
+        (
+            "resize-overlay a.ext3 --grow 5G",
+            2,
+            "there is no option --grow",
+            "did you mean -s +SIZE?",
+        ),
+        (
+            "pack-overlay a.ext3 --compression brotli",
+            2,
+            "--compression: brotli is not one of zstd, gzip, lz4, xz",
+            "for example: --compression zstd",
+        ),
+        ("pack-overlay a.ext3 -c xz", 2, "there is no option -c", "did you mean --compression?"),
+        ("pack-overlay a.ext3 -f", 2, "there is no option -f", "did you mean --force?"),
+        ("pack-overlay", 2, "no overlay is named", "pack-overlay OVERLAY"),
+        (
+            "pack-overlay a.ext3 a.ext3",
+            2,
+            "a.ext3 is named twice",
+            "name every overlay once",
+        ),
+        (
+            "overlay-admin report",
+            2,
+            "no directory is named",
+            "the current one: overlay-admin report .",
+        ),
+        (
+            "overlay-admin report . --older 30d",
+            2,
+            "--older: '30d' is not a number of days",
+            "--older 30",
+        ),
+        (
+            "overlay-admin config create.size",
+            2,
+            "cannot understand create.size here",
+            "to see one setting: overlay-admin config | grep create.size",
+        ),
+        ("overlay-admin config --orig", 2, "there is no option --orig", "did you mean --origin?"),
+        ("overlay-admin x", 2, "x is not one of the commands config, doctor, report", SUBCOMMANDS),
         ("mount-overlay", 2, "no overlay is named", "mount-overlay -o OVERLAY"),
         (
             "mount-overlay a.ext3",
@@ -200,7 +347,7 @@ NOTHING = (
             "cannot understand ls here",
             "a command stands behind --: run-overlay -o a.ext3 -- ls",
         ),
-        ("run-overlay -o a.ext3 -f", 2, "behind -f there must be FILE", "run-overlay --help"),
+        ("run-overlay -o a.ext3 -f", 2, "behind -f there must be FILE", "for example: -f job.txt"),
         (
             "run-overlay -o none.ext3 -f commands",
             66,

@@ -133,8 +133,7 @@ class Command:
         except OverlayError as error:
             from overlay.commands.mistakes import explained
 
-            end = words.index("--") if "--" in words else len(words)
-            raise explained(parser, list(words[:end]), error) from None
+            raise explained(parser, list(words), error) from None
 
 
 def _row(words: str, text: str | None) -> list[str]:
