@@ -16,7 +16,7 @@ from e2e.safety.conftest import start  # noqa: F401
 from e2e.safety.trees import descendants, named
 from overlay.image import ext3, markers
 from overlay.safety.tidy import Paths
-from support import ROOT, base_of, is_clean, shell, tool, wait_until
+from support import ROOT, base_of, execute, is_clean, shell, tool, wait_until
 
 MIB = 1 << 20
 
@@ -141,6 +141,24 @@ def test_foreign(ok, run, scratch, colleague):
     assert (result.status, result.stdout) == (66, "")
     assert "0600.ext3" in result.stderr and "ermission denied" in result.stderr
     assert os.listdir(scratch) == ["a.ext3"]
+    # So it is where it is copied first.
+    result = run("create-overlay", "--from", f"{colleague}:/", "-o", "b")
+    assert (result.status, result.stdout) == (66, "")
+    place = f"'{colleague}/0600.ext3' for reading: Permission denied\n"
+    assert result.stderr.endswith(f"cannot copy {colleague}: cannot open {place}")
+
+
+def test_foreign_beside_a_mount(words, environ, scratch, colleague):
+    """A file system that is mounted somewhere below /tmp does not make a copy of a source needed."""
+    (scratch / "mounted").mkdir()
+    script = 'mount -t tmpfs none mounted\nexec "$@"'
+    namespace = ["unshare", "--user", "--map-current-user", "--mount", "--keep-caps"]
+    plain = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all"]
+    create = [*words("create-overlay"), "--dry-run", "--from", f"{colleague}/0755.d/upper:/d"]
+    through = [*namespace, "sh", "-e", "-c", script, "sh", *plain, *create]
+    result = execute(through, environ=environ, cwd=scratch)
+    assert (result.status, result.stderr) == (0, "")
+    assert "cp -a" not in result.stdout
 
 
 # ------------------------------------------------------------------- archives --

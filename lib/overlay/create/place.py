@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from overlay.create.allowance import check_room
-from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, OverlayError, quote, reason
 from overlay.host import namespace, process
 
 TYPE_CHECKING = False
@@ -68,8 +69,8 @@ def copy_tree(
     options  more for cp(1)
     through  a directory that is made for it: the tree is read in its place, where the kernel
              follows no link that somebody puts there while it is read
-    Raises OverlayError: DAMAGED when a directory and something else have one name,
-    CANNOT_CREATE; and OSError (ENOSPC, EDQUOT) when there is no room for it.
+    Raises OverlayError: DAMAGED when a directory and something else have one name, MISSING for
+    what may not be read, CANNOT_CREATE; and OSError (ENOSPC, EDQUOT) when there is no room for it.
     """
     # Without --remove-destination cp would write into a file through a link to it.
     words = [process.need("cp", environ), "-a", "--remove-destination", *options, "--"]
@@ -88,8 +89,18 @@ def copy_tree(
             os.rmdir(through)
     if result.status:
         check_room(result.errors)
-        why = process.last_line(result.errors, otherwise="cp fails")
-        raise OverlayError(
-            f"cannot copy {quote(tree)}: {why}",
-            status=DAMAGED if "cannot overwrite" in why else CANNOT_CREATE,
-        )
+        raise _not_copied(tree, process.last_line(result.errors, otherwise="cp fails"), through)
+
+
+def _not_copied(tree: str, why: str, through: str | None) -> OverlayError:
+    """Return the error for a tree that cp(1) could not copy, for which it has said why."""
+    if through is not None:
+        why = why.replace(os.path.join(through, "."), tree.rstrip("/"))
+    status = CANNOT_CREATE
+    if "cannot overwrite" in why:
+        status = DAMAGED
+    elif os.strerror(errno.EACCES) in why:
+        status = MISSING
+    return OverlayError(
+        f"cannot copy {quote(tree)}: {why.partition('cp: ')[2] or why}", status=status
+    )

@@ -33,7 +33,8 @@ def available(environ: Mapping[str, str]) -> bool:
 
 def blocks_links(environ: Mapping[str, str]) -> bool:
     """Return whether the kernel can be told to follow no link in a mount; starts a process."""
-    script = "mount --bind /tmp /tmp && mount -o remount,bind,nosymfollow /tmp"
+    # Where something is mounted below it, a directory is bound with that or not at all.
+    script = "mount --rbind /tmp /tmp && mount -o remount,bind,nosymfollow /tmp"
     unshare = process.need("unshare", environ)
     return process.succeeds([unshare, *OPTIONS, "/bin/sh", "-c", script], environ)
 
