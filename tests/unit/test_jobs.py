@@ -119,12 +119,15 @@ def test_exclusive():
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (["-o", "a.ext3", "--keep", "d"], "-s, -n and --keep are for a layer"),
-        (["-o", "a.ext3:ro", "-s", "3"], "-s, -n and --keep are for a layer"),
-        (["-o", "a.ext3:ro", "--stage", "-s", "3"], "-s and -n are for a layer"),
+        (["-o", "a.ext3", "--keep", "d"], "--keep goes with --per-task\n"),
+        (["-o", "a.ext3:ro", "-s", "3"], "-s goes with --per-task or --discard-writes\n"),
+        (
+            ["-o", "a.ext3:ro", "--stage", "-s", "3", "-n", "1"],
+            "-s and -n go with --per-task or --discard-writes\n",
+        ),
         (["-o", "a.ext3", "--stage"], "there is nothing to stage: a.ext3 is to be written"),
         (["-o", "a.ext3:rw", "--per-task"], "a.ext3 cannot be :rw"),
-        (["-o", "a.ext3", "--discard-writes", "--keep", "d"], "--keep is for --per-task"),
+        (["-o", "a.ext3", "--discard-writes", "--keep", "d"], "--keep goes with --per-task\n"),
         (["--per-task"], "no overlay is named"),
     ],
 )

@@ -231,6 +231,23 @@ _EXAMPLES = {"--bind": "/data", "--file": "job.txt", "--files": "200", "--overla
              "--size": "10G", "--sort": "size"}  # fmt: skip
 
 
+def check_layer(options: argparse.Namespace, program: str) -> None:
+    """Refuse options that go with a layer of the session's own where none is asked for.
+
+    Raises OverlayError (USAGE).
+    """
+    per_task, tasks = getattr(options, "per_task", False), program == "run-overlay"
+    if getattr(options, "keep", None) is not None and not per_task:
+        raise _error("--keep goes with --per-task", "add --per-task")
+    given = [word for word, value in (("-s", options.size), ("-n", options.files)) if value]
+    if given and not per_task and not options.discard_writes:
+        raise _error(
+            f"{' and '.join(given)} {'go' if given[1:] else 'goes'} with"
+            f" {'--per-task or ' if tasks else ''}--discard-writes",
+            "to give the overlay itself another size: resize-overlay OVERLAY -s SIZE -n FILES",
+        )
+
+
 def _meant(word: str, known: Iterable[str]) -> str | None:
     """Return the question whether a known word was meant, None when none is near."""
     from difflib import get_close_matches

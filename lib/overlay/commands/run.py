@@ -38,18 +38,14 @@ def main(options, environ, root, output):
     )
     config = configuration.load(environ, root, output.notice)
     _hold(options, config)
+    if options.size is not None or options.files is not None or getattr(options, "keep", None):
+        from overlay.commands.mistakes import check_layer
+
+        check_layer(options, output.program)
     if options.stage or options.discard_writes or getattr(options, "per_task", False):
         from overlay.jobs.session import run_in_job
 
         return run_in_job(options, request, config, output)
-    if options.size is not None or options.files is not None or getattr(options, "keep", None):
-        tasks = output.program == "run-overlay"
-        raise OverlayError(
-            f"{'-s, -n and --keep' if tasks else '-s and -n'} are for a layer that is made for the"
-            f" session alone: {'--per-task' if tasks else '--discard-writes'}",
-            status=USAGE,
-            hint="to make an overlay: create-overlay; to give one another size: resize-overlay",
-        )
     if not options.dry_run:
         status = run(request, config, wait=options.wait, output=output)
         from overlay.host import foreground  # which it needs by now, or we are not here any more

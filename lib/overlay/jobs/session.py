@@ -19,7 +19,7 @@ def run_in_job(options, request, config, output):
     keep = getattr(options, "keep", None)
     per_task = getattr(options, "per_task", False)
     layered = per_task or options.discard_writes
-    _check(options, request, layered, per_task, keep)
+    _check(options, request, layered)
     environ = config.environ
     scratch = scratch_directory(config)
     layer = None
@@ -53,7 +53,7 @@ def run_in_job(options, request, config, output):
     return foreground.end_like(status)
 
 
-def _check(options, request, layered, per_task, keep):
+def _check(options, request, layered):
     """Refuse wishes that do not go together. Raises OverlayError (USAGE)."""
     if not request.overlays:
         raise OverlayError(
@@ -66,14 +66,6 @@ def _check(options, request, layered, per_task, keep):
             " only read",
             status=USAGE,
             hint=f"-o {quote(path)}:ro",
-        )
-    if keep is not None and not per_task:
-        raise OverlayError("--keep is for --per-task", status=USAGE, hint="add --per-task")
-    if not layered and (options.size is not None or options.files is not None):
-        raise OverlayError(
-            "-s and -n are for a layer that is made for the session alone",
-            status=USAGE,
-            hint="add --discard-writes",
         )
     if options.stage and not layered and mode != "ro" and not others:
         raise OverlayError(
