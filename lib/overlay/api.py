@@ -23,9 +23,7 @@ from overlay.create.policy import check_place, check_policy, check_room, room_fo
 from overlay.create.request import Creation, check_request
 from overlay.errors import OverlayError
 from overlay.host import foreground, process
-from overlay.launch.facts import gather
-from overlay.launch.plan import make_plan
-from overlay.launch.request import Session
+from overlay.launch.request import Overlay, Session
 from overlay.settings import config as configuration
 
 TYPE_CHECKING = False
@@ -104,16 +102,9 @@ def plan_session(
     overlays  (path, mode) in the order of the layers, top first; mode "rw", "ro" or None
     wishes    command, commands, container, binds, gpus, fakeroot, options: as Session
     """
-    from overlay.launch.run import look_inside
+    from overlay.launch.run import rehearse
 
-    request = Session(overlays, **wishes)
-    facts = gather(request, config, config.environ)
-    try:
-        look_inside(request, facts, remember=False)
-        return make_plan(request, config, facts)
-    finally:
-        for image in facts.images:
-            image.close()
+    return rehearse(_session(overlays, wishes), config)
 
 
 def launch(
@@ -132,12 +123,17 @@ def launch(
     """
     from overlay.launch.run import run
 
-    request = Session(overlays, **wishes)
+    request = _session(overlays, wishes)
     before = foreground.handlers()
     try:
         return run(request, config, wait=wait, output=output or Silent(), replace=False)
     finally:
         foreground.set_handlers(before)
+
+
+def _session(overlays, wishes):
+    """Return the Session that a caller asks for."""
+    return Session([Overlay(path, mode) for path, mode in overlays], **wishes)
 
 
 class Silent:

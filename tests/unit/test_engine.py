@@ -10,13 +10,16 @@ from overlay.launch import engine as common
 from overlay.launch import engines
 from overlay.launch.engines.apptainer import Apptainer, bind_option, needs_mount
 from overlay.launch.engines.singularity import Singularity
+from overlay.launch.facts import Opened
+from overlay.launch.request import Overlay
 
 APPTAINER = Apptainer("/usr/bin/apptainer")
 
 
 def arguments(overlays=(("a.ext3", True),), **options):
     """Return the words behind the engine's name for a session."""
-    return APPTAINER.arguments(common.Launch("base.sif", overlays, **options))[1:]
+    opened = [Opened(Overlay(path), None, written=written) for path, written in overlays]
+    return APPTAINER.arguments(common.Launch("base.sif", opened, **options))[1:]
 
 
 @pytest.mark.parametrize(

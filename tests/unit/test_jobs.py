@@ -10,7 +10,8 @@ from overlay.host import private, task
 from overlay.image import lock
 from overlay.jobs import staging
 from overlay.jobs.layer import keep_layer, make_layer, plan_layer
-from overlay.jobs.session import _run_layer
+from overlay.jobs.session import _Job
+from overlay.launch.request import Overlay, Session
 from overlay.safety import replace
 from overlay.safety.unused import remove_unused
 
@@ -164,7 +165,7 @@ def test_layer_of_another_session(layer, settings, scratch, monkeypatch):
 
     monkeypatch.setattr(make, "make", no_room)
     with pytest.raises(OverlayError):
-        _run_layer(two, None, config, None, None)
+        _Job(Session([Overlay("a.ext3")]), config, two, stage=False, wait=None, output=None).do()
     assert os.path.exists(one.path)
 
 

@@ -13,13 +13,15 @@ from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch import engine as engines
 from overlay.launch.engine import Launchers
 from overlay.launch.engines.apptainer import Apptainer
-from overlay.launch.facts import Facts, gather
+from overlay.launch.facts import Facts, Opened, decide_writable, gather
 from overlay.launch.inside import command_line
-from overlay.launch.launchers import settle_launchers
+from overlay.launch.learned import Learned, learn
 from overlay.launch.plan import make_plan
 from overlay.launch.request import (
     CommandFile,
+    Overlay,
     Session,
+    check_twice,
     find_container,
     parse_overlay,
     read_commands,
@@ -64,12 +66,24 @@ def facts(*images, **options):
         "uid": UID,
         "gid": GID,
     }
-    return Facts(images=list(images), **{**known, **options})
+    opened = [Opened(Overlay(one.path), one) for one in images]
+    return Facts(overlays=opened, **{**known, **options})
+
+
+def settled(request, found):
+    """Let Facts be what gather() would have made of them for a request."""
+    check_twice(found.images)
+    found.told = found.engine.told(request.options, found.environ)
+    for one, named in zip(found.overlays, request.overlays):
+        one.mode = named.mode
+    found.overlays[0].written, found.overlays[0].why = decide_writable(request, found)
 
 
 def decided(settings, request, found):
-    """Return the plan of a session."""
-    return make_plan(request, settings(), found)
+    """Return the plan of a session; what its engine takes of our launchers can be had."""
+    settled(request, found)
+    learned = Learned(launchers=found.launchers, commands=found.commands)
+    return make_plan(request, settings(), found, learned)
 
 
 def modes(*images, **options):
@@ -233,19 +247,22 @@ def test_fakeroot_writes_what_belongs_to_others(settings):
 
 
 @pytest.mark.parametrize(
-    ("mode", "known", "entered"),
+    ("mode", "base", "marked", "entered"),
     [
-        ("a", {}, ["writable"]),
-        ("a", {"base": True}, ["writable", "base"]),
-        ("a:ro", {"markers": True}, ["read-only"]),
-        ("a:ro", {"base": True}, None),
+        ("a", False, False, ["writable"]),
+        ("a", True, False, ["writable", "base"]),
+        ("a:ro", False, True, ["read-only"]),
+        ("a:ro", True, False, None),
     ],
 )
-def test_own_helpers_of_the_engine(settings, mode, known, entered):
+def test_own_helpers_of_the_engine(settings, monkeypatch, mode, base, marked, entered):
     """Our launchers cover an engine's own helpers where data or the view depend on them."""
-    launchers = Launchers("/usr/libexec/apptainer/bin", base=known.pop("base", False))
-    found = facts(image("a"), launchers=launchers, **known)
-    arguments = decided(settings, modes(mode, command=["true"]), found).final.arguments
+    monkeypatch.setattr("overlay.launch.learned.markers.present", lambda *_args, **_known: marked)
+    monkeypatch.setattr("overlay.host.process.succeeds", lambda *_arguments: True)
+    found = facts(image("a"), launchers=Launchers("/usr/libexec/apptainer/bin", base=base))
+    request = modes(mode, command=["true"])
+    settled(request, found)
+    arguments = make_plan(request, settings(), found, learn(request, found)).final.arguments
     if entered is None:
         assert arguments[:2] == [*PREFIX, "-q"]
         return
@@ -255,11 +272,14 @@ def test_own_helpers_of_the_engine(settings, mode, known, entered):
     assert arguments[:5] == expected
 
 
-def test_own_helpers_and_fakeroot(settings):
+@pytest.mark.parametrize(("fakeroot", "taken"), [(False, True), (True, False)])
+def test_own_helpers_and_fakeroot(monkeypatch, fakeroot, taken):
     """With --fakeroot the namespace of our launchers would be in the way."""
-    found = facts(image("a"), launchers=Launchers("/usr/libexec/apptainer/bin"))
-    settle_launchers(modes("a", fakeroot=True), found, True)
-    assert found.launchers is None
+    monkeypatch.setattr("overlay.host.process.succeeds", lambda *_arguments: True)
+    found = facts(image("a"), uid=0, launchers=Launchers("/usr/libexec/apptainer/bin"))
+    request = modes("a", fakeroot=fakeroot)
+    settled(request, found)
+    assert (learn(request, found).launchers is found.launchers) == taken
 
 
 @pytest.mark.parametrize("own", ["--writable-tmpfs", "--writable-tmpfs=true", None])
@@ -289,9 +309,9 @@ def test_gather_closes(settings, make_image, base, recorder, monkeypatch):
     path = make_image()
     before = os.listdir("/proc/self/fd")
     for overlays in ([(str(path), "rw"), ("/none.ext3", None)], [(str(path), "rw")]):
-        request = Session(overlays, container="/none.sif")
+        request = Session([Overlay(*one) for one in overlays], container="/none.sif")
         with pytest.raises(OverlayError):
-            gather(request, settings(), {})
+            gather(request, settings())
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -610,7 +630,7 @@ def test_clear_is_the_sites_choice(settings):
     found = facts(image(), environ=environ)
     config = settings()
     config.put("launch.clear", "", config.origin("launch.clear"))
-    plan = make_plan(modes("a.ext3", command=["x"]), config, found)
+    plan = decided(lambda: config, modes("a.ext3", command=["x"]), found)
     assert plan.final.environment(environ) == {"HOME": "/h", "PYTHONPATH": "/x"}
 
 
@@ -669,7 +689,8 @@ def test_windows_line_ends(settings):
 )
 def test_parse_overlay(text, expected):
     """An overlay is a name and, after a colon, how it is mounted."""
-    assert parse_overlay(text) == expected
+    found = parse_overlay(text)
+    assert (found.path, found.mode) == expected
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,8 @@ from overlay.commands.arguments import (
 )
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.launch import engines
-from overlay.launch.facts import gather
-from overlay.launch.plan import make_plan
 from overlay.launch.request import Session, parse_overlay
-from overlay.launch.run import look_inside, run
+from overlay.launch.run import rehearse, run
 from overlay.settings import config as configuration
 
 
@@ -51,9 +49,7 @@ def main(options, environ, root, output):
         from overlay.host import foreground  # which it needs by now, or we are not here any more
 
         return foreground.end_like(status)
-    facts = gather(request, config, environ)
-    look_inside(request, facts, remember=False)
-    plan = make_plan(request, config, facts)
+    plan = rehearse(request, config)
     for level, text in plan.notices:
         output.notice(text, level)
     output.result(plan.shell(), exact=True)

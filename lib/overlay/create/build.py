@@ -13,9 +13,9 @@ from overlay.host.scratch import can_execute
 from overlay.image.partial import is_partial, partial_name
 from overlay.launch import engines
 from overlay.launch.facts import gather
-from overlay.launch.launchers import settle_launchers
+from overlay.launch.learned import learn
 from overlay.launch.plan import make_plan
-from overlay.launch.request import Session, find_container, read_input
+from overlay.launch.request import Overlay, Session, find_container, read_input
 from overlay.plan import Step
 
 TYPE_CHECKING = False
@@ -88,19 +88,18 @@ class Build:
         self, base: str, workplace: Workplace, config: Config, log: str, output: Output
     ) -> None:
         """Run the commands over an unpacked base image. Raises OverlayError when one fails."""
-        environ = config.environ
         request = Session(
-            [(workplace.path, "rw")],
+            [Overlay(workplace.path, "rw")],
             container=base,
             binds=self.binds,
             commands=self.commands,
             program=output.program,
         )
-        found = gather(request, config, environ)
-        read_input(found, output.notice)
-        settle_launchers(request, found, True)
         log = os.path.abspath(log)
+        found = gather(request, config)
         try:
+            commands = read_input(found.commands, output.notice)
+            plan = make_plan(request, config, found, learn(request, found, commands=commands))
             with _new_file(log) as file:
                 log = file.name
                 output.notice(
@@ -108,16 +107,15 @@ class Build:
                     f" what they print goes to {quote(log)}, too"
                 )
                 keep = [one.descriptor for one in found.images]
-                status = make_plan(request, config, found).do(
-                    lambda final: foreground.stay(final, environ, file, keep)
+                status = plan.do(
+                    lambda _final: foreground.stay(plan.final, config.environ, file, keep)
                 )
         except OSError as error:
             raise OverlayError(
                 f"cannot write {quote(log)}: {reason(error)}", status=CANNOT_CREATE
             ) from None
         finally:
-            for image in found.images:
-                image.close()
+            found.close()
         self._see(status, log, workplace.scratch)
         os.unlink(log)
 

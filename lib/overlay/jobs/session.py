@@ -1,140 +1,233 @@
 """mount-overlay and run-overlay in jobs: staged overlays, and a layer of the task's own."""
 
+from __future__ import annotations
+
+import contextlib
 import os
 
 from overlay.errors import DATA_LOST, USAGE, OverlayError, quote
 from overlay.host import ending, foreground, private
 from overlay.host.scratch import scratch_directory
+from overlay.image import image as images
 from overlay.image.ext3_image import PlannedImage
 from overlay.jobs import staging
 from overlay.jobs.layer import keep_layer, make_layer, plan_layer, plan_making, remove_layer
-from overlay.launch.facts import gather
-from overlay.launch.plan import make_plan
-from overlay.launch.run import look_inside, run
-from overlay.plan import Step
+from overlay.launch.facts import Opened
+from overlay.launch.request import Overlay
+from overlay.launch.run import rehearse, run
+from overlay.plan import Plan, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from overlay.jobs.layer import Layer
+    from overlay.launch.facts import Facts
+    from overlay.launch.request import Session
+    from overlay.output import Output
+    from overlay.settings.config import Config
 
 
-def run_in_job(options, request, config, output):
+def run_in_job(options: Namespace, request: Session, config: Config, output: Output) -> int:
     """Launch a session over copies, with a layer, or both; return the exit status."""
-    keep = getattr(options, "keep", None)
-    per_task = getattr(options, "per_task", False)
+    keep, per_task = getattr(options, "keep", None), getattr(options, "per_task", False)
     layered = per_task or options.discard_writes
     _check(options, request, layered)
-    environ = config.environ
-    scratch = scratch_directory(config)
     layer = None
     if layered:
-        request.title = request.overlays[0][0]
-        originals = [path for path, _mode in request.overlays]
-        request.overlays = [(path, "ro") for path in originals]
         layer = plan_layer(
             config,
-            environ,
-            scratch=scratch,
+            config.environ,
+            scratch=scratch_directory(config),
             size=options.size,
             files=options.files,
             keep=keep,
-            overlays=originals,
+            overlays=[one.path for one in request.overlays],
         )
+    job = _Job(request, config, layer, stage=options.stage, wait=options.wait, output=output)
     if options.dry_run:
-        output.result(_dry_run(request, config, layer, options.stage, scratch), exact=True)
+        output.result(job.shell(), exact=True)
         return 0
     with ending.cleaning_up():
-        if options.stage:
-            request.title = request.title or request.overlays[0][0]
-            request.overlays = [
-                (_staged(path, config, scratch, options, output) if mode == "ro" else path, mode)
-                for path, mode in _with_modes(request.overlays)
-            ]
-        if layer is None:
-            status = run(request, config, wait=options.wait, output=output)
-        else:
-            status = _run_layer(layer, request, config, options.wait, output)
+        status = job.do()
     return foreground.end_like(status)
 
 
-def _check(options, request, layered):
+def _check(options: Namespace, request: Session, layered: bool) -> None:
     """Refuse wishes that do not go together. Raises OverlayError (USAGE)."""
     if not request.overlays:
         raise OverlayError(
             "no overlay is named", status=USAGE, hint=f"{request.program} -o OVERLAY"
         )
-    (path, mode), *others = request.overlays
-    if layered and mode == "rw":
+    first, *others = request.overlays
+    path = quote(first.path)
+    if layered and first.mode == "rw":
         raise OverlayError(
-            f"{quote(path)} cannot be :rw: with --per-task and --discard-writes all overlays are"
+            f"{path} cannot be :rw: with --per-task and --discard-writes all overlays are"
             " only read",
             status=USAGE,
-            hint=f"-o {quote(path)}:ro",
+            hint=f"-o {path}:ro",
         )
-    if options.stage and not layered and mode != "ro" and not others:
+    if options.stage and not layered and first.mode != "ro" and not others:
         raise OverlayError(
-            f"there is nothing to stage: {quote(path)} is to be written",
+            f"there is nothing to stage: {path} is to be written",
             status=USAGE,
-            hint=f"--stage copies what is only read: -o {quote(path)}:ro",
+            hint=f"--stage copies what is only read: -o {path}:ro",
         )
 
 
-def _with_modes(overlays):
-    """Return (path, mode) of overlays, those behind the first as the read-only ones they are."""
-    first, *others = overlays
-    return [first, *((path, mode or "ro") for path, mode in others)]
+class _Job:
+    """A session in a job: what comes before it, the session itself, and what becomes of its layer.
 
+    Copies and layers get their names when they are made, because others may be faster; until
+    then the names are those that they will have if nobody is.
+    """
 
-def _staged(path, config, scratch, options, output):
-    return staging.stage(path, config, scratch=scratch, wait=options.wait, notice=output.notice)
+    def __init__(
+        self,
+        request: Session,
+        config: Config,
+        layer: Layer | None,
+        *,
+        stage: bool,
+        wait: float | None,
+        output: Output,
+    ) -> None:
+        """Take the Session as it was asked for.
 
+        layer  the Layer that comes on top; None: there is none
+        stage  whether overlays that are only read are copied
+        wait   seconds to wait for overlays in use; None not at all
+        """
+        first, *others = request.overlays
+        read = [Overlay(one.path, "ro") for one in others]
+        read.insert(0, Overlay(first.path, "ro") if layer else first)
+        self._request = request.over(read, title=first.path)
+        self._paths = {one: one.path for one in read}
+        self._config = config
+        self._layer = layer
+        self._stage = stage
+        self._wait = wait
+        self._output = output
+        self._scratch = scratch_directory(config)
+        self._status: int | None = None
 
-def _run_layer(layer, request, config, wait, output):
-    """Run a session with a Layer on top, and keep that or throw it away; return the status."""
-    status = None
-    try:
-        make_layer(layer, config)
-        request.overlays.insert(0, (layer.path, "rw"))
-        kept = layer.keep is not None
-        status = run(request, config, wait=wait, output=output, replace=False, kept=kept)
-    finally:
-        if layer.made and (status is None or layer.keep is None):
+    def shell(self) -> str:
+        """Return what would be done, as lines for a shell."""
+        job = self._plan()
+        session = rehearse(self._request, self._config, self._moved)
+        return Plan(
+            session.final,
+            before=[*job.before, *session.before],
+            after=[*session.after, *job.after],
+        ).shell()
+
+    def do(self) -> int:
+        """Do it, and return the status of its end, negative for a signal."""
+        self._plan().do(lambda _final: self._run())
+        assert self._status is not None
+        return self._status
+
+    def _plan(self) -> Plan:
+        """Return the Plan of all but the session itself."""
+        words = ["mkdir", "-p", "-m", "700", private.name(self._scratch)]
+        before, after = [Step(words, action=self._prepare)], []
+        if self._stage:
+            before += [self._staging(one) for one in self._request.overlays if one.mode == "ro"]
+        if self._layer:
+            before += self._making(self._layer)
+            after.append(self._ending(self._layer))
+        return Plan(before=before, after=after)
+
+    def _prepare(self) -> None:
+        """Make the user's directory on scratch; where that cannot be, who needs it says so."""
+        with contextlib.suppress(OverlayError):
+            private.make(self._scratch)
+
+    def _staging(self, overlay: Overlay) -> Step:
+        """Return the Step that copies an overlay to scratch, where it is not yet."""
+        image = images.look(overlay.path)
+        try:
+            copy = staging.copy_name(image, private.name(self._scratch))
+        finally:
+            image.close()
+
+        def stage() -> None:
+            self._paths[overlay] = staging.stage(
+                overlay.path,
+                self._config,
+                scratch=self._scratch,
+                wait=self._wait,
+                notice=self._output.notice,
+            )
+
+        if not image.is_file:
+            words = f"{quote(overlay.path)} is a directory and is not staged"
+            return Step(action=stage, why=words)
+        self._paths[overlay] = copy
+        words = "once for all tasks of the node"
+        return Step(["cp", "--sparse=always", "-n", overlay.path, copy], action=stage, why=words)
+
+    def _making(self, layer: Layer) -> list[Step]:
+        """Return the Steps that make the image of a Layer.
+
+        The last does what all of them say: when another session takes the name meanwhile, all
+        is done anew, under another.
+        """
+        making = plan_making(layer, self._config)
+        steps = [*making.before, making.final, *making.after]
+        for step in steps:
+            step.action = lambda: None
+        steps[-1].action = lambda: make_layer(layer, self._config)
+        return steps
+
+    def _ending(self, layer: Layer) -> Step:
+        """Return the Step that moves the image of a Layer to where it is kept, or removes it."""
+        words = ["mv", "-n", layer.path, layer.keep] if layer.keep else ["rm", layer.path]
+        return Step(words, action=lambda: self._end(layer))
+
+    def _moved(self, facts: Facts) -> Facts:
+        """Return the Facts of the session as they will be when all before it is done."""
+        overlays = [
+            Opened(
+                Overlay(self._paths[named], named.mode),
+                one.image,
+                written=one.written,
+                why=one.why,
+            )
+            for named, one in zip(self._request.overlays, facts.overlays)
+        ]
+        if self._layer:
+            path = self._layer.path
+            image = PlannedImage(path, os.stat(self._scratch), -1, True)
+            image.upper = os.getuid()
+            overlays.insert(0, Opened(Overlay(path, "rw"), image, written=True))
+        return facts.over(overlays)
+
+    def _run(self) -> None:
+        """Run the session, over what has been made before it."""
+        overlays = [Overlay(self._paths[one], one.mode) for one in self._request.overlays]
+        layer = self._layer
+        if layer:
+            overlays.insert(0, Overlay(layer.path, "rw"))
+        self._status = run(
+            self._request.over(overlays, title=self._request.title),
+            self._config,
+            wait=self._wait,
+            output=self._output,
+            replace=layer is None,
+            kept=layer is None or layer.keep is not None,
+        )
+
+    def _end(self, layer: Layer) -> None:
+        """Keep what a Layer holds, when the session came to its end; else throw it away."""
+        if not layer.made:
+            return
+        if self._status is None or layer.keep is None:
             remove_layer(layer)
-    if layer.keep is None:
-        return status
-    try:
-        output.notice(f"what was written is kept: {quote(keep_layer(layer))}")
-    except OverlayError as error:
-        output.error(error)
-        return status or DATA_LOST
-    return status
-
-
-def _dry_run(request, config, layer, stage, scratch):
-    """Return what would be done, as lines for a shell."""
-    environ = config.environ
-    facts = gather(request, config, environ)
-    before, after = [], []
-    overlays = list(request.overlays)
-    if stage:
-        for place, (image, (_path, mode)) in enumerate(zip(facts.images, _with_modes(overlays))):
-            if mode == "ro" and image.is_file:
-                copy = staging.copy_name(image, private.name(scratch))
-                arguments = ["cp", "--sparse=always", "-n", image.path, copy]
-                before.append(Step(arguments, why="once for all tasks of the node"))
-                image.path = copy
-                overlays[place] = copy, mode
-    if layer:
-        top = PlannedImage(layer.path, os.stat(scratch), -1, True)
-        top.upper = os.getuid()
-        facts.images.insert(0, top)
-        overlays.insert(0, (layer.path, "rw"))
-        making = plan_making(layer, config)
-        before += [*making.before, making.final, *making.after]
-        if layer.keep:
-            after.append(Step(["mv", "-n", layer.path, layer.keep]))
-        else:
-            after.append(Step(["rm", layer.path]))
-    before.insert(0, Step(["mkdir", "-p", "-m", "700", private.name(scratch)]))
-    request.overlays = overlays
-    look_inside(request, facts, remember=False)
-    plan = make_plan(request, config, facts)
-    plan.before = [*before, *plan.before]
-    plan.after = [*plan.after, *after]
-    return plan.shell()
+            return
+        try:
+            self._output.notice(f"what was written is kept: {quote(keep_layer(layer))}")
+        except OverlayError as error:
+            self._output.error(error)
+            self._status = self._status or DATA_LOST

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Union
 
+    from overlay.launch.facts import Opened
+
     # What is bound: (source, target, read-only), or SOURCE[:TARGET[:ro]] of the user's own.
     Bind = Union[tuple[str, str, bool], str]
 
@@ -82,7 +84,7 @@ class Launch:
     """A session as every engine is told it.
 
     image     path of the base image
-    overlays  (path, writable) in the order of the layers, top first
+    overlays  an Opened each, in the order of the layers, top first
     binds     (source, target, read-only), or specifications of the user's own
     gpus      "nv", "rocm": what GPUs are made usable
     fakeroot  whether to be root inside
@@ -109,7 +111,7 @@ class Launch:
     def __init__(
         self,
         image: str,
-        overlays: Iterable[tuple[str, bool]],
+        overlays: Iterable[Opened],
         *,
         binds: Iterable[Bind] = (),
         gpus: Iterable[str] = (),

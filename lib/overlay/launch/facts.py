@@ -1,15 +1,27 @@
 """What is to be known of the machine before a session is planned: gather() asks, and changes nothing."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError, quote
 from overlay.host import places, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
-from overlay.image import image as images
+from overlay.image.image import look
 from overlay.launch import engines
-from overlay.launch.launchers import is_fakeroot
-from overlay.launch.request import find_container, read_commands
+from overlay.launch.engine import Told
+from overlay.launch.request import check_twice, find_container, read_commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from overlay.host.places import Way
+    from overlay.image.kind import Image
+    from overlay.launch.engine import Engine, Launchers
+    from overlay.launch.request import CommandFile, Overlay, Session
+    from overlay.settings.config import Config
 
 # Variables that name directories which the commands rely on.
 NAMED = ("HOME", "TMPDIR", "SLURM_TMPDIR")
@@ -43,97 +55,185 @@ _FILES = (
 GPUS = {"nv": "/dev/nvidiactl", "rocm": "/dev/kfd"}
 
 
+class Opened:
+    """An overlay of a session, looked at and kept open: what it is, and what becomes of it.
+
+    path     as the user typed it
+    mode     "rw" or "ro" where they said so, else None
+    image    the Image that was found
+    written  whether the session writes it
+    why      why it is not written, where it was the one to write and that is not what they asked
+    """
+
+    __slots__ = ("image", "mode", "path", "why", "written")
+
+    def __init__(
+        self,
+        overlay: Overlay,
+        image: Image,
+        *,
+        written: bool = False,
+        why: str | None = None,
+    ) -> None:
+        self.path = overlay.path
+        self.mode = overlay.mode
+        self.image = image
+        self.written = written
+        self.why = why
+
+
 class Facts:
-    """What gather() found; see there."""
+    """What gather() found; see there. Nothing in it changes afterwards.
+
+    overlays         an Opened for each overlay, in the order of the layers
+    engine           an Engine
+    base             path of the base image
+    cwd              the current directory
+    environ          the caller's environment
+    uid, gid         theirs
+    told             what they tell the engine themselves, as Told
+    binds            those of the site's binds whose source exists
+    gpus             "nv", "rocm": those that this machine has
+    commands         a CommandFile, or None
+    command_here     whether the host has the command, where it is a path
+    scratch          a node-local directory for temporary files
+    room             bytes left on the file system of the first overlay, or None
+    launchers        how our launchers can come before the engine's helpers, or None
+    plain_directory  whether the first is a directory that was not an overlay yet
+    data             whether it holds something all the same
+    foreign_group    of the first, where it cannot be written: a gid
+    unshare          path of unshare(1), where that group is to be had by it
+    cwd_in_overlay   whether an overlay has a directory of its name
+    cwd_is_mine      whether the caller may write there
+    ways             the Ways of PWD and of NAMED, by the name of the variable
+    bound            those of what is bound under its own name
+    locations        those of the user's directories for overlays
+    limits           bytes of a file, seconds of processor time that a server may take
+    files            the Ways of _FILES that no overlay has, by the variable's name
+    passwd_home      the home directory that the engine mounts, where it counts
+    """
 
     def __init__(
         self,
         *,
-        images,
-        engine,
-        base,
-        cwd,
-        environ,
-        uid,
-        gid,
-        binds=(),
-        gpus=(),
-        commands=None,
-        command_here=False,
-        scratch="/tmp",
-        room=None,
-        launchers=None,
-        plain_directory=False,
-        data=False,
-        foreign_group=None,
-        unshare=None,
-        markers=False,
-        cwd_in_overlay=False,
-        cwd_is_mine=False,
-        ways=None,
-        bound=(),
-        locations=(),
-        passwd_home=None,
-        files=None,
-        limits=(None, None),
-    ):
-        self.images = images  # an Image for each overlay, in order
-        self.engine = engine  # an Engine
-        self.base = base  # path of the base image
+        overlays: list[Opened],
+        engine: Engine,
+        base: str,
+        cwd: str,
+        environ: Mapping[str, str],
+        uid: int,
+        gid: int,
+        told: Told | None = None,
+        binds: Sequence[str] = (),
+        gpus: Sequence[str] = (),
+        commands: CommandFile | None = None,
+        command_here: bool = False,
+        scratch: str = "/tmp",
+        room: int | None = None,
+        launchers: Launchers | None = None,
+        plain_directory: bool = False,
+        data: bool = False,
+        foreign_group: int | None = None,
+        unshare: str | None = None,
+        cwd_in_overlay: bool = False,
+        cwd_is_mine: bool = False,
+        ways: Mapping[str, Way] | None = None,
+        bound: Sequence[Way] = (),
+        locations: Sequence[Way] = (),
+        passwd_home: str | None = None,
+        files: Mapping[str, Way] | None = None,
+        limits: tuple[int | None, int | None] = (None, None),
+    ) -> None:
+        self.overlays = overlays
+        self.engine = engine
+        self.base = base
         self.cwd = cwd
         self.environ = environ
         self.uid = uid
         self.gid = gid
-        self.binds = binds  # those of the site's binds whose source exists
-        self.gpus = gpus  # "nv", "rocm": those that this machine has
-        self.commands = commands  # a CommandFile, or None
-        self.command_here = command_here  # whether the host has the command, where it is a path
-        self.scratch = scratch  # a node-local directory for temporary files
-        self.room = room  # bytes left on the file system of the first overlay, or None
-        self.launchers = launchers  # Launchers: how ours come before its helpers; None: not at all
-        self.plain_directory = plain_directory  # the first is one that was no overlay yet
-        self.data = data  # whether it holds something all the same
-        self.foreign_group = foreign_group  # of the first, where it cannot be written: a gid
-        self.unshare = unshare  # path of unshare(1), where that group is to be had by it
-        self.cwd_in_overlay = cwd_in_overlay  # whether an overlay has a directory of its name
-        self.cwd_is_mine = cwd_is_mine  # whether the caller may write there
-        self.ways = ways or {}  # the Ways of PWD and of NAMED, by the name of the variable
-        self.bound = bound  # those of what is bound under its own name
-        self.locations = locations  # those of the user's directories for overlays
-        self.limits = limits  # bytes of a file, seconds of processor time that a server may take
-        self.files = files or {}  # the Ways of _FILES that no overlay has, by the variable's name
-        self.passwd_home = passwd_home  # the home directory that the engine mounts, where it counts
-        self.markers = markers  # whether a layer of a read-only session has deletion markers
+        self.told = told or Told()
+        self.binds = binds
+        self.gpus = gpus
+        self.commands = commands
+        self.command_here = command_here
+        self.scratch = scratch
+        self.room = room
+        self.launchers = launchers
+        self.plain_directory = plain_directory
+        self.data = data
+        self.foreign_group = foreign_group
+        self.unshare = unshare
+        self.cwd_in_overlay = cwd_in_overlay
+        self.cwd_is_mine = cwd_is_mine
+        self.ways = ways or {}
+        self.bound = bound
+        self.locations = locations
+        self.limits = limits
+        self.files = files or {}
+        self.passwd_home = passwd_home
+
+    @property
+    def images(self) -> list[Image]:
+        """The Images of the overlays, in the order of the layers."""
+        return [one.image for one in self.overlays]
+
+    @property
+    def writable(self) -> bool:
+        """Whether the session writes its first overlay."""
+        return self.overlays[0].written
+
+    def over(self, overlays: list[Opened]) -> Facts:
+        """Return the same Facts with other overlays: what they will be at the session's start."""
+        import copy  # for rehearsals only
+
+        made = copy.copy(self)
+        made.overlays = overlays
+        if overlays[0].image is not self.overlays[0].image:  # a new one of ours
+            made.plain_directory = made.data = False
+            made.foreign_group = made.unshare = None
+        return made
+
+    def close(self) -> None:
+        """Close the overlays, and let go of them."""
+        for image in self.images:
+            image.close()
 
 
-def gather(session, config, environ):
+def gather(session: Session, config: Config, images: Sequence[Image] = ()) -> Facts:
     """Return the Facts for a session: every question to the machine, none of them a change.
 
-    Raises OverlayError for what cannot work whatever is decided.
+    images  those of its overlays, where they are open already; they stay open in any case
+    What is written is decided at once: see decide_writable(). Raises OverlayError for what
+    cannot work, USAGE for an overlay that is named twice.
     """
     if not session.overlays:
         raise OverlayError(
             "no overlay is named", status=USAGE, hint=f"{session.program} -o OVERLAY"
         )
-    for _path, mode in session.overlays[1:]:
-        if mode == "rw":
-            raise OverlayError(
-                "only the first overlay can be writable",
-                status=USAGE,
-                hint="name the one to write in first, and the others without :rw",
-            )
-    found = []
+    if any(one.mode == "rw" for one in session.overlays[1:]):
+        raise OverlayError(
+            "only the first overlay can be writable",
+            status=USAGE,
+            hint="name the one to write in first, and the others without :rw",
+        )
+    found = list(images)
     try:
-        for number, (path, mode) in enumerate(session.overlays):
-            found.append(images.look(path, write=number == 0 and mode != "ro"))
-        return _gather(session, config, environ, found)
+        for one in session.overlays[len(found) :]:
+            found.append(look(one.path, write=not found and one.mode != "ro"))
+        facts = _gather(session, config, list(map(Opened, session.overlays, found)))
+        check_twice(found)
+        first = facts.overlays[0]
+        first.written, first.why = decide_writable(session, facts)
+        return facts
     except BaseException:
-        for image in found:
+        for image in found[len(images) :]:
             image.close()
         raise
 
 
-def _gather(session, config, environ, found):
+def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
+    environ: Mapping[str, str] = config.environ
+    first, found = opened[0].image, [one.image for one in opened]
     commands = read_commands(session.commands) if session.commands is not None else None
     base = find_container(session.container, config)
     engine = engines.find(config["engine.commands"], environ)
@@ -148,35 +248,32 @@ def _gather(session, config, environ, found):
                 status=MISSING,
                 hint="-b SOURCE[:DESTINATION[:ro]]",
             )
-    binds = []
-    for bind in config["binds.paths"]:
-        source, _colon, rest = bind.partition(":")
-        if os.path.exists(source):
-            binds.append(bind)
+    binds = [bind for bind in config["binds.paths"] if os.path.exists(bind.partition(":")[0])]
     if commands:
         commands.way = places.follow(os.path.join(cwd, commands.path))
-    foreign_group = _foreign_group(found[0], engine, base)
+    foreign_group = _foreign_group(first, engine, base)
     detect = config["launch.gpu"] == "auto"
     launchers = engine.launchers(environ)
     return Facts(
-        images=found,
+        overlays=opened,
         engine=engine,
         base=base,
         cwd=cwd,
         environ=environ,
         uid=os.getuid(),
         gid=os.getegid(),
+        told=engine.told(session.options, environ),
         binds=binds,
         gpus=[name for name, device in GPUS.items() if detect and os.path.exists(device)],
         commands=commands,
         command_here=_is_here(session.command),
         scratch=scratch_directory(config),
-        room=_room(found[0]),
+        room=_room(first),
         launchers=launchers,
-        plain_directory=found[0].is_plain_directory,
-        data=found[0].is_data,
+        plain_directory=first.is_plain_directory,
+        data=first.is_data,
         foreign_group=foreign_group,
-        unshare=foreign_group and process.which("unshare", environ),
+        unshare=process.which("unshare", environ) if foreign_group is not None else None,
         cwd_in_overlay=any(image.holds(cwd) for image in found),
         cwd_is_mine=os.access(cwd, os.W_OK | os.X_OK),
         ways=_ways(environ, cwd),
@@ -188,12 +285,12 @@ def _gather(session, config, environ, found):
     )
 
 
-def _is_here(command):
+def _is_here(command: Sequence[str] | None) -> bool:
     """Return whether the host has a command, where that is a path."""
-    return bool(command) and "/" in command[0] and os.path.exists(command[0])
+    return any("/" in word and os.path.exists(word) for word in (command or ())[:1])
 
 
-def _ways(environ, cwd):
+def _ways(environ: Mapping[str, str], cwd: str) -> dict[str, Way]:
     """Return the Ways of the directories that variables name, by the name of the variable."""
     named = {name: environ.get(name, "") for name in NAMED}
     logical = environ.get("PWD", "")
@@ -211,7 +308,7 @@ def _ways(environ, cwd):
     return {name: way for name, way in found.items() if way}
 
 
-def _files(environ, found):
+def _files(environ: Mapping[str, str], found: Sequence[Image]) -> dict[str, Way]:
     """Return the Ways of the files of the host that variables name, by the variable's name.
 
     Those that an overlay has are meant for the inside; so are those that the host has not.
@@ -226,21 +323,21 @@ def _files(environ, found):
     return ways
 
 
-def _limits(launchers):
+def _limits(launchers: Launchers | None) -> tuple[int | None, int | None]:
     """Return what a server of the engine may take: (bytes of a file, seconds), None without limit.
 
     Our launchers set aside what soft limits say; those are for the commands.
     """
     import resource
 
-    found = []
-    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU):
-        limit = resource.getrlimit(kind)[1 if launchers else 0]
-        found.append(None if limit == resource.RLIM_INFINITY else limit)
-    return tuple(found)
+    def limit(kind: int) -> int | None:
+        found = resource.getrlimit(kind)[1 if launchers else 0]
+        return None if found == resource.RLIM_INFINITY else found
+
+    return limit(resource.RLIMIT_FSIZE), limit(resource.RLIMIT_CPU)
 
 
-def _sources(session, binds):
+def _sources(session: Session, binds: Iterable[str]) -> Iterator[str]:
     """Yield what is bound under its own name."""
     for bind in (*binds, *session.binds):
         for source, target in places.parse_binds(bind):
@@ -248,13 +345,13 @@ def _sources(session, binds):
                 yield source
 
 
-def _linked(paths):
+def _linked(paths: Iterable[str]) -> list[Way]:
     """Return the Ways of those paths that lead through links."""
     ways = map(places.follow, paths)
     return [way for way in ways if way and way.links]
 
 
-def _passwd_home(environ, binds):
+def _passwd_home(environ: Mapping[str, str], binds: Iterable[str]) -> str | None:
     """Return the home directory that the engine will mount: that of the password database.
 
     None where HOME is seen anyway: the database may be on a server.
@@ -270,7 +367,7 @@ def _passwd_home(environ, binds):
         return None
 
 
-def _foreign_group(image, engine, base):
+def _foreign_group(image: Image, engine: Engine, base: str) -> int | None:
     """Return the gid of an overlay's files that an engine without root could not write, or None.
 
     Its namespace knows one group, the caller's own; what belongs to any other, in an overlay
@@ -285,7 +382,7 @@ def _foreign_group(image, engine, base):
     return image.group
 
 
-def _room(image):
+def _room(image: Image) -> int | None:
     """Return the bytes that an ordinary user has left on the file system of an image."""
     try:
         return free_bytes(image.descriptor)
@@ -293,13 +390,14 @@ def _room(image):
         return None
 
 
-def decide_writable(session, facts):
+def decide_writable(session: Session, facts: Facts) -> tuple[bool, str | None]:
     """Return (whether the first overlay is to be written, why it is not or None).
 
     Raises OverlayError: NOT_ALLOWED when the user insists with :rw on what cannot be, DAMAGED
     for a directory with data: the engine would put upper/ and work/ among them, and show upper/.
     """
-    (path, mode), first = session.overlays[0], facts.images[0]
+    path, mode, first = facts.overlays[0].path, facts.overlays[0].mode, facts.images[0]
+    hint: str | None
     if mode == "ro":
         return False, None
     hint = f"to look into it: -o {quote(path)}:ro; to change it, work on a copy of your own"
@@ -313,7 +411,7 @@ def decide_writable(session, facts):
     elif (
         facts.foreign_group is not None
         and not (first.is_file and facts.unshare)
-        and not is_fakeroot(session, facts)
+        and not (session.fakeroot or facts.told.fakeroot)
     ):
         from overlay.host.names import group_name  # asks a server on many sites
 

@@ -1,180 +1,233 @@
 """The plan for a session: make_plan() decides, from what it is handed."""
 
+from __future__ import annotations
+
 import fnmatch
 import os
 
 from overlay import size
-from overlay.errors import (
-    CANNOT_CREATE,
-    DAMAGED,
-    NOT_ALLOWED,
-    UNAVAILABLE,
-    OverlayError,
-    quote,
-    reason,
-)
+from overlay.errors import CANNOT_CREATE, DAMAGED, NOT_ALLOWED, OverlayError, quote, reason
 from overlay.host import places, private
 from overlay.launch import engine as engines
-from overlay.launch.facts import GPUS, NAMED, decide_writable
+from overlay.launch.facts import GPUS, NAMED
 from overlay.launch.inside import command_line
-from overlay.launch.launchers import is_fakeroot, launcher_path, needs_launchers
-from overlay.launch.request import check_twice
 from overlay.plan import Plan, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from overlay.host.places import View
+    from overlay.image.kind import Image
+    from overlay.launch.engine import Bind
+    from overlay.launch.facts import Facts
+    from overlay.launch.learned import Learned
+    from overlay.launch.request import Session
+    from overlay.settings.config import Config
+
+    Notice = tuple[str, str]  # (level, text): see Plan
 
 # Where the host's files show inside whatever the site binds.
 _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 
 
-def check_fakeroot(session, facts):
-    """Refuse --fakeroot where it cannot be had, after newgrp(1). Raises OverlayError (UNAVAILABLE).
-
-    newgidmap(1), by which an engine without root gets a range of ids from subgid(5), takes no
-    callers whose group is not that of their login.
-    """
-    if facts.uid == 0 or not is_fakeroot(session, facts):
-        return
-    import pwd  # asks a server on many sites
-
-    try:
-        user, group = pwd.getpwuid(facts.uid), os.getgid()
-    except KeyError:
-        return
-    if group == user.pw_gid or facts.engine.is_setuid():
-        return
-    try:
-        with open("/etc/subgid", encoding="utf-8", errors="replace") as file:
-            ranges = [line.partition(":")[0] for line in file]
-    except OSError:
-        return
-    if user.pw_name in ranges or str(facts.uid) in ranges:
-        from overlay.host.names import group_name
-
-        own = group_name(user.pw_gid)
-        raise OverlayError(
-            f"--fakeroot cannot be had while your group is {group_name(group)}: newgidmap wants"
-            f" that of your login, {own}",
-            status=UNAVAILABLE,
-            hint=f"leave the shell of newgrp: exit; or: sg {own} -c '{session.program} …'",
-        )
-
-
 class SessionPlan(Plan):
-    """The Plan of a session.
+    """The Plan of a session, which always has a final Step.
 
     features  what it needs that not every version of its engine has: see Engine.check()
     """
 
-    def __init__(self, final, *, features=(), **known):
-        super().__init__(final, **known)
+    final: Step
+
+    def __init__(
+        self,
+        final: Step,
+        *,
+        notices: Iterable[Notice],
+        before: Iterable[Step],
+        after: Iterable[Step],
+        writable: bool,
+        features: Iterable[str],
+    ) -> None:
+        super().__init__(final, notices=notices, before=before, after=after, writable=writable)
         self.features = list(features)
 
 
-def make_plan(session, config, facts):
-    """Return the SessionPlan of a session. Pure: all it knows of the machine is in facts.
+class _Inside:
+    """What runs inside, and what that takes.
 
-    Raises OverlayError: USAGE for the same overlay twice, NOT_ALLOWED for :rw on one that
-    cannot be written, DAMAGED for an image that was not made as an overlay.
+    words   a list of words; None for an interactive shell
+    binds, before, after, notices  what is added to the plan for it
     """
-    notices, before, after = [], [], []
-    check_twice(facts.images)
-    writable, why = decide_writable(session, facts)
-    if why:
-        notices.append(("notice", f"{quote(facts.images[0].path)} is mounted read-only: {why}"))
-    layers = []
-    for number, found in enumerate(facts.images):
-        if found.lacks_upper:
-            raise OverlayError(
-                f"{quote(found.path)} holds no upper directory: it was not made as an overlay",
-                status=DAMAGED,
-                hint="make one with: create-overlay -s SIZE -n FILES",
-            )
-        layers.append((found.path, writable and number == 0))
-    view, inside_only, needed = _view(session, facts)
-    if inside_only:
-        notices.append(
-            (
-                "notice",
-                f"the host's {quote(facts.cwd)} is not seen inside: it is a directory of"
-                " the container",
-            )
-        )
-    elif facts.cwd_in_overlay and facts.cwd in (bind[0] for bind in needed):
-        words = f"{quote(facts.cwd)} is the host's inside; an overlay has a directory of this name"
-        notices.append(("notice", f"{words}, which is not seen from here"))
+
+    def __init__(
+        self,
+        words: list[str] | None,
+        *,
+        binds: Sequence[Bind] = (),
+        before: Sequence[Step] = (),
+        after: Sequence[Step] = (),
+        notices: Sequence[Notice] = (),
+    ) -> None:
+        self.words = words
+        self.binds = binds
+        self.before = before
+        self.after = after
+        self.notices = notices
+
+
+def make_plan(
+    session: Session,
+    config: Config,
+    facts: Facts,
+    learned: Learned,
+    *,
+    token: str | None = None,
+) -> SessionPlan:
+    """Return the SessionPlan of a session. Pure: what it knows of the machine, it is handed.
+
+    token  what its processes are known by afterwards, in their environment; None: they are not
+    Raises OverlayError: NOT_ALLOWED for limits of this shell that would end the server of an
+    image, DAMAGED for an image that was not made as an overlay.
+    """
+    _check_upper(facts)
+    first = facts.overlays[0]
+    view, no_cwd, needed = _view(session, facts)
+    inside = _inside(session, facts, learned, view, away=no_cwd or facts.told.contained)
     # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
     # stack: an empty layer on top, which our launcher then makes read-only.
-    layer = not writable and facts.markers
-    if layer and not facts.launchers:
-        notices.append(
-            ("warning", "what is written inside is thrown away at the end of the session")
-        )
-    if writable and facts.plain_directory:
-        path = facts.images[0].path
-        words = f"{quote(path)} is a directory; what is written goes to {quote(path + '/upper')}"
-        notices.append(("notice", words))
-        before.append(_make_upper(path, facts.gid))
-    binds = [*needed, *facts.binds, *session.binds]
-    told = facts.engine.told(session.options, facts.environ)
-    away = inside_only or told.contained
-    command = _command(session, facts, view, binds, before, after, notices, away)
+    layer = learned.markers and not facts.writable
     launch = engines.Launch(
         facts.base,
-        layers,
-        binds=binds,
+        facts.overlays,
+        binds=[*needed, *facts.binds, *session.binds, *inside.binds],
         gpus=[gpu for gpu in GPUS if gpu in session.gpus or gpu in facts.gpus],
         fakeroot=session.fakeroot,
-        no_cwd=inside_only,
+        no_cwd=no_cwd,
         layer=layer,
         options=session.options,
-        command=command,
+        command=inside.words,
         quiet=not session.verbose,
     )
-    unset = _cleared(config, facts, view, notices)
-    variables = {}
-    if facts.environ.get("PWD", facts.cwd) != facts.cwd:
-        # Where it finds a name of the shell's inside, the engine does not mount what is there.
-        variables["PWD"] = facts.cwd
-    if command is None:
-        variables |= _prompt(facts.engine, session.title or facts.images[0].path)
-        notices.append(("notice", describe(layers, facts)))
-        if config["site.message"]:
-            notices.append(("message", config["site.message"]))
-    if writable and facts.images[0].free:
-        _check_limits(facts.images[0], facts, notices)
-        _warn_of_room(facts.images[0], config, facts, notices)
-    arguments, path_first = facts.engine.arguments(launch), None
-    if facts.launchers and facts.launchers.directory is None:
-        path_first = launcher_path(session, facts, writable)
-    elif facts.launchers and needs_launchers(writable, facts):
-        launchers = launcher_path(session, facts, writable)
-        arguments = engines.enter(arguments, facts.launchers.directory, launchers)
-    if writable and facts.foreign_group is not None and not is_fakeroot(session, facts):
-        from overlay.host.names import group_name  # asks a server on many sites
-
-        own, theirs = map(group_name, (facts.gid, facts.foreign_group))
-        words = (
-            f"inside, your group {quote(own)} is called {quote(theirs)}, as that of the files there"
-        )
-        notices.append(("detail", words))
-        arguments = engines.in_group(arguments, facts.unshare, facts.uid, facts.foreign_group)
+    cleared = _cleared(config, facts, view)
+    made = facts.writable and facts.plain_directory
+    notices = [
+        *_of_what_is_seen(facts, [source for source, _target, _read_only in needed], no_cwd),
+        *_of_what_is_written(facts, learned, layer),
+        *inside.notices,
+        *([("detail", "not passed on from the host: " + " ".join(cleared))] if cleared else []),
+        *(_of_the_shell(config, facts) if inside.words is None else []),
+        *(_of_room(first.image, config, facts) if facts.writable else []),
+    ]
+    arguments, path_first, more = _started(session, facts, learned, launch)
     final = Step(
         arguments,
-        unset=unset,
-        variables=variables,
+        unset=cleared + _foreign(config, facts),
+        variables=_variables(session, facts, token, shell=inside.words is None),
         path_first=path_first,
-        commands=facts.commands.descriptor if facts.commands else None,
+        commands=learned.commands.descriptor if learned.commands else None,
     )
     return SessionPlan(
         final,
-        notices=notices,
-        before=before,
-        after=after,
-        writable=writable,
+        notices=notices + more,
+        before=[*([_make_upper(first.path, facts.gid)] if made else []), *inside.before],
+        after=inside.after,
+        writable=facts.writable,
         features=facts.engine.features(launch),
     )
 
 
-def _make_upper(path, group):
+def _check_upper(facts: Facts) -> None:
+    """Refuse images that were not made as overlays. Raises OverlayError (DAMAGED)."""
+    for one in facts.overlays:
+        if one.image.lacks_upper:
+            raise OverlayError(
+                f"{quote(one.path)} holds no upper directory: it was not made as an overlay",
+                status=DAMAGED,
+                hint="make one with: create-overlay -s SIZE -n FILES",
+            )
+
+
+def _of_what_is_seen(facts: Facts, bound: Sequence[str], no_cwd: bool) -> Iterator[Notice]:
+    """Yield what is to be said of a first overlay that is not written, and of the current directory.
+
+    bound   what of the host is bound
+    no_cwd  whether the current directory is the container's
+    """
+    first, cwd = facts.overlays[0], quote(facts.cwd)
+    if first.why:
+        yield "notice", f"{quote(first.path)} is mounted read-only: {first.why}"
+    if no_cwd:
+        words = f"the host's {cwd} is not seen inside: it is a directory of the container"
+        yield "notice", words
+    elif facts.cwd_in_overlay and facts.cwd in bound:
+        words = f"{cwd} is the host's inside; an overlay has a directory of this name"
+        yield "notice", f"{words}, which is not seen from here"
+
+
+def _of_what_is_written(facts: Facts, learned: Learned, layer: bool) -> Iterator[Notice]:
+    """Yield what is to be said of where it goes that is written inside.
+
+    layer  whether an empty layer in memory lies on top
+    """
+    if layer and not learned.launchers:
+        yield "warning", "what is written inside is thrown away at the end of the session"
+    if facts.writable and facts.plain_directory:
+        path = facts.overlays[0].path
+        words = f"{quote(path)} is a directory; what is written goes to {quote(path + '/upper')}"
+        yield "notice", words
+
+
+def _of_the_shell(config: Config, facts: Facts) -> Iterator[Notice]:
+    """Yield what an interactive shell begins with."""
+    yield "notice", describe(facts)
+    if config["site.message"]:
+        yield "message", config["site.message"]
+
+
+def _variables(session: Session, facts: Facts, token: str | None, *, shell: bool) -> dict[str, str]:
+    """Return the variables that the engine gets.
+
+    token  see make_plan()
+    shell  whether an interactive shell runs inside
+    """
+    variables = {}
+    if facts.environ.get("PWD", facts.cwd) != facts.cwd:
+        # Where it finds a name of the shell's inside, the engine does not mount what is there.
+        variables["PWD"] = facts.cwd
+    if shell:
+        variables |= _prompt(facts.engine, session.title or facts.overlays[0].path)
+    if token is not None:
+        variables[facts.engine.variable("OVERLAY_SESSION")] = token
+    return variables
+
+
+def _started(
+    session: Session, facts: Facts, learned: Learned, launch: engines.Launch
+) -> tuple[list[str], str | None, list[Notice]]:
+    """Return how the engine is started: its command line, what comes first in PATH, and notices."""
+    arguments, path_first = facts.engine.arguments(launch), None
+    notices: list[Notice] = []
+    if learned.launchers:
+        # An empty layer in memory that the users ask the engine for stays writable.
+        launchers = learned.launchers.path(writable=facts.writable or facts.told.layer)
+        if learned.launchers.directory is None:
+            path_first = launchers
+        else:
+            arguments = engines.enter(arguments, learned.launchers.directory, launchers)
+    group = facts.foreign_group
+    fakeroot = session.fakeroot or facts.told.fakeroot
+    if facts.writable and group is not None and facts.unshare and not fakeroot:
+        from overlay.host.names import group_name  # asks a server on many sites
+
+        own, theirs = quote(group_name(facts.gid)), quote(group_name(group))
+        words = f"inside, your group {own} is called {theirs}, as that of the files there"
+        notices.append(("detail", words))
+        arguments = engines.in_group(arguments, facts.unshare, facts.uid, group)
+    return arguments, path_first, notices
+
+
+def _make_upper(path: str, group: int) -> Step:
     """Return the Step that makes upper/ and work/ in an empty directory.
 
     The engine would make them with the directory's own group, where that is handed on, and
@@ -182,7 +235,7 @@ def _make_upper(path, group):
     """
     names = [os.path.join(path, name) for name in ("work", "upper")]
 
-    def make():
+    def make() -> None:
         try:
             for name in names:
                 os.mkdir(name, 0o755)
@@ -198,38 +251,37 @@ def _make_upper(path, group):
     return Step(["install", "-d", "-m", "00755", "-g", str(group), *names], action=make)
 
 
-def _view(session, facts):
+def _view(session: Session, facts: Facts) -> tuple[View, bool, list[tuple[str, str, bool]]]:
     """Return what of the host is seen inside, and what has to be bound for that.
 
     (a places.View, whether the current directory is the container's, (source, target,
     read-only) of binds)
     """
-    told = facts.engine.told(session.options, facts.environ)
-    if told.contained:
+    if facts.told.contained:
         return places.View(_bound(session, facts)), False, []
     points = [(path, path) for path in _ALWAYS_VISIBLE]
     if facts.passwd_home and not session.fakeroot:
         points.append((facts.passwd_home, facts.passwd_home))
     view = places.View(points + _bound(session, facts))
     ways = [facts.ways[name] for name in NAMED if name in facts.ways]
-    if told.own_home:
+    if facts.told.own_home:
         ways = [way for way in ways if way is not facts.ways.get("HOME")]
     needed = [bind for way in ways for bind in view.needed(way, system=True)]
     inside_only = _is_inside_only(facts, view)
-    if not inside_only and not told.no_cwd:
+    if not inside_only and not facts.told.no_cwd:
         needed += _cwd_binds(facts, view)
     for way in (*facts.bound, *filter(view.leads_out, facts.locations)):
         needed += view.needed(way)
     return view, inside_only, needed
 
 
-def _bound(session, facts):
+def _bound(session: Session, facts: Facts) -> list[tuple[str, str]]:
     """Return (source, target) of the binds of the site and of the user."""
     texts = (*facts.binds, *session.binds)
     return [point for text in texts for point in places.parse_binds(text)]
 
 
-def _cwd_binds(facts, view):
+def _cwd_binds(facts: Facts, view: View) -> list[tuple[str, str, bool]]:
     """Return the binds for the current directory, under its own name and the shell's.
 
     The engine would mount it as well, but not where its name begins with /dev or /proc, and
@@ -244,7 +296,7 @@ def _cwd_binds(facts, view):
     return binds + (view.needed(facts.ways["PWD"]) if "PWD" in facts.ways else [])
 
 
-def _is_inside_only(facts, view):
+def _is_inside_only(facts: Facts, view: View) -> bool:
     """Return whether the current directory means the container's, which the host's would hide.
 
     One of an overlay gives way where the caller may write the host's: what is written from
@@ -256,11 +308,13 @@ def _is_inside_only(facts, view):
     return hidden or places.is_below(facts.cwd, places.SYSTEM) or facts.cwd == "/opt"
 
 
-def _check_limits(image, facts, notices):
-    """Refuse, or warn of, limits of this shell that would end the server of a writable image.
+def _of_room(image: Image, config: Config, facts: Facts) -> Iterator[Notice]:
+    """Yield warnings for a writable image: of limits of this shell, and of little room.
 
-    Raises OverlayError (NOT_ALLOWED).
+    Raises OverlayError (NOT_ALLOWED) for limits that would end its server.
     """
+    if image.free is None:
+        return
     most, seconds = facts.limits
     if most is not None and most < image.status.st_size:
         raise OverlayError(
@@ -271,96 +325,74 @@ def _check_limits(image, facts, notices):
         )
     if seconds is not None:
         words = f"the limit of {seconds} s of processor time (ulimit -t) holds for the overlay's"
-        notices.append(
-            ("warning", f"{words} server, too; what is being written when it ends is lost")
-        )
-
-
-def _warn_of_room(image, config, facts, notices):
-    """Warn when a writable image, or a sparse one's file system, is nearly full."""
-    low = config["safety.low"]
+        yield "warning", f"{words} server, too; what is being written when it ends is lost"
     data, files = image.free
-    short_of_room, short_of_files = image.is_short(low)
+    short_of_room, short_of_files = image.is_short(config["safety.low"])
     if short_of_room or short_of_files:
-        notices.append(
-            (
-                "warning",
-                f"{quote(image.path)} is nearly full: {size.format_size(data)} and"
-                f" {size.format_files(files)} left; for more: resize-overlay {quote(image.path)}"
-                + (" -s +SIZE" if short_of_room else " -n +FILES")
-                # fuse2fs wants five free blocks before it renames, and so before it deletes.
-                + (
-                    "; to delete a file, empty it first: truncate -s 0 FILE"
-                    if data < 1 << 15
-                    else ""
-                ),
-            )
+        words = (
+            f"{quote(image.path)} is nearly full: {size.format_size(data)} and"
+            f" {size.format_files(files)} left; for more: resize-overlay {quote(image.path)}"
+            f" {'-s +SIZE' if short_of_room else '-n +FILES'}"
         )
+        # fuse2fs wants five free blocks before it renames, and so before it deletes.
+        if data < 1 << 15:
+            words += "; to delete a file, empty it first: truncate -s 0 FILE"
+        yield "warning", words
     growth = min(image.status.st_size - image.status.st_blocks * 512, data)
     if facts.room is not None and growth > facts.room:
-        notices.append(
-            (
-                "warning",
-                f"{quote(image.path)} is sparse and may still grow by {size.format_size(growth)},"
-                f" but its file system has {size.format_size(facts.room)} left",
-            )
+        yield (
+            "warning",
+            f"{quote(image.path)} is sparse and may still grow by {size.format_size(growth)},"
+            f" but its file system has {size.format_size(facts.room)} left",
         )
 
 
-def _command(session, facts, view, binds, before, after, notices, away):
-    """Return what runs inside, None for a shell; add the binds and steps that it needs.
+def _inside(session: Session, facts: Facts, learned: Learned, view: View, *, away: bool) -> _Inside:
+    """Return what runs inside.
 
-    away  whether what runs inside begins in another directory
+    away  whether it begins in another directory
     """
     if session.command is not None:
-        return command_line(session.command, session.program, _unseen(session, facts, view))
-    if session.commands is None:
-        return None
-    commands = facts.commands
+        unseen = _unseen(session.command[0], facts, view)
+        return _Inside(command_line(session.command, session.program, unseen))
+    if learned.commands is None:
+        return _Inside(None)
+    commands, notices = learned.commands, []
     if commands.text is not None:
         words = "has" if commands.descriptor is None else "have"
         name = quote(commands.path) if commands.descriptor is None else "the commands"
-        notices.append(
-            (
-                "notice",
-                f"{name} {words} Windows line ends or a byte order mark; they are left out",
-            )
-        )
+        words = f"{name} {words} Windows line ends or a byte order mark; they are left out"
+        notices.append(("notice", words))
     if commands.descriptor is not None:
-        return ["bash", "--", f"/dev/fd/{commands.descriptor}"]
+        return _Inside(["bash", "--", f"/dev/fd/{commands.descriptor}"], notices=notices)
     if not commands.regular:
         # A pipe such as <(…) has no name to bind; its descriptor is inherited.
-        return ["bash", "--", commands.path]
+        return _Inside(["bash", "--", commands.path], notices=notices)
     path = os.path.join(facts.cwd, commands.path)
     way = commands.way or places.Way(path)
     source = way.real
+    before: list[Step] = []
+    after: list[Step] = []
     if commands.text is not None:
         place = private.name(facts.scratch)
         source = os.path.join(place, f"commands.{os.uname().nodename}.{os.getpid()}")
-        text = commands.text
-        before.append(
-            Step(["mkdir", "-p", "-m", "700", place], action=lambda: private.make(facts.scratch))
-        )
-        before.append(
-            Step(
-                ["sed", r"1s/^\xef\xbb\xbf//; s/\r$//", way.real],
-                output=source,
-                action=lambda: private.put(facts.scratch, source, text),
-                why="the commands without the carriage returns of Windows",
-            )
-        )
-        after.append(
-            Step(["rm", "-f", source], action=lambda: private.leave(facts.scratch, source))
-        )
-    binds.append((source, view.place_of(way), True))
+        before, after = _without_carriage_returns(way.real, source, facts.scratch, commands.text)
+    target = view.place_of(way)
+    name = path if away else commands.path
     if way.links and ".." in path.split("/"):
-        return ["bash", "--", view.place_of(way)]  # not all on the way may be there inside
-    return ["bash", "--", path if away else commands.path]
+        name = target  # not all on the way may be there inside
+    return _Inside(
+        ["bash", "--", name],
+        binds=[(source, target, True)],
+        before=before,
+        after=after,
+        notices=notices,
+    )
 
 
-def _unseen(session, facts, view):
+def _unseen(command: str, facts: Facts, view: View) -> str:
     """Return the hint for a command that the host has, where that is not what is seen inside."""
-    path = os.path.normpath(os.path.join(facts.cwd, session.command[0]))
+    path = os.path.normpath(os.path.join(facts.cwd, command))
     if not facts.command_here or view.shows(path):
         return ""
     if places.is_below(path, places.SYSTEM):
@@ -368,39 +400,66 @@ def _unseen(session, facts, view):
     return f"this machine has it, but it is not seen inside: -b {quote(os.path.dirname(path))}"
 
 
-def _cleared(config, facts, view, notices):
-    """Return the names of the caller's variables that the session does not get."""
+def _without_carriage_returns(
+    original: str, path: str, scratch: str, text: bytes
+) -> tuple[list[Step], list[Step]]:
+    """Return the Steps that write commands to a path in the user's directory, and remove them.
+
+    scratch  the directory in which that is
+    text     the commands, without carriage returns and byte order mark
+    """
+    before = [
+        Step(
+            ["mkdir", "-p", "-m", "700", private.name(scratch)],
+            action=lambda: private.make(scratch),
+        ),
+        Step(
+            ["sed", r"1s/^\xef\xbb\xbf//; s/\r$//", original],
+            output=path,
+            action=lambda: private.put(scratch, path, text),
+            why="the commands without the carriage returns of Windows",
+        ),
+    ]
+    return before, [Step(["rm", "-f", path], action=lambda: private.leave(scratch, path))]
+
+
+def _cleared(config: Config, facts: Facts, view: View) -> list[str]:
+    """Return the names of the caller's variables that are not passed on from the host."""
     patterns, environ = config["launch.clear"], facts.environ
-    cleared = [
+    return [
         name
         for name in sorted(environ)
         if (name in facts.files and not view.leads_to(facts.files[name]))
         or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     ]
-    if cleared:
-        notices.append(("detail", "not passed on from the host: " + " ".join(cleared)))
-    # These would add overlays that nobody named on this command line, or set aside the site's lock.
+
+
+def _foreign(config: Config, facts: Facts) -> list[str]:
+    """Return the variables for the engine that it does not get.
+
+    They would add overlays that nobody named on this command line, or set aside the site's lock.
+    """
     foreign = [*facts.engine.foreign]
     for setting, names in facts.engine.setting_aside.items():
         foreign += names if config.lock(setting) else ()
-    return cleared + [name for name in foreign if name in environ]
+    return [name for name in foreign if name in facts.environ]
 
 
-def _prompt(engine, path):
+def _prompt(engine: engines.Engine, path: str) -> dict[str, str]:
     """Return the variables that make the shell's prompt name the overlay."""
     name = os.path.basename(path.rstrip("/"))
     plain = "".join(char if char.isalnum() or char in "-_.+@%=" else "?" for char in name)
     return {engine.variable("PS1"): f"[{plain}] \\w> "}
 
 
-def describe(layers, facts):
+def describe(facts: Facts) -> str:
     """Return the line that says what is mounted how, and what room is left."""
     words = []
-    for (path, writable), found in zip(layers, facts.images):
-        state = "writable" if writable else "read-only"
-        if writable and found.free:
-            data, files = found.free
+    for one in facts.overlays:
+        state = "writable" if one.written else "read-only"
+        if one.written and one.image.free:
+            data, files = one.image.free
             state += f", {size.format_size(data)} and {size.format_files(files)} free"
-        words.append(f"{quote(path)} ({state})")
+        words.append(f"{quote(one.path)} ({state})")
     words.append(quote(os.path.basename(facts.base.rstrip("/"))))
     return " over ".join(words)

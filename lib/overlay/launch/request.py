@@ -1,9 +1,19 @@
 """What mount-overlay and run-overlay ask for."""
 
+from __future__ import annotations
+
 import os
 import stat
 
 from overlay.errors import CONFIGURATION, DAMAGED, MISSING, USAGE, OverlayError, quote, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from overlay.host.places import Way
+    from overlay.image.kind import Image
+    from overlay.settings.config import Config
 
 # What names the standard input in the place of a file of commands.
 _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -13,10 +23,24 @@ _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _COMMANDS = 9
 
 
+class Overlay:
+    """An overlay as a session names it.
+
+    path  as the user typed it
+    mode  "rw" or "ro" where they said so, else None
+    """
+
+    __slots__ = ("mode", "path")
+
+    def __init__(self, path: str, mode: str | None = None) -> None:
+        self.path = path
+        self.mode = mode
+
+
 class Session:
     """What the user asked for.
 
-    overlays    (path, mode) in the order of the layers, top first; mode "rw", "ro" or None
+    overlays    Overlays in the order of the layers, top first
     container   name or path of the base image, None for the site's default
     binds       bind specifications of the user's own, as the engine takes them
     gpus        "nv", "rocm": GPU support asked for by name
@@ -33,19 +57,19 @@ class Session:
 
     def __init__(
         self,
-        overlays,
+        overlays: Iterable[Overlay],
         *,
-        container=None,
-        binds=(),
-        gpus=(),
-        fakeroot=False,
-        options=(),
-        commands=None,
-        command=None,
-        program="run-overlay",
-        title=None,
-        verbose=False,
-    ):
+        container: str | None = None,
+        binds: Iterable[str] = (),
+        gpus: Iterable[str] = (),
+        fakeroot: bool = False,
+        options: Iterable[str] = (),
+        commands: str | None = None,
+        command: Iterable[str] | None = None,
+        program: str = "run-overlay",
+        title: str | None = None,
+        verbose: bool = False,
+    ) -> None:
         self.overlays = list(overlays)
         self.container = container
         self.binds = list(binds)
@@ -53,10 +77,21 @@ class Session:
         self.fakeroot = fakeroot
         self.options = list(options)
         self.commands = commands
-        self.command = command
+        self.command = None if command is None else list(command)
         self.program = program
         self.title = title
         self.verbose = verbose
+
+    def over(self, overlays: Iterable[Overlay], title: str | None) -> Session:
+        """Return the same session with others in the place of its overlays.
+
+        title  what the prompt of a shell names
+        """
+        import copy  # for sessions in jobs only
+
+        made = copy.copy(self)
+        made.overlays, made.title = list(overlays), title
+        return made
 
 
 class CommandFile:
@@ -69,7 +104,14 @@ class CommandFile:
     descriptor  where bash finds the commands that were read from standard input, else None
     """
 
-    def __init__(self, path, regular=True, text=None, way=None, descriptor=None):
+    def __init__(
+        self,
+        path: str,
+        regular: bool = True,
+        text: bytes | None = None,
+        way: Way | None = None,
+        descriptor: int | None = None,
+    ) -> None:
         self.path = path
         self.regular = regular
         self.text = text
@@ -77,8 +119,9 @@ class CommandFile:
         self.descriptor = descriptor
 
 
-def parse_overlay(text):
-    """Return (path, mode) of NAME[:ro|:rw]. Raises OverlayError (USAGE) for another form."""
+def parse_overlay(text: str) -> Overlay:
+    """Return the Overlay that NAME[:ro|:rw] stands for. Raises OverlayError (USAGE) for another form."""
+    mode: str | None
     path, colon, mode = text.rpartition(":")
     if not colon:
         path, mode = text, None
@@ -104,10 +147,10 @@ def parse_overlay(text):
             status=USAGE,
             hint=f"rename the file, or make a link to it: ln -s {quote(path)} NAME",
         )
-    return path, mode
+    return Overlay(path, mode)
 
 
-def find_container(spec, config):
+def find_container(spec: str | None, config: Config) -> str:
     """Return the path of a base image, given by name, by path, or None for the default.
 
     Raises OverlayError (MISSING, or DAMAGED for something that is not a container image).
@@ -125,7 +168,7 @@ def find_container(spec, config):
             )
     path = known.get(spec, spec)
     if path is None:
-        return config[f"images.{spec}"]  # raises: a variable in it is not set
+        path = config[f"images.{spec}"]  # raises: a variable in it is not set
     where = f" ({origin}: [images] default)" if origin else ""
     # A setting's word is a name: what lies in the current directory is not the site's choice.
     if spec not in known and "/" not in spec and (origin or not os.path.exists(spec)):
@@ -167,7 +210,7 @@ def find_container(spec, config):
     return path
 
 
-def read_commands(path):
+def read_commands(path: str) -> CommandFile:
     """Return the CommandFile at a path; standard input is not read yet: see read_input().
 
     Raises OverlayError (MISSING) when it is not there, not readable, or a directory.
@@ -195,23 +238,23 @@ def read_commands(path):
     return CommandFile(path, text=plain if plain != text else None)
 
 
-def _plain(text):
+def _plain(text: bytes) -> bytes:
     """Return commands without what Windows puts into them: carriage returns, a byte order mark."""
     return text.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
 
 
-def read_input(facts, notice):
+def read_input(commands: CommandFile | None, notice: Callable[[str], object]) -> CommandFile | None:
     """Read the commands to their end, where they come from standard input, which is then empty.
 
     Else the programs among them, which read standard input as well, would take away those
     that follow. They are kept in memory, in a file that has no name, and that what we start or
-    become inherits.
-    notice  called with a line for the user
+    become inherits: the CommandFile that is returned says where. Any other comes back as it is.
+    commands  None when there is no file of commands
+    notice    called with a line for the user
     Raises OverlayError (MISSING) when standard input cannot be read.
     """
-    commands = facts.commands
     if commands is None or commands.descriptor is None:
-        return
+        return commands
     import fcntl
 
     if os.isatty(0):
@@ -226,22 +269,28 @@ def read_input(facts, notice):
             hint="run-overlay -o OVERLAY -f FILE",
         ) from None
     plain = _plain(text)
-    commands.text = plain if plain != text else None
     memory = os.memfd_create("commands", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(memory, "wb", closefd=False) as file:
-        file.write(plain)
+    with open(memory, "wb", closefd=False) as copy:
+        copy.write(plain)
     # Nobody changes it while bash reads: fcntl(2), "File Sealing". Numbers: linux/fcntl.h.
     fcntl.fcntl(memory, 1033, 0x1 | 0x2 | 0x4 | 0x8)
-    commands.descriptor = fcntl.fcntl(memory, fcntl.F_DUPFD, _COMMANDS)
+    descriptor = fcntl.fcntl(memory, fcntl.F_DUPFD, _COMMANDS)
     os.close(memory)
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
+    return CommandFile(
+        commands.path,
+        regular=False,
+        text=plain if plain != text else None,
+        way=commands.way,
+        descriptor=descriptor,
+    )
 
 
-def check_twice(found):
+def check_twice(found: Iterable[Image]) -> None:
     """Refuse one overlay under two names. Raises OverlayError (USAGE)."""
-    seen = {}
+    seen: dict[tuple[int, int], str] = {}
     for image in found:
         if image.identity in seen:
             other = seen[image.identity]

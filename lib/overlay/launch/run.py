@@ -1,16 +1,53 @@
 """A session from its locks to its end."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.host import process
 from overlay.image import markers, record
-from overlay.launch.facts import decide_writable, gather
-from overlay.launch.launchers import settle_launchers
-from overlay.launch.plan import check_fakeroot, make_plan
-from overlay.launch.request import check_twice, read_input
+from overlay.launch.facts import gather
+from overlay.launch.learned import learn
+from overlay.launch.plan import make_plan
+from overlay.launch.request import read_input
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlay.launch.facts import Facts
+    from overlay.launch.learned import Learned
+    from overlay.launch.plan import SessionPlan
+    from overlay.launch.request import Session
+    from overlay.output import Output
+    from overlay.plan import Step
+    from overlay.settings.config import Config
 
 
-def run(request, config, *, wait, output, replace=True, kept=True):
+def rehearse(
+    request: Session, config: Config, moved: Callable[[Facts], Facts] | None = None
+) -> SessionPlan:
+    """Return the plan of a session; nothing is locked, noted or started.
+
+    moved  what makes of the Facts those of the session's start; None: they are the same
+    """
+    found = gather(request, config)
+    try:
+        facts = moved(found) if moved else found
+        return make_plan(request, config, facts, learn(request, facts, remember=False))
+    finally:
+        found.close()
+
+
+def run(
+    request: Session,
+    config: Config,
+    *,
+    wait: float | None,
+    output: Output,
+    replace: bool = True,
+    kept: bool = True,
+) -> int:
     """Lock, plan and launch a session; return its exit status, negative for a signal.
 
     wait     seconds to wait for overlays in use; None not at all
@@ -21,73 +58,79 @@ def run(request, config, *, wait, output, replace=True, kept=True):
     """
     from overlay.safety import guard  # what a dry run does without
 
-    environ = config.environ
-    facts = gather(request, config, environ)
+    facts = gather(request, config)
+    images = facts.images
     try:
-        check_twice(facts.images)
-        writable, _why = decide_writable(request, facts)
-        read_input(facts, output.notice)
+        commands = read_input(facts.commands, output.notice)
         guard.acquire(
-            facts.images, writable, config=config, environ=environ, wait=wait, notice=output.notice
+            images,
+            facts.writable,
+            config=config,
+            environ=config.environ,
+            wait=wait,
+            notice=output.notice,
         )
-        look_inside(request, facts)
-        plan = make_plan(request, config, facts)
+        if images != facts.images:  # another file has taken the place of one meanwhile
+            facts = gather(request, config, images)
+        learned = learn(request, facts, commands=commands)
+        supervised = facts.writable and images[0].can_be_unclean and kept
+        token = f"{os.getpid()}.{os.times().elapsed}" if supervised else None
+        plan = make_plan(request, config, facts, learned, token=token)
         for level, text in plan.notices:
             output.notice(text, level)
         for feature in plan.features:
-            facts.engine.check(feature, environ)
-        return _launch(plan, facts, request.program, output, replace, kept)
+            facts.engine.check(feature, facts.environ)
+        if token is not None:
+            return plan.do(
+                lambda _final: _supervise(plan.final, request, facts, learned, token, output)
+            )
+        alone = replace and not plan.after
+        return plan.do(lambda _final: _start(plan.final, facts, replace=alone))
     finally:
-        for image in facts.images:
+        for image in images:
             image.close()
 
 
-def look_inside(request, facts, remember=True):
-    """Add to the Facts what the overlays themselves say, once they are locked or only asked.
+def _start(final: Step, facts: Facts, *, replace: bool) -> int:
+    """Start the final Step of a session, all before it done; return its status.
 
-    remember  whether what was found is noted on the images
+    replace  whether it takes the place of this process; then this does not return
     """
-    writable, _why = decide_writable(request, facts)
-    facts.markers = not writable and any(
-        markers.present(image, facts.environ, remember=remember) for image in facts.images
-    )
-    check_fakeroot(request, facts)
-    settle_launchers(request, facts, writable)
-
-
-def _launch(plan, facts, program, output, replace, kept):
-    """Do all of a Plan whose overlays are locked, and return the status of its end."""
-    first, environ = facts.images[0], facts.environ
-    supervised = plan.writable and first.can_be_unclean and kept
     descriptors = [image.descriptor for image in facts.images]
-    try:
-        for step in plan.before:
-            step.action()
-        if replace and not supervised and not plan.after:
-            process.become(plan.final, environ, descriptors)
-        from overlay.host import foreground  # what the engine in our place does without
+    if replace:
+        process.become(final, facts.environ, descriptors)
+    from overlay.host import foreground  # what the engine in our place does without
 
-        if supervised:
-            # Here, because the session may take the place of what it lies on.
-            from overlay.safety import finish
+    return foreground.stay(final, facts.environ, keep=descriptors)
 
-            stack = markers.stack_name(facts.base, [one.path for one in facts.images[1:]])
-            record.begin(
-                first.descriptor,
-                environ,
-                host=os.uname().nodename,
-                stack=stack,
-                others=markers.last_second_of_others(first),
-            )
-        token = f"{os.getpid()}.{os.times().elapsed}"
-        if supervised:
-            plan.final.variables[facts.engine.variable("OVERLAY_SESSION")] = token
-        status = foreground.stay(plan.final, environ, keep=descriptors)
-        if supervised:
-            status = finish.finish(
-                facts, status, token=token, environ=environ, output=output, program=program
-            )
-        return status
-    finally:
-        for step in plan.after:
-            step.action()
+
+def _supervise(
+    final: Step, session: Session, facts: Facts, learned: Learned, token: str, output: Output
+) -> int:
+    """Start the final Step of a session that writes an image, and look after it.
+
+    token  what its processes are known by afterwards
+    """
+    # Here, because the session may take the place of what it lies on.
+    from overlay.safety import finish
+
+    first, *below = facts.images[0].as_ext3(), *facts.images[1:]
+    record.begin(
+        first.descriptor,
+        facts.environ,
+        host=os.uname().nodename,
+        stack=markers.stack_name(facts.base, [one.path for one in below]),
+        others=markers.last_second_of_others(first),
+    )
+    status = _start(final, facts, replace=False)
+    return finish.finish(
+        first,
+        status,
+        base=facts.base,
+        below=below,
+        full_is_told=learned.launchers is not None,
+        token=token,
+        environ=facts.environ,
+        output=output,
+        program=session.program,
+    )

@@ -17,11 +17,10 @@ from overlay.size import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from overlay.image.ext3_image import Ext3Image
     from overlay.image.kind import Image
-    from overlay.launch.facts import Facts
     from overlay.output import Output
 
 _ENGINE_FAILED = 255  # what Apptainer itself ends with when it fails in order
@@ -30,9 +29,12 @@ _FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine h
 
 
 def finish(
-    facts: Facts,
+    image: Ext3Image,
     status: int,
     *,
+    base: str,
+    below: Iterable[Image],
+    full_is_told: bool,
     token: str,
     environ: Mapping[str, str],
     output: Output,
@@ -40,13 +42,15 @@ def finish(
 ) -> int:
     """Look at the image after its session and return the exit status for the user.
 
-    facts   of the session; the first of its images was written, and we still hold its lock
+    image   that was written; we still hold its lock
     status  how the engine ended, negative for a signal
+    base    path of the base image
+    below   Images of the overlays that were below
+    full_is_told  whether a write inside fails where the overlay is full
     token   what tells the processes of the session
     output  to print warnings
     A status of 0 becomes DATA_LOST for run-overlay when what was written may be lost.
     """
-    image = facts.images[0]
     descriptor, path = image.descriptor, quote(image.path)
     lost = False
     _tell_of_the_left_behind(path, token, output)
@@ -68,7 +72,7 @@ def finish(
             )
             for line in _repair(image, environ).split("\n"):
                 output.notice(f"{path}: {line.strip()}", "warning")
-        elif not facts.launchers and superblock.available_bytes < superblock.block_size * 16:
+        elif not full_is_told and superblock.available_bytes < superblock.block_size * 16:
             lost = True
             output.notice(
                 f"{path} is full ({format_size(superblock.available_bytes)} left): what was"
@@ -76,7 +80,7 @@ def finish(
                 "warning",
             )
         if not lost:
-            removed = tidy(image, facts.base, facts.images[1:], environ)
+            removed = tidy(image, base, below, environ)
             if not ext3.read_superblock(descriptor).is_clean:
                 _repair(image, environ)  # removing them was cut short
             if removed:

@@ -66,8 +66,8 @@ class Apptainer(Engine):
         """
         words = [self.path, *(["-q"] if launch.quiet else [])]
         words.append("exec" if launch.command is not None else "shell")
-        for path, writable in reversed(launch.overlays):
-            words += ["--overlay", _csv(path if writable else path + ":ro")]
+        for one in reversed(launch.overlays):
+            words += ["--overlay", _csv(one.path if one.written else one.path + ":ro")]
         for bind in launch.binds:
             words += bind_option(bind)
         words += [f"--{gpu}" for gpu in launch.gpus]
