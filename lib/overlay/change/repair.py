@@ -51,7 +51,7 @@ def repair_copy(whole, scratch, environ):
                 gone = salvage.gone(names, salvage.names(descriptor))
                 lost = any(one.had_content for one in gone)
                 way = salvage.way_out(descriptor, "/lost+found", ".")
-                kept = salvage.keep(path, environ) if lost else None
+                kept = salvage.keep(path, whole.descriptor, environ) if lost else None
                 new.over(whole.descriptor)
         except OSError as error:
             raise OverlayError(

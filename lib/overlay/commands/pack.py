@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from overlay.change import pack
@@ -124,10 +123,7 @@ def _remove(found: Sequence[Image], output: Output) -> None:
             )
         path = os.path.realpath(one.path)
         try:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) != one.identity:
-                raise FileNotFoundError(errno.ENOENT, "it is another file by now")
-            os.unlink(path)
+            replace.remove(path, one.descriptor)
         except OSError as error:
             raise OverlayError(
                 f"{quote(path)} is packed, but was not removed: {reason(error)}",

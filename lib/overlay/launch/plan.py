@@ -130,7 +130,7 @@ def make_plan(
     return SessionPlan(
         final,
         notices=notices + more,
-        before=[*([_make_upper(first.path, facts.gid)] if made else []), *inside.before],
+        before=[*([_make_upper(first.image, facts.gid)] if made else []), *inside.before],
         after=inside.after,
         writable=facts.writable,
         features=facts.engine.features(launch),
@@ -227,20 +227,19 @@ def _started(
     return arguments, path_first, notices
 
 
-def _make_upper(path: str, group: int) -> Step:
+def _make_upper(image: Image, group: int) -> Step:
     """Return the Step that makes upper/ and work/ in an empty directory.
 
     The engine would make them with the directory's own group, where that is handed on, and
     could write nothing there: see _foreign_group().
     """
-    names = [os.path.join(path, name) for name in ("work", "upper")]
+    names = [os.path.join(image.path, name) for name in ("work", "upper")]
 
     def make() -> None:
         try:
-            for name in names:
-                os.mkdir(name, 0o755)
-                os.chown(name, -1, group)
-                os.chmod(name, 0o755)  # not the bit that hands on the group
+            for name in map(os.path.basename, names):
+                os.mkdir(name, 0o755, dir_fd=image.descriptor)
+                _open_to_all(name, image.descriptor, group)
         except FileExistsError:
             pass  # another session was first
         except OSError as error:
@@ -249,6 +248,23 @@ def _make_upper(path: str, group: int) -> Step:
             ) from None
 
     return Step(["install", "-d", "-m", "00755", "-g", str(group), *names], action=make)
+
+
+def _open_to_all(name: str, directory: int, group: int) -> None:
+    """Give a directory that was just made its group, and the mode 0755; raises OSError.
+
+    directory  an open descriptor of where it is
+    Who may write there may put something else in its place: a link, or what is not empty.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    made = os.open(name, flags, dir_fd=directory)
+    try:
+        if os.fstat(made).st_uid != os.geteuid() or os.listdir(made):
+            raise FileExistsError
+        os.fchown(made, -1, group)
+        os.fchmod(made, 0o755)  # not the bit that hands on the group
+    finally:
+        os.close(made)
 
 
 def _view(session: Session, facts: Facts) -> tuple[View, bool, list[tuple[str, str, bool]]]:

@@ -166,7 +166,8 @@ def _repair(
 
     path = quote(image.path)
     try:
-        descriptor = os.open(image.path, os.O_RDWR | os.O_CLOEXEC)
+        # What was looked at, whatever its name leads to by now.
+        descriptor = os.open(f"/proc/self/fd/{image.descriptor}", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return _read_as_it_is(image, environ, notice)
     try:

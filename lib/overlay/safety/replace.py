@@ -222,6 +222,21 @@ def link(descriptor: int, name: str, directory: int) -> None:
     os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory)
 
 
+def remove(path: str, descriptor: int) -> None:
+    """Remove the name of an open file, unless it is another file's by now. Raises OSError.
+
+    path  absolute, without links: what somebody makes a link meanwhile is not followed
+    """
+    parent, name = os.path.split(path)
+    directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not _leads_to(name, directory, descriptor):
+            raise FileNotFoundError(errno.ENOENT, "it is another file by now")
+        os.unlink(name, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
 def _exists(name: str, directory: int) -> bool:
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -11,13 +11,16 @@ directory work/work only, which fuse-overlayfs empties at the next mount.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import stat
 import struct
 
 from overlay.errors import quote
 from overlay.host import process
 from overlay.image import ext3
+from overlay.safety import replace
 from overlay.size import format_files, format_size
 
 TYPE_CHECKING = False
@@ -303,20 +306,37 @@ def gone(
     return [Gone(path, used, below[path]) for path, used in found.items()]
 
 
-def keep(path: str, environ: Mapping[str, str]) -> str:
+def keep(path: str, descriptor: int, environ: Mapping[str, str]) -> str:
     """Give an image that is about to be replaced a second name; return that.
 
+    path        of the image, absolute, without links
+    descriptor  the image, whatever has its name by now
     Where there are no hard links it is a copy. Raises OSError, OverlayError.
     """
-    kept, number = path + _KEPT, 1
-    while os.path.lexists(kept):
-        number += 1
-        kept = f"{path}{_KEPT}.{number}"
+    parent, base = os.path.split(path + _KEPT)
+    directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.link(path, kept)
-    except OSError:
-        program = process.need("cp", environ)
-        words = [program, "--reflink=auto", "--sparse=always", "--no-clobber", "--", path, kept]
-        if process.run(words, environ).status:
-            raise
-    return kept
+        for number in itertools.count(1):
+            name = base if number == 1 else f"{base}.{number}"
+            try:
+                replace.link(descriptor, name, directory)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno not in replace.NO_LINKS:
+                    raise
+                if os.path.lexists(os.path.join(parent, name)):
+                    continue
+                _copy(path, descriptor, os.path.join(parent, name), environ)
+            return os.path.join(parent, name)
+    finally:
+        os.close(directory)
+    raise AssertionError("no name is free")
+
+
+def _copy(path: str, descriptor: int, kept: str, environ: Mapping[str, str]) -> None:
+    """Copy an image, with its attributes, to a name that is free."""
+    with replace.unfinished(kept) as new:
+        replace.copy(path, descriptor, new.descriptor, environ)
+        replace.keep_attributes(descriptor, new.descriptor)
+        new.into_place(mode=stat.S_IMODE(os.fstat(new.descriptor).st_mode))
