@@ -382,17 +382,21 @@ def test_names(ok, run, scratch, rich):
         assert state(rich) == CLEAN, result
 
 
-def test_refused(run, scratch, rich):
-    """What is no ext3 overlay, or named twice, is refused."""
+def test_refused(ok, run, scratch, rich):
+    """What is not an ext3 overlay, or named twice, is refused."""
     (scratch / "d").mkdir()
     (scratch / "garbage").write_bytes(bytes(1024 + 56) + b"\x53\xef" + bytes(100000))
     shutil.copyfile(rich, scratch / "cut.ext3")
     os.truncate(scratch / "cut.ext3", MIB)
+    ok("pack-overlay", "-q", "a.ext3", "-o", "packed.sqsh")
     before = digests(scratch)
     for names, status in (
         ([], 2),
         (["no"], 66),
         (["d"], 65),
+        (["packed.sqsh"], 2),
+        (["a.ext3", "new.sqsh"], 66),
+        (["a.ext3", "-o", "d/"], 2),
         (["garbage"], 65),
         (["cut.ext3"], 65),
         (["a.ext3", "a.ext3"], 2),
@@ -402,6 +406,22 @@ def test_refused(run, scratch, rich):
         result = run("pack-overlay", *names)
         assert (result.status, result.stdout) == (status, ""), result
         assert digests(scratch) == before
+    assert run("pack-overlay", "packed.sqsh").stderr == (
+        "pack-overlay: error: packed.sqsh is packed already\n"
+        "pack-overlay: hint: to change what is in it, and pack that: create-overlay --from"
+        " packed.sqsh -o NAME\n"
+    )
+    assert run("pack-overlay", "d").stderr == (
+        "pack-overlay: error: d is a directory, and only ext3 overlays can be packed\n"
+        "pack-overlay: hint: make an ext3 overlay of it: create-overlay --from d -o NAME\n"
+    )
+    assert run("pack-overlay", "a.ext3", "new.sqsh").stderr == (
+        "pack-overlay: error: there is no overlay new.sqsh\n"
+        "pack-overlay: hint: the new file stands behind -o: pack-overlay a.ext3 -o new.sqsh\n"
+    )
+    assert run("pack-overlay", "a.ext3", "-o", "d/").stderr == (
+        "pack-overlay: error: d/ names a directory, not a file\npack-overlay: hint: -o d/NAME\n"
+    )
 
 
 def test_in_use(run, ok, scratch, rich, hold):  # noqa: F811

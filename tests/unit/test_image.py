@@ -3,6 +3,7 @@
 import gzip
 import os
 import socket
+import tarfile
 
 import pytest
 from overlay.errors import DAMAGED, MISSING, OverlayError
@@ -71,6 +72,7 @@ def make(make_image, scratch):
         "sif": lambda: write(b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0" + bytes(4096)),
         "short sif": lambda: write(b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0"),
         "gzip": compressed,
+        "tar": lambda: tarfile.open("x", "w").close() or write(tarfile.TarInfo("y").tobuf()),
         "ext2": lambda: ext("-t", "ext2"),
         "ext4": lambda: ext("-t", "ext4"),
         "ext3 with metadata_csum": lambda: ext("-t", "ext3", "-O", "metadata_csum"),
@@ -130,6 +132,12 @@ def make(make_image, scratch):
             DAMAGED,
             "x is a container image (SIF), not an overlay",
             "to use it as the base image: -c x",
+        ),
+        (
+            "tar",
+            DAMAGED,
+            "x is an archive, not an overlay",
+            "make an overlay of it: create-overlay --from x -o NAME",
         ),
         ("gzip", DAMAGED, "x is compressed with gzip", "unpack it first: gunzip x"),
         (

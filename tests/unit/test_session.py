@@ -137,11 +137,17 @@ def overlays(plan):
         ),
         (
             ["a"],
-            [image("a", upper=7, owner=7)],
+            [image("a", upper=70007, owner=7)],
+            ["a:ro"],
+            ["a is mounted read-only: what is inside belongs to another user (70007)"],
+        ),
+        (
+            ["a"],
+            [image("a", upper=70007)],
             ["a:ro"],
             [
-                "a is mounted read-only: what is inside belongs to another user (uid 7);"
-                " when it is a copy of yours, make it all yours: check-overlay --own a"
+                "a is mounted read-only: what is inside belongs to another user (70007);"
+                " to make all inside yours: check-overlay --own a"
             ],
         ),
     ],
@@ -193,17 +199,17 @@ def test_layers(settings, named, images, expected, notices):
         ),
         (
             ["a:rw"],
-            [image("a", upper=7)],
+            [image("a", upper=70007)],
             NOT_ALLOWED,
-            "a cannot be mounted writable: what is inside belongs to another user (uid 7)",
-            "when it is a copy of yours, make it all yours: check-overlay --own a",
+            "a cannot be mounted writable: what is inside belongs to another user (70007)",
+            "to make all inside yours: check-overlay --own a",
         ),
         (
             ["a:rw"],
             [image("a", "squashfs", writable=False)],
             NOT_ALLOWED,
             "a cannot be mounted writable: a squashfs file cannot be written",
-            None,
+            "to write above it: -o NEW -o a; to make it writable: create-overlay --from a -o NAME",
         ),
         (
             ["a:ro"],

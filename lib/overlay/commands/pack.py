@@ -6,6 +6,7 @@ import os
 
 from overlay.change import pack
 from overlay.commands.arguments import Command, add_verbosity
+from overlay.create.request import check_names_file
 from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote, reason
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, lock
@@ -32,17 +33,17 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     if not options.overlays:
         raise OverlayError("no overlay is named", status=USAGE, hint="pack-overlay OVERLAY")
     path = _path(options)
-    place = replace.place(path) if os.path.lexists(path) else None
-    if place and not options.force:
-        raise OverlayError(
-            f"{quote(path)} exists already",
-            status=CANNOT_CREATE,
-            hint="choose another name with -o; --force replaces it",
-        )
-    found = [images.look(name) for name in options.overlays]
+    found = _look(options)
     existing = None
     try:
         _check(found, path)
+        place = replace.place(path) if os.path.lexists(path) else None
+        if place and not options.force:
+            raise OverlayError(
+                f"{quote(path)} exists already",
+                status=CANNOT_CREATE,
+                hint="choose another name with -o; --force replaces it",
+            )
         if place:
             existing = replace.replaceable(place)
             if existing.identity in [one.identity for one in found]:
@@ -94,17 +95,35 @@ def _path(options: Namespace) -> str:
     if name is None:
         first: str = options.overlays[0]
         return os.path.splitext(first)[0] + ".sqsh"
+    check_names_file(name)
     return name if name.endswith(SquashfsImage.suffixes[:-1]) else name + ".sqsh"
+
+
+def _look(options: Namespace) -> list[Image]:
+    """Return the Images of what is to be packed. Raises OverlayError."""
+    try:
+        return [images.look(name) for name in options.overlays]
+    except OverlayError as error:
+        *others, last = options.overlays
+        named = options.output is None and last.endswith(SquashfsImage.suffixes)
+        if others and named and not os.path.lexists(last):
+            line = " ".join(map(quote, others))
+            error.hint = f"the new file stands behind -o: pack-overlay {line} -o {quote(last)}"
+        raise
 
 
 def _check(found: Sequence[Image], path: str) -> None:
     check_twice(found)
     parse_overlay(path)
     for one in found:
-        one.as_ext3(
-            "ext3 overlays are packed",
-            f"make an overlay of it: create-overlay --from {quote(one.path)}",
-        )
+        if one.is_compressed:
+            raise OverlayError(
+                f"{quote(one.path)} is packed already",
+                status=USAGE,
+                hint="to change what is in it, and pack that: create-overlay --from"
+                f" {quote(one.path)} -o NAME",
+            )
+        one.as_ext3("only ext3 overlays can be packed")
         if one.lacks_upper:
             raise OverlayError(
                 f"{quote(one.path)} holds no upper directory: it was not made as an overlay",

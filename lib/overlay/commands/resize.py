@@ -18,6 +18,7 @@ from overlay.commands.arguments import (
 from overlay.create.policy import check_policy, check_room, room_for
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
 from overlay.host import process
+from overlay.host.names import user_name
 from overlay.image import ext3, ext3_size
 from overlay.safety import guard, repair
 from overlay.settings import config as configuration
@@ -104,9 +105,9 @@ def _check(
     """
     if not whole.upper_is_mine:
         raise OverlayError(
-            f"what is inside {quote(whole.path)} belongs to another user (uid {whole.upper})",
+            f"what is inside {quote(whole.path)} belongs to another user ({user_name(whole.upper or 0)})",
             status=NOT_ALLOWED,
-            hint=f"when it is a copy of yours: check-overlay --own {quote(whole.path)}",
+            hint=f"to make all inside yours: check-overlay --own {quote(whole.path)}",
         )
     if wanted > ext3_size.LARGEST:
         raise OverlayError(

@@ -214,12 +214,7 @@ def full_name(path: str) -> str:
 
     Raises OverlayError (USAGE) for what cannot be one.
     """
-    if path.endswith("/") or os.path.basename(path) in ("", ".", ".."):
-        raise OverlayError(
-            f"{quote(path)} names a directory, not a file",
-            status=USAGE,
-            hint=f"-o {quote(os.path.join(path, 'NAME'))}",
-        )
+    check_names_file(path)
     path = path if path.endswith(SUFFIXES) else path + ".ext3"
     if ":" in path or not path.isprintable():
         raise OverlayError(
@@ -229,6 +224,16 @@ def full_name(path: str) -> str:
             hint="choose another name",
         )
     return path
+
+
+def check_names_file(path: str) -> None:
+    """Refuse what can only be the name of a directory. Raises OverlayError (USAGE)."""
+    if path.endswith("/") or os.path.basename(path) in ("", ".", ".."):
+        raise OverlayError(
+            f"{quote(path)} names a directory, not a file",
+            status=USAGE,
+            hint=f"-o {quote(os.path.join(path, 'NAME'))}",
+        )
 
 
 def check_request(creation: Creation, plain_count: bool = False) -> None:

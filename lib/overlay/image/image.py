@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from overlay.image.kind import Image
 
 
+_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
 def look(path: str, *, write: bool = False) -> Image:
     """Return the Image at a path.
 
@@ -168,6 +171,11 @@ def _describe(path: str, head: bytes, size: int) -> tuple[str, str]:
         return (
             "is a container image (SIF), not an overlay",
             f"to use it as the base image: -c {quote(path)}",
+        )
+    if path.endswith(_ARCHIVES) or head[257:262] == b"ustar":  # tar(5)
+        return (
+            "is an archive, not an overlay",
+            f"make an overlay of it: create-overlay --from {quote(path)} -o NAME",
         )
     if head[:2] == b"\x1f\x8b":
         return "is compressed with gzip", f"unpack it first: gunzip {quote(path)}"

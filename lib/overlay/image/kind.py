@@ -136,8 +136,11 @@ class Image:
 
         why, hint  what to say when it is not; raises OverlayError (DAMAGED) then.
         """
+        path = quote(self.path)
         raise OverlayError(
-            f"{quote(self.path)} is a {self.kind}, and {why}", status=DAMAGED, hint=hint
+            f"{path} is a {self.kind}{' file' if self.is_file else ''}, and {why}",
+            status=DAMAGED,
+            hint=hint or f"make an ext3 overlay of it: create-overlay --from {path} -o NAME",
         )
 
     # ------------------------------------------------------------ what is inside --

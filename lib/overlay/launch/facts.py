@@ -402,12 +402,17 @@ def decide_writable(session: Session, facts: Facts) -> tuple[bool, str | None]:
         return False, None
     hint = f"to look into it: -o {quote(path)}:ro; to change it, work on a copy of your own"
     if first.never_writable:
-        why, hint = first.never_writable, None
+        why = first.never_writable
+        hint = f"to write above it: -o NEW -o {quote(path)}; to make it writable:"
+        hint += f" create-overlay --from {quote(path)} -o NAME"
     elif not first.writable:
         why = "you may not write it" if first.status.st_uid == facts.uid else "it is not yours"
     elif first.upper not in (None, facts.uid) and facts.uid != 0 and not session.fakeroot:
-        why = f"what is inside belongs to another user (uid {first.upper})"
-        hint = f"when it is a copy of yours, make it all yours: check-overlay --own {quote(path)}"
+        from overlay.host.names import user_name  # asks a server on many sites
+
+        why = f"what is inside belongs to another user ({user_name(first.upper)})"
+        if first.status.st_uid == facts.uid:
+            hint = f"to make all inside yours: check-overlay --own {quote(path)}"
     elif (
         facts.foreign_group is not None
         and not (first.is_file and facts.unshare)
