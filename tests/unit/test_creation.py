@@ -281,15 +281,17 @@ def test_force_refuses(make, scratch, kind, status, sentence):
 
 
 def test_force_in_use(make):
-    """An overlay that a session has open is not replaced."""
+    """An overlay that a session writes is not replaced; readers keep the one that they have."""
     from overlay.image import lock
 
     path = make(path="x").path
     descriptor = os.open(path, os.O_RDWR)
-    lock.take(descriptor, write=False)
+    lock.take(descriptor, write=True)
     error = refused(make, path="x", force=True)
+    lock.take(descriptor, write=False)
+    make(path="x", force=True)
     os.close(descriptor)
-    assert error.what.startswith(f"'{path}' is in use: sessions are reading it")
+    assert error.what.startswith(f"'{path}' is in use: a session is writing to it")
     assert error.status == IN_USE
 
 
