@@ -410,7 +410,7 @@ def decide_writable(session: Session, facts: Facts) -> tuple[bool, str | None]:
     elif first.upper not in (None, facts.uid) and facts.uid != 0 and not session.fakeroot:
         from overlay.host.names import user_name  # asks a server on many sites
 
-        why = f"what is inside belongs to another user ({user_name(first.upper)})"
+        why = f"what is inside belongs to another user ({user_name(first.upper or 0)})"
         if first.status.st_uid == facts.uid:
             hint = f"to make all inside yours: check-overlay --own {quote(path)}"
     elif (
