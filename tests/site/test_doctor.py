@@ -256,6 +256,19 @@ def test_scratch(doctor, site, site_text, tmp_path):
     assert (status, states(checks, "problem")) == (1, problems)
 
 
+def test_scratch_that_others_rule(doctor, site, site_text, tmp_path):
+    """A directory for temporary files where others could exchange them is told."""
+    place = tmp_path / "local"
+    place.mkdir()
+    place.chmod(0o777)
+    site.write_text(site_text.replace(f"local = '{tmp_path}'", f"local = '{place}'"))
+    _status, found = doctor()
+    check = found[f"{place}: others"]
+    assert check["state"] == "warning" and "sticky bit" in check["found"]
+    place.chmod(0o1777)
+    assert not [name for name in doctor()[1] if name.endswith(": others")]
+
+
 def test_scratch_without_programs(doctor, site, site_text, tmp_path):
     """A place for temporary files on which no program may be started is told, and the next tried."""
     (tmp_path / "noexec").mkdir()

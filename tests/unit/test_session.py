@@ -5,6 +5,7 @@ import types
 
 import pytest
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError
+from overlay.host import private
 from overlay.host.places import Way
 from overlay.host.scratch import scratch_directory
 from overlay.image.directory_image import DirectoryImage
@@ -308,6 +309,50 @@ def test_scratch_directory(settings, scratch, name):
     assert config["scratch.local"] == (str(scratch / name),)
     expected = str(scratch / name) if name == "plain" else "/tmp"
     assert scratch_directory(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("above", "mode", "words"),
+    [
+        (0o755, 0o700, None),
+        (0o755, 0o1777, None),
+        (0o755, 0o777, "everybody may exchange"),
+        (0o755, 0o2770, "its group may exchange"),
+        (0o755, 0o3770, None),
+        (0o777, 0o700, "everybody may exchange what is in"),
+        (0o1777, 0o700, None),
+    ],
+)
+def test_scratch_that_others_rule(settings, scratch, above, mode, words, monkeypatch):
+    """Where others could exchange what is ours another directory is taken, or none."""
+    monkeypatch.setattr(private, "_is_private_group", lambda gid: False)
+    path = scratch / "above" / "place"
+    path.mkdir(parents=True)
+    path.parent.chmod(above)
+    path.chmod(mode)
+    expected = "/tmp" if words else str(path)
+    assert scratch_directory(settings(scratch_local=f"'{path}'")) == expected
+    if words is None:
+        assert os.path.isdir(private.make(str(path)))
+        return
+    with pytest.raises(OverlayError) as error:
+        private.make(str(path))
+    assert words in error.value.what and error.value.hint.startswith(private.HINT)
+    assert not os.listdir(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "words"),
+    [("mine", [], None), ("mine", ["other"], "its group"), ("users", [], "its group")],
+)
+def test_scratch_of_ones_own_group(tmp_path, name, members, words, monkeypatch):
+    """The group that a system gives to each user alone is nobody else's."""
+    group = types.SimpleNamespace(gr_name=name, gr_mem=members)
+    monkeypatch.setattr("grp.getgrgid", lambda gid: group)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: types.SimpleNamespace(pw_name="mine"))
+    tmp_path.chmod(0o770)
+    found = private.others_rule(str(tmp_path))
+    assert found is None if words is None else words in found
 
 
 def test_gather_closes(settings, make_image, base, recorder, monkeypatch):

@@ -11,6 +11,7 @@ from overlay.doctor import trial
 from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check, guarded
 from overlay.errors import quote
 from overlay.host import process
+from overlay.host.private import others_rule
 from overlay.host.scratch import can_execute, scratch_directory
 from overlay.quota.check import find_limits
 
@@ -41,6 +42,23 @@ def directories(node: Node) -> Iterator[Check]:
     for directory, wanted in _chosen(node.directories, node.config):
         found = _directory(directory, wanted, node.config, node.environ)
         yield from guarded(quote(directory), found)
+    if not node.directories:
+        yield from _not_taken(node.config)
+
+
+def _not_taken(config: Config) -> Iterator[Check]:
+    """Yield the Checks of directories for temporary files that are not taken: others rule them."""
+    for path in filter(os.path.isdir, config["scratch.local"]):
+        why = others_rule(path)
+        if why:
+            yield Check(
+                f"{quote(path)}: others",
+                WARNING,
+                why,
+                "temporary files lie there ([scratch] local) only where nobody else could"
+                " exchange them: another directory is taken",
+                f"chmod +t {quote(path)}",
+            )
 
 
 def _chosen(named: Iterable[str], config: Config) -> list[tuple[str, str]]:

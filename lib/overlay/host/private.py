@@ -51,6 +51,45 @@ def is_taken(scratch: str) -> bool:
     return _is_others(_usual(scratch))
 
 
+def others_rule(scratch: str) -> str | None:
+    """Return why others may exchange what we put in scratch, in words; None when they may not.
+
+    With the sticky bit only who has made a file, or the directory that it is in, may rename
+    it, as in /tmp. Its own directory's name is looked at as far as everybody may change it.
+    """
+    path = os.path.realpath(scratch)
+    try:
+        status = os.stat(path)
+        if status.st_uid not in (0, os.getuid()):
+            return "it belongs to somebody else"
+        if status.st_mode & stat.S_ISVTX:
+            pass
+        elif status.st_mode & stat.S_IWOTH:
+            return "everybody may exchange what is in it: it has no sticky bit"
+        elif status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_gid):
+            return "its group may exchange what is in it: it has no sticky bit"
+        while path != "/":
+            path = os.path.dirname(path)
+            mode = os.stat(path).st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                return f"everybody may exchange what is in {quote(path)}, which has no sticky bit"
+    except OSError:
+        pass  # it is not there, or cannot be looked at: told when it is used
+    return None
+
+
+def _is_private_group(gid: int) -> bool:
+    """Return whether a group is that of the caller alone, as many systems give one to each."""
+    import grp  # these ask a server on many sites
+    import pwd
+
+    try:
+        group = grp.getgrgid(gid)
+        return group.gr_name == pwd.getpwuid(os.getuid()).pw_name and not group.gr_mem
+    except KeyError:
+        return False
+
+
 def _is_others(path: str) -> bool:
     try:
         status = os.lstat(path)
@@ -93,9 +132,17 @@ def identity(status: os.stat_result) -> str:
 def make(scratch: str) -> str:
     """Make the directory in scratch, and return its name.
 
-    Raises OverlayError (CANNOT_CREATE) when it cannot be, or is somebody else's.
+    Raises OverlayError (CANNOT_CREATE) when it cannot be, or is somebody else's, or others
+    could exchange it for one of theirs.
     """
     path = name(scratch)
+    why = others_rule(scratch)
+    if why:
+        raise OverlayError(
+            f"temporary files would go to {quote(scratch)}, and {why}",
+            status=CANNOT_CREATE,
+            hint=f"{HINT}; or its owner types: chmod +t {quote(scratch)}",
+        )
     try:
         status = None
         while status is None:

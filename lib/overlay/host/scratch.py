@@ -15,11 +15,12 @@ def scratch_directory(config: Config, programs: bool = False) -> str:
     """Return the first usable directory of [scratch] local; /tmp when none is.
 
     programs  whether programs will lie there that are started
-    One where that cannot be, or somebody else has made what would be ours, comes last.
+    One where that cannot be, or others rule, or have made what would be ours, comes last.
     """
     usable: list[str] = [*filter(_is_usable, config["scratch.local"]), "/tmp"]
     chosen = list(filter(can_execute, usable)) if programs else usable
-    return next((path for path in chosen if not private.is_taken(path)), (chosen or usable)[0])
+    safe = (path for path in chosen if not private.is_taken(path) and not private.others_rule(path))
+    return next(safe, (chosen or usable)[0])
 
 
 def can_execute(path: str) -> bool:
