@@ -13,6 +13,7 @@ from overlay.change.pack import closed
 from overlay.errors import DAMAGED, OverlayError
 from overlay.image import ext3, layout, markers
 from overlay.image.ext3_image import Ext3Image
+from overlay.image.ext3_read import Reader
 from overlay.safety import salvage
 from overlay.safety.tidy import Paths
 
@@ -44,7 +45,7 @@ class Image:
 
     def __init__(self, path):
         self.descriptor = os.open(path, os.O_RDONLY)
-        self.reader = ext3.Reader(self.descriptor, ext3.read_superblock(self.descriptor))
+        self.reader = Reader(self.descriptor, ext3.read_superblock(self.descriptor))
         self.size = self.reader.superblock.block_size
         found = list(self.reader.inodes(4, 8, 10))
         self.numbers = [number for number, _inode in found]
@@ -148,7 +149,7 @@ def look(path, environ, root):
     try:
         status, superblock = os.fstat(descriptor), ext3.read_superblock(descriptor)
         found = Ext3Image(str(path), status, descriptor, False, superblock)
-        reader = ext3.Reader(descriptor, superblock)
+        reader = Reader(descriptor, superblock)
         assert _length(salvage.names(descriptor)) < MOST_WORDS
         layout.check_locked_layout(found)
         if reader.lookup(b"upper"):

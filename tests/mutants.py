@@ -12,6 +12,7 @@ from overlay.commands import show
 from overlay.commands.list import main
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from overlay.image import ext3
+from overlay.image.ext3_read import Reader
 
 SECONDS = 5  # for all looks at one image; each takes some milliseconds
 MEMORY = 64 << 10  # KiB that thousands of looks may add
@@ -55,7 +56,7 @@ def fill(upper):
 def places(path):
     """Return (start, end) of the bytes of a sound image that decide what a reader finds."""
     descriptor = os.open(path, os.O_RDONLY)
-    reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+    reader = Reader(descriptor, ext3.read_superblock(descriptor))
     size, first = reader.superblock.block_size, reader.superblock.first_data_block
     (table,) = struct.unpack("<I", os.pread(descriptor, 4, (first + 1) * size + 8))
     inode_size = reader.superblock.inode_size

@@ -15,6 +15,7 @@ from e2e.listing import listed, listing, plant, unlock
 from e2e.safety.conftest import start  # noqa: F401
 from e2e.safety.trees import descendants, named
 from overlay.image import ext3, markers
+from overlay.image.ext3_read import Reader
 from overlay.safety.tidy import Paths
 from support import ROOT, base_of, execute, is_clean, shell, tool, wait_until
 
@@ -475,7 +476,7 @@ def test_top_stays_open(ok, scratch, mode, kind):
     tree.chmod(0o700)
     with open(scratch / "a.ext3", "rb") as file:
         superblock = ext3.read_superblock(file.fileno())
-        reader = ext3.Reader(file.fileno(), superblock)
+        reader = Reader(file.fileno(), superblock)
         _number, upper = reader.lookup(b"upper")
         assert upper.mode & 0o7777 == 0o755
         names = {entry for entry, _number, _kind in reader.entries(upper)}
@@ -563,7 +564,7 @@ def test_list_templates(ok, run, conda, site, site_text):
 def found_markers(path):
     """Return the markers in an image, with their directories."""
     with open(path, "rb") as file:
-        reader = ext3.Reader(file.fileno(), ext3.read_superblock(file.fileno()))
+        reader = Reader(file.fileno(), ext3.read_superblock(file.fileno()))
         paths = Paths(reader, reader.lookup(b"upper")[0])
         return sorted(
             (paths.of(marker.directory) if marker.directory else b"", marker.name)

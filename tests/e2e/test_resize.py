@@ -15,6 +15,7 @@ from e2e.listing import listed, plant, unlock
 from e2e.safety.conftest import count, full, hold, make, rounds, start  # noqa: F401
 from e2e.safety.trees import CLEAN, debugfs, descendants, kill_tree, named, state, superblock
 from overlay.image import ext3
+from overlay.image.ext3_read import Reader
 from support import digests, tool, wait_until
 
 MIB = 1 << 20
@@ -148,7 +149,7 @@ def test_directories_of_the_engine(ok, scratch, make):  # noqa: F811
         if files:
             ok("resize-overlay", "a.ext3", "-n", files)
         with open(path, "rb") as file:
-            reader = ext3.Reader(file.fileno(), ext3.read_superblock(file.fileno()))
+            reader = Reader(file.fileno(), ext3.read_superblock(file.fileno()))
             assert reader.lookup(b"work/work")[1].is_directory
 
 

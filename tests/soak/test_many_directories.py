@@ -4,6 +4,7 @@ import os
 import subprocess
 
 from overlay.image import ext3
+from overlay.image.ext3_read import Reader
 from support import tool
 
 MANY = 65_100
@@ -12,7 +13,7 @@ MANY = 65_100
 def names(path):
     """Return how many directories there are in the one that holds so many."""
     with open(path, "rb") as file:
-        reader = ext3.Reader(file.fileno(), ext3.read_superblock(file.fileno()))
+        reader = Reader(file.fileno(), ext3.read_superblock(file.fileno()))
         return sum(1 for _entry in reader.entries(reader.lookup(b"upper/many")[1])) - 2
 
 

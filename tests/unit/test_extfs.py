@@ -9,6 +9,7 @@ from overlay.create.make import gather
 from overlay.create.request import Creation
 from overlay.image import ext3, ext3_size, ext3_write
 from overlay.image import image as images
+from overlay.image.ext3_read import Reader
 from support import create, is_clean, tool
 
 MIB = 1 << 20
@@ -21,7 +22,7 @@ def opened():
 
     def opened(path):
         descriptors.append(os.open(path, os.O_RDONLY))
-        return ext3.Reader(descriptors[-1], ext3.read_superblock(descriptors[-1]))
+        return Reader(descriptors[-1], ext3.read_superblock(descriptors[-1]))
 
     yield opened
     for descriptor in descriptors:
@@ -328,7 +329,7 @@ def test_set_times(make_image, seconds):
     path = make_image(directories=("upper", "work", "upper/d"))
     with open(path, "r+b") as file:
         superblock = ext3.read_superblock(file.fileno())
-        reader = ext3.Reader(file.fileno(), superblock)
+        reader = Reader(file.fileno(), superblock)
         number, before = reader.lookup(b"upper/d")
         ext3_write.set_times(file.fileno(), superblock, {number: (seconds, 123456789)})
         after = reader.inode(number)

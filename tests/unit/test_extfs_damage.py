@@ -10,6 +10,7 @@ import pytest
 from overlay.errors import DAMAGED, OverlayError
 from overlay.image import ext3
 from overlay.image import image as images
+from overlay.image.ext3_read import Reader, parse_entries
 
 SECONDS = 20  # for some thousand looks; each takes well below a millisecond
 
@@ -24,7 +25,7 @@ def small(request, make_image):
 def spots(path):
     """Return the byte ranges of a sound image that decide what a reader finds."""
     descriptor = os.open(path, os.O_RDONLY)
-    reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+    reader = Reader(descriptor, ext3.read_superblock(descriptor))
     block, first = reader.superblock.block_size, reader.superblock.first_data_block
     (table,) = struct.unpack("<I", os.pread(descriptor, 4, (first + 1) * block + 8))
     root = reader.inode(ext3.ROOT_INODE).blocks[0]
@@ -132,7 +133,7 @@ def test_random_directories(limit):
             data[offset + 4 : offset + 8] = struct.pack("<HBB", step, chance.randrange(9), 1)
             offset += step
         try:
-            assert len(list(ext3.parse_entries(bytes(data)))) <= 128
+            assert len(list(parse_entries(bytes(data)))) <= 128
         except ext3.FormatError as error:
             assert str(error) == "a directory in it is damaged"
 

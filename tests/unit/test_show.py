@@ -12,9 +12,10 @@ import pytest
 from overlay.commands import show
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from overlay.host.names import user_name
-from overlay.image import contents, ext3, survey
+from overlay.image import contents, survey
 from overlay.image import image as images
 from overlay.image.entry import Entry
+from overlay.image.ext3_read import Inode
 from overlay.safety.tidy import _existing
 from support import ROOT, tool
 
@@ -425,9 +426,9 @@ def test_inode_times():
     """The seconds of an inode have 34 bits where there is room for them."""
     data = bytearray(160)
     struct.pack_into("<i", data, 16, -1)
-    assert ext3.Inode(bytes(data[:128])).modify_time == -1
+    assert Inode(bytes(data[:128])).modify_time == -1
     struct.pack_into("<HHIII", data, 128, 32, 0, 0, 1, 0)
-    assert ext3.Inode(bytes(data)).modify_time == (1 << 32) - 1
+    assert Inode(bytes(data)).modify_time == (1 << 32) - 1
 
 
 @pytest.mark.parametrize("block", ["1024", "4096"])

@@ -13,6 +13,7 @@ from overlay.host import ending, namespace, private, process
 from overlay.host.permissions import Access
 from overlay.host.tools import TOOLS
 from overlay.image import ext3, markers
+from overlay.image.ext3_read import Reader
 from overlay.image.record import write
 from overlay.safety import replace
 from overlay.safety.tidy import Paths
@@ -170,7 +171,7 @@ def _into_place(packing, new):
 
 
 def _reader(image):
-    return ext3.Reader(image.descriptor, image.superblock)
+    return Reader(image.descriptor, image.superblock)
 
 
 def _mounts(found, staging):

@@ -7,7 +7,8 @@ import os
 
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
 from overlay.host import ending, process
-from overlay.image import ext3
+from overlay.image import ext3, ext3_write
+from overlay.image.ext3_read import Reader
 from overlay.safety import repair, replace, salvage
 
 
@@ -39,9 +40,9 @@ def repair_copy(whole, scratch, environ):
                 if status.st_blocks * 512 >= status.st_size:
                     replace.reserve(path, descriptor, status.st_size, environ, None, "repair")
                 salvage.spare(e2fsck, descriptor, environ)
-                ext3.set_dir_nlink(descriptor, whole.superblock, True)
+                ext3_write.set_dir_nlink(descriptor, whole.superblock, True)
                 first = process.run([e2fsck, "-f", "-y", descriptor], environ)
-                ext3.set_dir_nlink(descriptor, whole.superblock, False)
+                ext3_write.set_dir_nlink(descriptor, whole.superblock, False)
                 salvage.save_work(descriptor, environ)
                 _see_that_it_is_taken(
                     path, whole.descriptor, first.status, e2fsck, descriptor, environ
@@ -74,7 +75,7 @@ def _see_that_it_is_taken(path, original, status, e2fsck, descriptor, environ):
         superblock = ext3.read_superblock(descriptor)
         if not superblock.is_ext3:
             why = "it would not be an ext3 image any more"
-        elif ext3.Reader(descriptor, superblock).lookup(b"upper") is None:
+        elif Reader(descriptor, superblock).lookup(b"upper") is None:
             why = "its directory upper, which has all that is in it, would have no name any more"
         else:
             return

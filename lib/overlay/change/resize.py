@@ -19,6 +19,7 @@ from overlay.host import ending, namespace, private, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write
+from overlay.image.ext3_read import Reader
 from overlay.safety import repair, replace, undo
 
 TYPE_CHECKING = False
@@ -37,7 +38,7 @@ _TOO_SMALL = ("smaller than minimum", "No space left", "Not enough space")
 def used(descriptor: int, superblock: ext3.Superblock) -> tuple[int, int]:
     """Return (files, bytes of data) that an open image holds, its own tables left out."""
     files = superblock.used_inodes_count - ext3.RESERVED_INODES
-    journal = ext3.Reader(descriptor, superblock).inode(ext3.JOURNAL_INODE).room
+    journal = Reader(descriptor, superblock).inode(ext3.JOURNAL_INODE).room
     return files, max(superblock.used_bytes - journal, files * 64)
 
 
@@ -213,8 +214,8 @@ def take_over(whole: Image, descriptor: int, superblock: ext3.Superblock) -> Non
     made with --fakeroot belong to others. Raises OverlayError (DAMAGED) when a file is
     missing or has another mode, size or number of links.
     """
-    old = ext3.Reader(whole.descriptor, whole.superblock)
-    new = ext3.Reader(descriptor, superblock)
+    old = Reader(whole.descriptor, whole.superblock)
+    new = Reader(descriptor, superblock)
     top = {name for name, _number, _kind in new.entries(new.inode(ext3.ROOT_INODE))}
     if top != {b".", b"..", b"lost+found", b"upper", b"work"}:
         raise _differs(whole, b"/", "is not the same")

@@ -16,6 +16,7 @@ from overlay.host import namespace, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write, markers
 from overlay.image.ext3_image import Ext3Image
+from overlay.image.ext3_read import Inode, Reader
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step
 from overlay.safety import repair, replace
@@ -386,7 +387,7 @@ def _set_times(
 ) -> None:
     """Set the times that mke2fs has cut off: path of bytes in the image -> time."""
     if times:
-        reader = ext3.Reader(descriptor, superblock)
+        reader = Reader(descriptor, superblock)
         numbers = {}
         for path, time in times.items():
             found = reader.lookup(path)
@@ -395,6 +396,6 @@ def _set_times(
         ext3_write.set_times(descriptor, superblock, numbers)
 
 
-def _directories(descriptor: int) -> Iterator[tuple[int, ext3.Inode]]:
+def _directories(descriptor: int) -> Iterator[tuple[int, Inode]]:
     """Yield (number, Inode) of every directory of an image."""
-    yield from ext3.Reader(descriptor, ext3.read_superblock(descriptor)).inodes(4)
+    yield from Reader(descriptor, ext3.read_superblock(descriptor)).inodes(4)

@@ -9,6 +9,7 @@ from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host.names import group_name, user_name
 from overlay.image import ext3
 from overlay.image.entry import Entry, nothing
+from overlay.image.ext3_read import Inode, Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def walk(image: Ext3Image, top: str) -> Iterator[Entry]:
             stack.append((path, _names(reader, inode, blocks)))
 
 
-def _names(reader: ext3.Reader, inode: ext3.Inode, blocks: set[int]) -> list[tuple[bytes, int]]:
+def _names(reader: Reader, inode: Inode, blocks: set[int]) -> list[tuple[bytes, int]]:
     """Return (name, inode number) of what is in a directory, the last name first."""
     entries = reader.entries(inode, blocks)
     found = {(name, number) for name, number, _kind in entries if name not in (b".", b"..")}
@@ -66,7 +67,7 @@ def _names(reader: ext3.Reader, inode: ext3.Inode, blocks: set[int]) -> list[tup
     return sorted(found, reverse=True)
 
 
-def _of_inode(reader: ext3.Reader, path: str, number: int, inode: ext3.Inode) -> Entry:
+def _of_inode(reader: Reader, path: str, number: int, inode: Inode) -> Entry:
     """Return the Entry of a file in an ext3 image."""
     owner, group = user_name(inode.owner), group_name(inode.group)
     entry = Entry(path, inode.mode, owner, group, inode.size, inode.modify_time)

@@ -6,6 +6,7 @@ import os
 
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.image import ext3, lock, magic
+from overlay.image.ext3_read import Reader
 from overlay.image.kind import Image
 
 TYPE_CHECKING = False
@@ -89,9 +90,9 @@ class Ext3Image(PlannedImage):
         except ext3.FormatError:
             return path.endswith(cls.suffixes)
 
-    def reader(self) -> ext3.Reader:
+    def reader(self) -> Reader:
         """Return a Reader of what is inside."""
-        return ext3.Reader(self.descriptor, self.superblock)
+        return Reader(self.descriptor, self.superblock)
 
     def as_ext3(self, why: str = "", hint: str | None = None) -> Ext3Image:
         return self

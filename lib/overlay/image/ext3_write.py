@@ -6,6 +6,8 @@ import os
 import struct
 
 from overlay.image import ext3
+from overlay.image.ext3_read import Reader
+from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, is_superblock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +24,25 @@ def write_state(descriptor: int, state: int) -> None:
     """
     os.pwrite(descriptor, struct.pack("<H", state), ext3.STATE_OFFSET)
     os.fsync(descriptor)
+
+
+def set_dir_nlink(descriptor: int, superblock: Superblock, wanted: bool) -> None:
+    """Set or clear DIR_NLINK in the superblock of an image, and in its copies where it is set.
+
+    superblock  of the image, to find the copies
+    """
+    for group in range(superblock.groups_count):
+        if not superblock.has_copy(group):
+            continue
+        block = superblock.first_data_block + group * superblock.blocks_per_group
+        place = block * superblock.block_size if group else SUPERBLOCK_OFFSET
+        data = os.pread(descriptor, SUPERBLOCK_SIZE, place)
+        if not is_superblock(data):
+            continue
+        (features,) = struct.unpack_from("<I", data, 0x64)
+        new = features | ext3.DIR_NLINK if wanted and not group else features & ~ext3.DIR_NLINK
+        if new != features:
+            os.pwrite(descriptor, struct.pack("<I", new), place + 0x64)
 
 
 def give_away(descriptor: int, superblock: Superblock, owner: int, group: int) -> int:
@@ -44,7 +65,7 @@ def set_times(
     kernel's documentation of ext4) stays as it is. Raises FormatError, OSError.
     """
     size = superblock.inode_size
-    for first, offset, data in ext3.Reader(descriptor, superblock).tables():
+    for first, offset, data in Reader(descriptor, superblock).tables():
         table = bytearray(data)
         for number in range(first, first + len(table) // size):
             place = (number - first) * size
@@ -76,7 +97,7 @@ def set_owners(
     Raises FormatError, OSError.
     """
     changed = 0
-    for first, offset, data in ext3.Reader(descriptor, superblock).tables():
+    for first, offset, data in Reader(descriptor, superblock).tables():
         table = bytearray(data)
         for place in range(0, len(table), superblock.inode_size):
             number = first + place // superblock.inode_size

@@ -16,6 +16,7 @@ import os
 
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.image import ext3, record
+from overlay.image.ext3_read import Reader, parse_entries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Marker:
         self.number = number
 
 
-def scan(reader: ext3.Reader) -> list[Marker]:
+def scan(reader: Reader) -> list[Marker]:
     """Return all Markers in an image, in one pass over its directories.
 
     A character device 0/0 counts as one, with its own number and no directory: the kernel
@@ -57,7 +58,7 @@ def scan(reader: ext3.Reader) -> list[Marker]:
             if PREFIX in data:
                 found += [
                     Marker(directory, name, number)
-                    for name, number, _kind in ext3.parse_entries(data)
+                    for name, number, _kind in parse_entries(data)
                     if name.startswith(PREFIX)
                 ]
     return found

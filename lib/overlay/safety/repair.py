@@ -114,13 +114,13 @@ def _repair(program: str, path: str, descriptor: int, environ: Mapping[str, str]
     copy = _empty_file(superblock, environ)
     try:
         known = _copy_tables(path, descriptor, copy, superblock, environ)
-        ext3.set_dir_nlink(copy, superblock, True)
+        ext3_write.set_dir_nlink(copy, superblock, True)
         result = process.run([program, "-p", "-f", copy], environ)
         # 4 is "errors left uncorrected"; where it was so before, what was mended then is unknown.
         if result.status == 4 and not superblock.state & ext3.STATE_ERROR:
             result = _attach(program, copy, result.output, environ) or result
         _judge(path, result)
-        ext3.set_dir_nlink(copy, superblock, False)
+        ext3_write.set_dir_nlink(copy, superblock, False)
         check_layout(path, copy)
         before = salvage.lost_and_found(descriptor)
         if salvage.save_work(copy, environ) and not is_sound(program, copy, environ):

@@ -20,6 +20,7 @@ import struct
 from overlay.errors import quote
 from overlay.host import process
 from overlay.image import ext3
+from overlay.image.ext3_read import Inode, Reader, parse_entries
 from overlay.safety import replace
 from overlay.size import format_files, format_size
 
@@ -27,7 +28,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from overlay.image.ext3 import Inode, Reader
 
 _CLEARED = re.compile(r"Too many illegal blocks in inode (\d+)\.")
 _FIRST_INDIRECT = 12  # of the pointers in an inode; the next two are of more levels
@@ -52,7 +52,7 @@ def spare(program: str, descriptor: int, environ: Mapping[str, str]) -> None:
 
 
 def _spare(descriptor: int, number: int) -> None:
-    reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+    reader = Reader(descriptor, ext3.read_superblock(descriptor))
     place = reader.place(number) + 40 + 4 * _FIRST_INDIRECT
     for depth, block in enumerate(reader.inode(number).blocks[_FIRST_INDIRECT:], 1):
         if _is_chance(reader, block, depth):
@@ -94,7 +94,7 @@ def save_work(descriptor: int, environ: Mapping[str, str]) -> bool:
     Returns whether there were any. Raises OSError.
     """
     try:
-        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        reader = Reader(descriptor, ext3.read_superblock(descriptor))
         work = reader.lookup(b"work/work")
         only = _only_there(reader, work[1]) if work and work[1].is_directory else {}
         has_place = reader.lookup(b"lost+found") is not None
@@ -138,7 +138,7 @@ def _debugfs(descriptor: int, lines: Iterable[str], environ: Mapping[str, str]) 
 def lost_and_found(descriptor: int) -> set[bytes]:
     """Return the names in lost+found of an image; empty when it cannot be read."""
     try:
-        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        reader = Reader(descriptor, ext3.read_superblock(descriptor))
         found = reader.lookup(b"lost+found")
         entries = reader.entries(found[1]) if found else ()
         return {name for name, _number, _kind in entries} - {b".", b".."}
@@ -177,7 +177,7 @@ def way_out(descriptor: int, top: str, place: str) -> str:
 def _is_plain(descriptor: int, top: bytes) -> bool:
     """Return whether every name below a directory is one that a directory of the host can have."""
     try:
-        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        reader = Reader(descriptor, ext3.read_superblock(descriptor))
         found = reader.lookup(top)
         pending = [found[1]] if found else []
         blocks: set[int] = set()
@@ -200,7 +200,7 @@ def _is_plain(descriptor: int, top: bytes) -> bool:
 def _looks(descriptor: int, name: bytes) -> str:
     """Return size and first line of a file in lost+found, as words to follow its name."""
     try:
-        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        reader = Reader(descriptor, ext3.read_superblock(descriptor))
         inode = reader.lookup(b"lost+found/" + name)[1]
         if not inode.is_file:
             return ", a directory" if inode.is_directory else ""
@@ -221,7 +221,7 @@ def names(descriptor: int) -> dict[bytes, tuple[bool, bool]]:
     """
     found: dict[bytes, tuple[bool, bool]] = {}
     try:
-        reader = ext3.Reader(descriptor, ext3.read_superblock(descriptor))
+        reader = Reader(descriptor, ext3.read_superblock(descriptor))
         upper = reader.lookup(b"upper")
     except (ext3.FormatError, OSError):
         return found
@@ -253,7 +253,7 @@ def _entries(reader: Reader, directory: Inode, blocks: set[int]) -> Iterator[tup
     try:
         for data in reader.data_blocks(directory, blocks):
             try:
-                for name, number, _kind in ext3.parse_entries(data):
+                for name, number, _kind in parse_entries(data):
                     if name not in (b".", b".."):
                         yield name, number
             except ext3.FormatError:

@@ -10,13 +10,13 @@ import os
 
 from overlay.host import process
 from overlay.image import ext3, ext3_write, lock, record
+from overlay.image.ext3_read import Reader
 from overlay.image.markers import OPAQUE, note, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
-    from overlay.image.ext3 import Reader
     from overlay.image.ext3_image import Ext3Image
     from overlay.image.kind import Image
     from overlay.image.markers import Marker
@@ -35,7 +35,7 @@ def tidy(found: Ext3Image, base: str, below: Iterable[Image], environ: Mapping[s
     how many were removed.
     """
     since = record.tidy_from(record.read(found.descriptor))
-    reader = ext3.Reader(found.descriptor, found.superblock)
+    reader = Reader(found.descriptor, found.superblock)
     markers = scan(reader)
     needless = _needless(reader, markers, since, base, below, environ) if since else []
     program = process.which("debugfs", environ)
@@ -46,7 +46,7 @@ def tidy(found: Ext3Image, base: str, below: Iterable[Image], environ: Mapping[s
             return 0
         if _remove(program, found, needless, environ):
             found.superblock = ext3.read_superblock(found.descriptor)
-            markers = scan(ext3.Reader(found.descriptor, found.superblock))
+            markers = scan(Reader(found.descriptor, found.superblock))
         else:
             needless = []
     note(found, bool(markers))
@@ -177,7 +177,7 @@ def _remove(
     is then erased, and only when that is written the name goes. Returns whether all went
     well; if not, the image is to be checked.
     """
-    reader = ext3.Reader(found.descriptor, found.superblock)
+    reader = Reader(found.descriptor, found.superblock)
     last = {  # number of a device -> the name that it keeps
         marker.number: marker for marker in markers if reader.inode(marker.number).is_whiteout
     }
@@ -227,7 +227,7 @@ def _free(descriptor: int, last: Mapping[int, Marker]) -> list[str]:
     debugfs's freei leaves the numbers of free inodes as they are.
     """
     superblock = ext3.read_superblock(descriptor)
-    reader = ext3.Reader(descriptor, superblock)
+    reader = Reader(descriptor, superblock)
     lines = _script(last.values(), last)
     groups: dict[int, int] = {}
     for number in last:

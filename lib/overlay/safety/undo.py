@@ -19,6 +19,7 @@ import struct
 from overlay.errors import DAMAGED, OverlayError, quote, reason
 from overlay.host import process
 from overlay.image import ext3, ext3_write, pending
+from overlay.image.ext3_read import Reader
 from overlay.safety import replace
 
 TYPE_CHECKING = False
@@ -70,7 +71,7 @@ def note(back: str, descriptor: int, superblock: Superblock, size: int) -> bool:
     size        bytes that it is to have
     Raises OSError; there is no file then.
     """
-    reader = ext3.Reader(descriptor, superblock)
+    reader = Reader(descriptor, superblock)
     try:
         places = list(reader.changed_by_growth(size))
     except ext3.FormatError:

@@ -13,6 +13,7 @@ from e2e.conftest import copy
 from e2e.safety.test_kill import at_work
 from e2e.safety.trees import Session, debugfs, e2fsck, kill_tree
 from overlay.image import ext3, ext3_size
+from overlay.image.ext3_read import Reader
 from support import tool
 
 SEED = 8
@@ -23,7 +24,7 @@ def content(path):
     """Return a dictionary from each path inside an image to the checksum of what is there."""
     found, pending = {}, [(b"", ext3.ROOT_INODE)]
     with open(path, "rb") as file:
-        reader = ext3.Reader(file.fileno(), ext3.read_superblock(file.fileno()))
+        reader = Reader(file.fileno(), ext3.read_superblock(file.fileno()))
         while pending:
             above, number = pending.pop()
             for name, other, _kind in reader.entries(reader.inode(number)):

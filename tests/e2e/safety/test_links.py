@@ -7,6 +7,7 @@ import pytest
 from e2e.safety.trees import debugfs
 from overlay.host import namespace, process
 from overlay.image import ext3, ext3_size
+from overlay.image.ext3_read import Reader
 from support import BASE, PATH, digests, tool
 
 MIB = 1 << 20
@@ -304,7 +305,7 @@ def shared(scratch, ok):
     shutil.rmtree(scratch / "tree")
     with (scratch / "a.ext3").open("r+b") as file:
         superblock = ext3.read_superblock(file.fileno())
-        reader = ext3.Reader(file.fileno(), superblock)
+        reader = Reader(file.fileno(), superblock)
         where = {}
         for first, offset, data in reader.tables():
             for place in range(0, len(data), superblock.inode_size):
