@@ -852,6 +852,18 @@ def test_find_container_refuses(settings, spec, sentence, hint):
     assert error.value.status == MISSING
 
 
+@pytest.mark.parametrize("name", ["apptainer", "singularity"])
+def test_how_to_fetch(settings, tmp_path, name):
+    """An image that lies elsewhere is fetched with the engine that is here."""
+    program = tmp_path / name
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    with pytest.raises(OverlayError) as error:
+        find_container("docker://debian", settings(engine_commands=str(program)))
+    hint = f"fetch it first: {name} pull image.sif docker://debian"
+    assert (error.value.status, error.value.hint) == (MISSING, hint)
+
+
 def test_find_container(settings, base, site):
     """A name of the site's list, a path, or the default."""
     for spec in ("base", str(base), None):

@@ -19,8 +19,7 @@ from overlay.safety import replace
 from overlay.safety.tidy import Paths
 
 # zstd at level 3 packs nearly as tight as at 15, and several times faster.
-_LEVELS = {"zstd": ("-Xcompression-level", "3"), "lz4": (), "gzip": (), "xz": ()}
-COMPRESSIONS = tuple(_LEVELS)
+_LEVELS = {"zstd": ("-Xcompression-level", "3")}
 
 _DEEPEST = 16384  # bytes of a path; four times what Linux takes
 _LONGEST = 1 << 28  # bytes of all paths that are told
@@ -54,7 +53,7 @@ class Packing:
 
     found        Images, ext3, the top layer first, locked against writers
     path         of the new file
-    compression  one of COMPRESSIONS
+    compression  one of settings.table.COMPRESSIONS
     everybody    whether everything is made readable for all
     verify       whether the new file is compared with the original
     existing     the Image whose place it takes, None when there is none
@@ -92,7 +91,7 @@ def pack(packing, scratch, environ, output):
                     "-comp",
                     packing.compression,
                 ]
-                words += [*_LEVELS[packing.compression], *_pseudo(packing.found)]
+                words += [*_LEVELS.get(packing.compression, ()), *_pseudo(packing.found)]
                 words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
                 words += _OPEN if packing.everybody else ()
                 apart = len(packing.found) > 1 and _keeps_apart(tool, environ)

@@ -15,6 +15,7 @@ from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch.request import check_twice, parse_overlay
 from overlay.safety import guard, replace
 from overlay.settings import config as configuration
+from overlay.settings.table import COMPRESSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,9 +170,9 @@ def _add_options(parser: Parser) -> None:
     )
     group.add_argument(
         "--compression",
-        choices=("zstd", "gzip", "lz4", "xz"),
+        choices=COMPRESSIONS,
         metavar="KIND",
-        help="zstd, gzip, lz4 or xz (default: the site's, zstd)",
+        help=f"{', '.join(COMPRESSIONS[:-1])} or {COMPRESSIONS[-1]} (default: the site's, zstd)",
     )
     group.add_argument(
         "--open",

@@ -79,12 +79,10 @@ def _parents(paths: Iterable[str]) -> list[str]:
 
 def _name(uid: int) -> str:
     """Return the name of a user, or "user UID" for one that has none here."""
-    import pwd  # asks a server on many sites, and only for a message
+    from overlay.host.names import user_name  # asks a server on many sites, only for a message
 
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
+    name = user_name(uid)
+    return f"user {name}" if name.isdecimal() else name
 
 
 def _names(uids: Iterable[int]) -> str:

@@ -139,11 +139,13 @@ class Engine:
 
     path           absolute path of its program
     name           what its family is called
+    failed         what it ends with when it fails itself, in order
     foreign        variables that would add overlays behind the user's back
     setting_aside  variables that would set aside what a site has locked, by the setting
     """
 
     name = ""
+    failed = 1
     foreign: tuple[str, ...] = ()
     setting_aside: Mapping[str, Sequence[str]] = {}
 
@@ -159,6 +161,13 @@ class Engine:
 
         scratch  a directory for the engine's own temporary files
         The second are the variables for it.
+        """
+        raise NotImplementedError
+
+    def pull(self, source: str, target: str) -> list[str]:
+        """Return the command line that fetches a base image from a place such as docker://debian.
+
+        For a hint: as somebody types it.
         """
         raise NotImplementedError
 

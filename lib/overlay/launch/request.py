@@ -150,6 +150,17 @@ def parse_overlay(text: str) -> Overlay:
     return Overlay(path, mode)
 
 
+def _how_to_fetch(source: str, config: Config) -> str | None:
+    """Return the line to type for a base image that lies elsewhere; None without an engine."""
+    from overlay.launch import engines  # only where there is something wrong
+
+    try:
+        engine = engines.find(config["engine.commands"], config.environ)
+    except OverlayError:
+        return None
+    return "fetch it first: " + " ".join(map(quote, engine.pull(source, "image.sif")))
+
+
 def find_container(spec: str | None, config: Config) -> str:
     """Return the path of a base image, given by name, by path, or None for the default.
 
@@ -172,12 +183,8 @@ def find_container(spec: str | None, config: Config) -> str:
     where = f" ({origin}: [images] default)" if origin else ""
     # A setting's word is a name: what lies in the current directory is not the site's choice.
     if spec not in known and "/" not in spec and (origin or not os.path.exists(spec)):
-        if "://" in spec:
-            hint = f"fetch it first: apptainer pull image.sif {quote(spec)}"
-        else:
-            hint = (
-                "known names: " + ", ".join(map(quote, sorted(known))) if known else "give a path"
-            )
+        names = ", ".join(map(quote, sorted(known)))
+        hint = f"known names: {names}" if known else "give a path"
         raise OverlayError(
             f"there is no base image named {quote(spec)}{where}", status=MISSING, hint=hint
         )
@@ -185,7 +192,7 @@ def find_container(spec: str | None, config: Config) -> str:
         raise OverlayError(
             f"{quote(spec)} is not a file of this machine",
             status=MISSING,
-            hint=f"fetch it first: apptainer pull image.sif {quote(spec)}",
+            hint=_how_to_fetch(spec, config),
         )
     try:
         with_content = os.stat(path)

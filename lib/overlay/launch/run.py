@@ -130,6 +130,7 @@ def _supervise(
         below=below,
         full_is_told=learned.launchers is not None,
         token=token,
+        failed=facts.engine.failed,
         environ=facts.environ,
         output=output,
         program=session.program,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from overlay.image.kind import Image
     from overlay.output import Output
 
-_ENGINE_FAILED = 255  # what Apptainer itself ends with when it fails in order
 _END_WAIT = 1  # seconds after which a server that has not begun to end is asked to
 _FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
 
@@ -36,6 +35,7 @@ def finish(
     below: Iterable[Image],
     full_is_told: bool,
     token: str,
+    failed: int,
     environ: Mapping[str, str],
     output: Output,
     program: str,
@@ -48,6 +48,7 @@ def finish(
     below   Images of the overlays that were below
     full_is_told  whether a write inside fails where the overlay is full
     token   what tells the processes of the session
+    failed  what the engine itself ends with when it fails in order
     output  to print warnings
     A status of 0 becomes DATA_LOST for run-overlay when what was written may be lost.
     """
@@ -56,7 +57,7 @@ def finish(
     _tell_of_the_left_behind(path, token, output)
     try:
         if _end_abandoned(image, output) and status >= 0:
-            status = _ENGINE_FAILED
+            status = failed
     except OverlayError as error:
         output.error(error)
     if not _wait_for_servers(descriptor, path, output):

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+# What mksquashfs(1) knows and the engines can read.
+COMPRESSIONS = ("zstd", "gzip", "lz4", "xz")
+
+
 class Setting:
     """One key of overlay.ini.
 
@@ -232,7 +236,7 @@ SETTINGS = (
     Setting(
         "pack",
         "compression",
-        one_of("zstd", "gzip", "lz4", "xz"),
+        one_of(*COMPRESSIONS),
         "zstd",
         "What pack-overlay compresses with: zstd packs tight and quickly, lz4 is the fastest, gzip"
         " is read by every engine, xz is the smallest.",

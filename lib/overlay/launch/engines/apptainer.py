@@ -49,6 +49,7 @@ class Apptainer(Engine):
 
     name = "apptainer"
     prefix = "APPTAINER"
+    failed = 255
     foreign = tuple(
         f"{prefix}_{word}" for prefix in _PREFIXES for word in ("OVERLAY", "OVERLAYIMAGE")
     )
@@ -80,6 +81,10 @@ class Apptainer(Engine):
         """Return the command line that unpacks a base image into a new directory."""
         variables = {f"{prefix}_TMPDIR": scratch for prefix in _PREFIXES}
         return [self.path, "build", "--sandbox", tree, image], variables
+
+    def pull(self, source: str, target: str) -> list[str]:
+        """Return the command line that fetches a base image, as somebody types it."""
+        return [self.name, "pull", target, source]
 
     def variable(self, name: str) -> str:
         """Return the variable that sets NAME inside, whatever the image says."""
