@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import INTERNAL, INTERRUPTED, MISSING, OverlayError, reason
+from overlay.errors import INTERNAL, INTERRUPTED, MISSING, UNAVAILABLE, OverlayError, reason
 from overlay.output import Output
 
 TYPE_CHECKING = False
@@ -74,7 +74,7 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
         status: int = load(program)[0].main(chosen, environ, root, output)
         return status
     except OverlayError as error:
-        output.error(error)
+        output.error(_from_inside(error, environ) if error.status == UNAVAILABLE else error)
         return error.status
     except KeyboardInterrupt:
         output.notice("interrupted", "warning")
@@ -85,6 +85,19 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
         if environ.get("OVERLAY_DEBUG"):
             raise
         return _bug(output, error)
+
+
+def _from_inside(error: OverlayError, environ: Mapping[str, str]) -> OverlayError:
+    """Return the error for a program that is missing: inside a session that is no surprise."""
+    from overlay.launch import engines
+
+    if not engines.is_inside(environ):
+        return error
+    return OverlayError(
+        f"you are inside a session already, and there {error.what}",
+        status=error.status,
+        hint="leave it first: exit; several overlays are named at once: -o FIRST -o SECOND",
+    )
 
 
 def _check_directory() -> None:

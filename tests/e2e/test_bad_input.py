@@ -202,6 +202,18 @@ def digests_of_readable(directory):
             None,
         ),
         (
+            "create-overlay -f x -s 64 -n 5",
+            66,
+            "cannot read the command file x: No such file or directory",
+            "it is a text file of the bash commands that fill the overlay",
+        ),
+        (
+            "create-overlay -f . -s 64 -n 5",
+            66,
+            "the command file . is a directory",
+            "to fill the overlay with what is in it: --from .",
+        ),
+        (
             "create-overlay -s 16 -n many",
             2,
             "-n: 'many' is not a number of files; it looks like 700, 700K or 2M",

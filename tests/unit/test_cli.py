@@ -175,6 +175,18 @@ NOTHING = (
             "-n: '1,000' is not a number of files; it looks like 700, 700K or 2M",
             "-n counts thousands; for 1,000 files: -n 1",
         ),
+        (
+            "create-overlay --from commands:data",
+            66,
+            "cannot read commands:data: No such file or directory",
+            "where it goes inside begins with /: --from commands:/data",
+        ),
+        (
+            "mount-overlay -o .",
+            65,
+            ". is a directory, and an overlay is a file in it",
+            "name the file: -o ./a.ext3",
+        ),
         ("create-overlay -i 5 -s 64", 2, "there is no option -i", "did you mean -n?"),
         ("create-overlay --name x", 2, "there is no option --name", "did you mean -o?"),
         ("create-overlay --list", 2, "there is no option --list", "did you mean --list-templates?"),
@@ -430,6 +442,19 @@ def test_configuration_error(run, site):
         "did you mean [create]?",
     )
     assert run("create-overlay", "-s", "16", "-n", "1") == (78, "", message)
+
+
+def test_inside(run, site, base, environ):
+    """Inside a session the engine is not expected, and what is meant is said."""
+    site.write_text(f"[engine]\ncommands = no-such-engine\n[images]\ndefault = {base}\n")
+    environ["SINGULARITY_CONTAINER"] = "/i/base.sif"
+    message = told(
+        "run-overlay",
+        "you are inside a session already, and there no container engine found; looked for"
+        " no-such-engine",
+        "leave it first: exit; several overlays are named at once: -o FIRST -o SECOND",
+    )
+    assert run("run-overlay", "-o", "a.ext3", "--", "ls") == (69, "", message)
 
 
 def test_no_engine(run, site, base):

@@ -62,7 +62,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 
         output.result(json.dumps(created.as_dictionary(limits)))
     elif not options.quiet:
-        output.result(_summary(created, limits))
+        output.result(_summary(created, limits, filling))
     return 0
 
 
@@ -250,9 +250,10 @@ def _list_templates(config: Config, output: Output) -> int:
     return 0
 
 
-def _summary(created: Created, limits: Iterable[Limits]) -> str:
+def _summary(created: Created, limits: Iterable[Limits], filling: Filling | None) -> str:
     """Return what a person wants to know of a new overlay."""
     path = created.path
+    sources = filling.sources if filling else []
     short = os.path.relpath(path)
     state = "reserved" if created.allocated >= created.size else "sparse"
     return (
@@ -265,6 +266,7 @@ def _summary(created: Created, limits: Iterable[Limits]) -> str:
             for one in limits
             if one.left_bytes is not None
         )
+        + "".join(f"  from   {quote(one.path)}, at {quote(one.dest)} inside\n" for one in sources)
         + f"next: mount-overlay -o {quote(path if short.startswith(('..', '-')) else short)}"
     )
 

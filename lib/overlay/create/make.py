@@ -121,10 +121,13 @@ def look(
             hint=None if os.path.lexists(parent) else f"mkdir -p {quote(parent)}",
         )
     if not os.access(parent, os.W_OK | os.X_OK):
+        stem = path.removesuffix(".ext3")
         raise OverlayError(
             f"you may not create files in {quote(parent)}",
             status=CANNOT_CREATE,
-            hint="change to a directory of your own first, or name one with -o",
+            hint=f"to put it into that directory: -o {quote(os.path.join(stem, 'NAME'))}"
+            if os.path.isdir(stem)
+            else "change to a directory of your own first, or name one with -o",
         )
     if len(os.fsencode(os.path.basename(path))) > 255:
         raise OverlayError(f"the name {quote(path)} is too long", status=CANNOT_CREATE)

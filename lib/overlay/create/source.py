@@ -62,7 +62,13 @@ def parse_source(text: str, hidden: Iterable[str]) -> Source:
     path, colon, dest = text.rpartition(":")
     if not colon or not dest.startswith("/"):
         path, dest = text, ""
-    kind = _kind(path)
+    try:
+        kind = _kind(path)
+    except OverlayError as error:
+        first, colon, rest = text.rpartition(":")
+        if colon and not dest and os.path.exists(first):
+            error.hint = f"where it goes inside begins with /: --from {quote(first)}:/{rest}"
+        raise
     if not dest:
         name = os.path.basename(os.path.realpath(path))
         dest = "/" + name if kind == "directory" else "/"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from overlay.image.survey import Survey
 
 
+_NAMES = (".ext3", ".img", ".sqsh")  # of overlays, as far as users see them
+
+
 class DirectoryImage(Image):
     """A directory."""
 
@@ -54,6 +57,9 @@ class DirectoryImage(Image):
             return False
         with os.scandir(self.descriptor) as entries:
             return any(entry.name != "lost+found" for entry in entries)
+
+    def overlays_in_it(self) -> list[str]:
+        return sorted(name for name in os.listdir(self.descriptor) if name.endswith(_NAMES))
 
     def why_not_replaced(self) -> str | None:
         return "it is a directory"

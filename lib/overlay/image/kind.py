@@ -105,6 +105,10 @@ class Image:
         """Whether it is a plain directory with something in it."""
         return False
 
+    def overlays_in_it(self) -> list[str]:
+        """Return the names in a plain directory that are those of overlays. Raises OSError."""
+        return []
+
     @property
     def is_clean(self) -> bool:
         """Whether its last session left it as it should."""

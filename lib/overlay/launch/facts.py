@@ -234,7 +234,9 @@ def gather(session: Session, config: Config, images: Sequence[Image] = ()) -> Fa
 def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
     environ: Mapping[str, str] = config.environ
     first, found = opened[0].image, [one.image for one in opened]
-    commands = read_commands(session.commands) if session.commands is not None else None
+    commands = (
+        read_commands(session.commands, session.program) if session.commands is not None else None
+    )
     base = find_container(session.container, config)
     engine = engines.find(config["engine.commands"], environ)
     cwd = os.getcwd()
@@ -426,6 +428,20 @@ def decide_writable(session: Session, facts: Facts) -> tuple[bool, str | None]:
         hint = f"to write it: sg {name} -c '{session.program} …'"
         if not first.is_file:
             hint += f"; or make it all your group's: chgrp -R {own} {inside}"
+    elif facts.data and first.overlays_in_it():
+        names = [os.path.join(path, name) for name in first.overlays_in_it()[:3]]
+        raise OverlayError(
+            f"{quote(path)} is a directory, and an overlay is a file in it",
+            status=DAMAGED,
+            hint=f"name the file: {' or '.join(f'-o {quote(name)}' for name in names)}",
+        )
+    elif facts.data and os.path.abspath(path) == facts.environ.get("HOME"):
+        raise OverlayError(
+            f"{quote(path)} is your home directory, not an overlay",
+            status=DAMAGED,
+            hint="name the overlay in it: -o ~/NAME.ext3; to make one there: create-overlay -s 10G"
+            " -n 200 -o ~/NAME",
+        )
     elif facts.data:
         raise OverlayError(
             f"{quote(path)} is a directory with data in it, not an overlay; only an empty"

@@ -217,9 +217,10 @@ def find_container(spec: str | None, config: Config) -> str:
     return path
 
 
-def read_commands(path: str) -> CommandFile:
+def read_commands(path: str, program: str = "run-overlay") -> CommandFile:
     """Return the CommandFile at a path; standard input is not read yet: see read_input().
 
+    program  whose -f it is
     Raises OverlayError (MISSING) when it is not there, not readable, or a directory.
     """
     if path in _STDIN:
@@ -234,11 +235,19 @@ def read_commands(path: str) -> CommandFile:
         raise OverlayError(
             f"cannot read the command file {quote(path)}: {words}",
             status=MISSING,
-            hint="to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
+            hint="to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND"
+            if program == "run-overlay"
+            else "it is a text file of the bash commands that fill the overlay",
         ) from None
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OverlayError(f"the command file {quote(path)} is a directory", status=MISSING)
+        raise OverlayError(
+            f"the command file {quote(path)} is a directory",
+            status=MISSING,
+            hint=None
+            if program == "run-overlay"
+            else f"to fill the overlay with what is in it: --from {quote(path)}",
+        )
     with open(descriptor, "rb") as file:
         text = file.read()
     plain = _plain(text)

@@ -66,7 +66,12 @@ def in_use(
     elif environ is not None and task.is_parallel(environ):
         hint = task.ways_out(image.path, environ)
     elif environ is not None and not busy.writer:
-        hint = f"to read it as well: -o {path}:ro; to wait until it is free: --wait"
+        hint = (
+            f"to read it as well: -o {path}:ro; to write beside its readers, into an overlay of your"
+            f" own above it: -o NEW -o {path}; to wait until it is free: --wait"
+        )
+    elif environ is not None and "MAKELEVEL" in environ:
+        hint = f"recipes of make that only read run at once: -o {path}:ro; else: --wait"
     return OverlayError(what, status=IN_USE, hint=hint)
 
 

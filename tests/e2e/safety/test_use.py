@@ -100,7 +100,8 @@ def test_writers_of_an_unclean_one(start, make):
             ":ro",
             "",
             "sessions are reading it",
-            "to read it as well: -o a.ext3:ro; to wait until it is free: --wait",
+            "to read it as well: -o a.ext3:ro; to write beside its readers, into an overlay of your"
+            " own above it: -o NEW -o a.ext3; to wait until it is free: --wait",
         ),
     ],
 )
@@ -120,6 +121,19 @@ def test_message(run, hold, make, held, asked, what, hint):
     else:
         assert int(found.group(1)) == session.pid
         assert found.group(3).startswith(f"'run-overlay -o a.ext3{held} -- sh -c ")
+    assert session.end() == (0, "")
+
+
+def test_message_to_make(run, environ, hold, make):
+    """Two recipes of make at once: that they can, when they only read, is said."""
+    make()
+    session = hold("a.ext3")
+    environ["MAKELEVEL"] = "1"
+    result = run("run-overlay", "-o", "a.ext3", "--", "true")
+    assert result.status == 75
+    assert result.stderr.endswith(
+        "run-overlay: hint: recipes of make that only read run at once: -o a.ext3:ro; else: --wait\n"
+    )
     assert session.end() == (0, "")
 
 

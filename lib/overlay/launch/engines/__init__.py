@@ -36,6 +36,11 @@ def find(commands: Sequence[str], environ: Mapping[str, str]) -> Engine:
     )
 
 
+def is_inside(environ: Mapping[str, str]) -> bool:
+    """Return whether this is the environment of what an engine has started."""
+    return "SINGULARITY_CONTAINER" in environ or "APPTAINER_CONTAINER" in environ
+
+
 def _family(program: str) -> type[Engine] | None:
     """Return the class for a program of a name; None when there is none."""
     module = program.replace("-", "_")
