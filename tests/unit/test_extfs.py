@@ -336,3 +336,20 @@ def test_set_times(make_image, seconds):
         assert (after.modify_time, after.nanoseconds) == (seconds, 123456789)
         assert (after.mode, after.owner, after.blocks) == (before.mode, before.owner, before.blocks)
     assert is_clean(path)
+
+
+@pytest.mark.parametrize("room", [256, 128])
+def test_attributes(make_image, opened, room):
+    """Extended attributes are read where they stand: in the inode, and in a block of their own."""
+    path = make_image(options=["-t", "ext3", "-I", str(room)])
+    wanted = {b"user.short": b"x", b"user.a.longer.name": b"y" * 300, b"trusted.z": b""}
+    lines = ["mkdir d", "mkdir plain"]
+    lines += [f'ea_set d {name.decode()} "{value.decode()}"' for name, value in wanted.items()]
+    for line in lines:
+        tool("debugfs", "-w", "-R", line, path)
+    reader = opened(path)
+    number, _inode = reader.lookup(b"d")
+    found = dict(reader.attributes(number))
+    assert {name: value.rstrip(b"\0") for name, value in found.items()} == wanted
+    number, _inode = reader.lookup(b"plain")
+    assert dict(reader.attributes(number)) == {}

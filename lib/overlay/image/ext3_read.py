@@ -23,6 +23,16 @@ _RESIZE_INODE_NUMBER = 7
 # superblock says: EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_ENCRYPT_FL, EXT4_CASEFOLD_FL.
 _NOT_EXT3 = 0x80000 | 0x10000000 | 0x800 | 0x40000000
 
+_ATTRIBUTES = 0xEA020000  # what a list of extended attributes begins with
+_PREFIXES = {  # of the names of extended attributes, by their number
+    1: b"user.",
+    2: b"system.posix_acl_access",
+    3: b"system.posix_acl_default",
+    4: b"trusted.",
+    6: b"security.",
+    7: b"system.",
+}
+
 
 class Inode:
     """What an image says of one file.
@@ -178,6 +188,27 @@ class Reader:
         if len(data) < length:
             raise ext3.FormatError(f"inode {number} lies beyond the end")
         return Inode(data)
+
+    def attributes(self, number: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (name, value) of the extended attributes of an inode.
+
+        They stand behind the fields of the inode, and in a block of their own: see "Extended
+        Attributes" in the kernel's documentation of ext4.
+        """
+        size = self.superblock.inode_size
+        data = os.pread(self.descriptor, size, self.place(number))
+        if len(data) < size:
+            raise ext3.FormatError(f"inode {number} lies beyond the end")
+        if size > 132:
+            start = 128 + struct.unpack_from("<H", data, 128)[0]
+            if start + 4 <= size and struct.unpack_from("<I", data, start)[0] == _ATTRIBUTES:
+                yield from _parse_attributes(data[start + 4 :], 0)
+        (block,) = struct.unpack_from("<I", data, 104)
+        if block:
+            data = self.block(block)
+            if struct.unpack_from("<I", data)[0] != _ATTRIBUTES:
+                raise ext3.FormatError("extended attributes in it are damaged")
+            yield from _parse_attributes(data, 32)
 
     def block(self, number: int) -> bytes:
         """Return the bytes of one block."""
@@ -342,6 +373,19 @@ class Reader:
 
 def _longer() -> ext3.FormatError:
     return ext3.FormatError("a directory in it has more blocks than its size says")
+
+
+def _parse_attributes(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (name, value) of a list of extended attributes; values are found from its start."""
+    while data[offset : offset + 4] not in (b"", bytes(4)):
+        if offset + 16 > len(data):
+            raise ext3.FormatError("extended attributes in it are damaged")
+        length, prefix, place, _inode, size = struct.unpack_from("<BBHII", data, offset)
+        name = data[offset + 16 : offset + 16 + length]
+        if len(name) < length or place + size > len(data):
+            raise ext3.FormatError("extended attributes in it are damaged")
+        yield _PREFIXES.get(prefix, b"?") + name, data[place : place + size]
+        offset += 16 + (length + 3 & ~3)
 
 
 def parse_entries(data: bytes) -> Iterator[Entry]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from overlay.launch.engine import Launchers
     from overlay.launch.facts import Facts
     from overlay.launch.request import CommandFile, Session
+    from overlay.launch.stack import Stack
 
 
 class Learned:
@@ -22,9 +23,11 @@ class Learned:
     markers    whether a layer of a session that only reads has deletion markers
     launchers  the Launchers that come before the engine's helpers; None: none do
     commands   the CommandFile, its text read; None when there is none
+    stack      the Stack that our launcher is told; None: it need not be told
+    not_apart  why files of several layers cannot be told apart; None: they can
     """
 
-    __slots__ = ("commands", "launchers", "markers")
+    __slots__ = ("commands", "launchers", "markers", "not_apart", "stack")
 
     def __init__(
         self,
@@ -32,7 +35,11 @@ class Learned:
         markers: bool = False,
         launchers: Launchers | None = None,
         commands: CommandFile | None = None,
+        stack: Stack | None = None,
+        not_apart: str | None = None,
     ) -> None:
+        self.stack = stack
+        self.not_apart = not_apart
         self.markers = markers
         self.launchers = launchers
         self.commands = commands
@@ -55,10 +62,20 @@ def learn(
         markers.present(image, facts.environ, remember=remember) for image in facts.images
     )
     _check_fakeroot(session, facts)
+    launchers = _settled(session, facts, facts.writable or marked)
+    stack = not_apart = None
+    # Where nothing is written and nothing was deleted, the kernel mounts the stack by itself.
+    mixed = facts.writable or facts.told.layer
+    if marked or (mixed and any(image.is_file for image in facts.images[1:])):
+        from overlay.launch import stack as stacks  # not needed for one overlay
+
+        stack, not_apart = stacks.look(facts, launchers)
     return Learned(
         markers=marked,
-        launchers=_settled(session, facts, facts.writable or marked),
+        launchers=launchers,
         commands=commands or facts.commands,
+        stack=stack,
+        not_apart=not_apart,
     )
 
 

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 # Where the host's files show inside whatever the site binds.
 _ALWAYS_VISIBLE = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 
+NOT_APART = (
+    "cp -a, tar and mv can take files of two of these overlays, where they have hard links,"
+    " for one file: {}"
+)
+
 
 class SessionPlan(Plan):
     """The Plan of a session, which always has a final Step.
@@ -125,6 +130,7 @@ def make_plan(
         unset=cleared + _foreign(config, facts),
         variables=_variables(session, facts, token, shell=inside.words is None),
         path_first=path_first,
+        why=learned.stack.why if learned.stack else None,
         commands=learned.commands.descriptor if learned.commands else None,
     )
     return SessionPlan(
@@ -170,6 +176,8 @@ def _of_what_is_written(facts: Facts, learned: Learned, layer: bool) -> Iterator
 
     layer  whether an empty layer in memory lies on top
     """
+    if learned.not_apart:
+        yield "warning", NOT_APART.format(learned.not_apart)
     if layer and not learned.launchers:
         yield "warning", "what is written inside is thrown away at the end of the session"
     if facts.writable and facts.plain_directory:
@@ -210,7 +218,9 @@ def _started(
     notices: list[Notice] = []
     if learned.launchers:
         # An empty layer in memory that the users ask the engine for stays writable.
-        launchers = learned.launchers.path(writable=facts.writable or facts.told.layer)
+        launchers = learned.launchers.path(
+            writable=facts.writable or facts.told.layer, stack=learned.stack is not None
+        )
         if learned.launchers.directory is None:
             path_first = launchers
         else:

@@ -8,7 +8,7 @@ from overlay.host import process
 from overlay.image import markers, record
 from overlay.launch.facts import gather
 from overlay.launch.learned import learn
-from overlay.launch.plan import make_plan
+from overlay.launch.plan import NOT_APART, make_plan
 from overlay.launch.request import read_input
 
 TYPE_CHECKING = False
@@ -85,23 +85,29 @@ def run(
                 lambda _final: _supervise(plan.final, request, facts, learned, token, output)
             )
         alone = replace and not plan.after
-        return plan.do(lambda _final: _start(plan.final, facts, replace=alone))
+        return plan.do(lambda _final: _start(plan.final, facts, learned, output, replace=alone))
     finally:
         for image in images:
             image.close()
 
 
-def _start(final: Step, facts: Facts, *, replace: bool) -> int:
+def _start(final: Step, facts: Facts, learned: Learned, output: Output, *, replace: bool) -> int:
     """Start the final Step of a session, all before it done; return its status.
 
     replace  whether it takes the place of this process; then this does not return
     """
     descriptors = [image.descriptor for image in facts.images]
+    if learned.stack:
+        learned.stack.hand_over()
     if replace:
         process.become(final, facts.environ, descriptors)
     from overlay.host import foreground  # what the engine in our place does without
 
-    return foreground.stay(final, facts.environ, keep=descriptors)
+    status = foreground.stay(final, facts.environ, keep=descriptors)
+    refused = learned.stack and learned.stack.take_back()
+    if refused:
+        output.notice(NOT_APART.format(refused), "warning")
+    return status
 
 
 def _supervise(
@@ -122,7 +128,7 @@ def _supervise(
         stack=markers.stack_name(facts.base, [one.path for one in below]),
         others=markers.last_second_of_others(first),
     )
-    status = _start(final, facts, replace=False)
+    status = _start(final, facts, learned, output, replace=False)
     return finish.finish(
         first,
         status,

@@ -1,5 +1,6 @@
 """The view is the same, writable or read-only: no markers, and what is deleted stays so."""
 
+import os
 import re
 import subprocess
 import time
@@ -8,14 +9,16 @@ import pytest
 from e2e.safety.trees import CLEAN, debugfs, state
 from support import BASE, execute, tool, wait_until
 
-# All that find, tar and cp -a make of a tree, each after a line with its name.
-LISTING = """
+# All that find, tar and cp -a make of a tree, each after a line with its name. The size of a
+# directory is its file system's own.
+FIND = r"find . -type d -printf '%P %y %m\n' -o -printf '%P %y %m %s %l\n' | sort"
+LISTING = f"""
 cd /data && for way in find tar copy; do
     echo "== $way"
     case $way in
-        find) find . -printf '%P %y %m %s %l\\n' | sort ;;
+        find) {FIND} ;;
         tar) tar -cf - . | tar -tf - | sort ;;
-        copy) cp -a . "$TARGET" && cd "$TARGET" && find . -printf '%P %y %m %s %l\\n' | sort ;;
+        copy) cp -a . "$TARGET" && cd "$TARGET" && {FIND} ;;
     esac || exit 1
 done
 """
@@ -312,9 +315,18 @@ def test_whiteouts_of_the_kernel(run, scratch, make):
     make("b.ext3")
     path = make("a.ext3")
     in_overlay(run, "b.ext3", line=MAKE.format(at="/data"))
-    debugfs(path, "mkdir /upper/data", "mkdir /upper/data/1", "cd /upper/data/1", "mknod a c 0 0")
-    line = "test ! -e /data/1/a && test -e /data/1/b"
-    for layers in (["a.ext3:ro", "b.ext3:ro"], ["a.ext3", "b.ext3"]):
+    mine = [
+        f"sif {place} {field} {number}"
+        for place in ("/upper/data", "/upper/data/1")
+        for field, number in (("uid", os.getuid()), ("gid", os.getgid()))
+    ]
+    debugfs(
+        path, "mkdir /upper/data", "mkdir /upper/data/1", *mine, "cd /upper/data/1", "mknod a c 0 0"
+    )
+    line = 'test "$(ls /data/1)" = b'
+    make("w.ext3")
+    a_b = ["a.ext3", "b.ext3"]
+    for layers in (["a.ext3:ro", "b.ext3:ro"], a_b, ["w.ext3:ro", *a_b], ["w.ext3", *a_b]):
         in_overlay(run, *layers, line=line)
 
 
