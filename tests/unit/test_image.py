@@ -3,11 +3,13 @@
 import gzip
 import os
 import socket
+import struct
 import tarfile
 
 import pytest
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from overlay.image import image as images
+from overlay.image import sif, squashfs
 from support import tool
 
 MAKE = "make one: create-overlay -s SIZE -n FILES"
@@ -321,3 +323,19 @@ def test_directory_permissions(scratch):
     os.mkdir("x", 0o755)
     os.chmod("x", 0o555)
     assert as_ordinary(lambda: told("x", True)) == "directory False"
+
+
+@pytest.mark.parametrize("count", [1, 1 << 40, -1])
+@pytest.mark.parametrize("place", [(1 << 63) - 1, (1 << 63) - 600, -1, 0, 10**6])
+@pytest.mark.parametrize("offset", [-1, (1 << 63) - 1])
+def test_misleading_sif(tmp_path, count, place, offset):
+    """A base image whose header leads nowhere has no squashfs, and breaks nothing."""
+    partition = struct.pack("<iB12xq", 0x4004, 1, offset).ljust(201, b"\0")
+    data = bytearray(partition + struct.pack("<ii", 1, 2)).ljust(4000, b"\0")
+    data[32:42] = b"SIF_MAGIC\0"
+    data[88:104] = struct.pack("<qq", count, place)
+    path = tmp_path / "base.sif"
+    path.write_bytes(data)
+    with open(path, "rb") as file:
+        assert sif.squashfs_offset(file.fileno()) is None
+        assert squashfs.those_inside(file.fileno(), [b"opt"], {"PATH": "/usr/bin"}) == {b"opt"}

@@ -11,6 +11,7 @@ import tarfile
 
 import pytest
 from overlay.create import source as sources
+from overlay.create import squashfs as create_squashfs
 from overlay.create.allowance import Allowance
 from overlay.create.measure import measure
 from overlay.create.workplace import Workplace
@@ -591,6 +592,61 @@ def test_squashfs_refused(tmp_path, squash):
     path.unlink()
     error = refused(unpack_squashfs, squash(tree), tmp_path / "three")
     assert error.status == CANNOT_CREATE
+
+
+def test_squashfs_of_many(tmp_path, squash):
+    """Its files count, and how long their names are, before anything is unpacked."""
+    tree = tmp_path / "tree"
+    for number in range(50):
+        (tree / str(number) / ("n" * 200)).mkdir(parents=True)
+    path, target = squash(tree), tmp_path / "target"
+    source = sources.Source(str(path), "/", "squashfs")
+    options = {"allowance": allowance(files=99), "environ": ENVIRON}
+    error = refused(sources.unpack, source, str(target), **options)
+    assert (error.status, "more than 99 files" in error.what) == (CANNOT_CREATE, True)
+    assert os.listdir(target) == []
+    sources.unpack(source, str(target), allowance=allowance(files=100), environ=ENVIRON)
+    assert len(os.listdir(target)) == 50
+
+
+def test_squashfs_of_long_names(tmp_path, squash, monkeypatch):
+    """A list of names that is longer than memory is not read to its end."""
+    tree = tmp_path / "tree"
+    for number in range(50):
+        (tree / str(number) / ("n" * 200)).mkdir(parents=True)
+    monkeypatch.setattr("overlay.create.squashfs.LONGEST_LISTING", 10000)
+    error = refused(unpack_squashfs, squash(tree), tmp_path / "target")
+    assert (error.status, "the names in it are too long" in error.what) == (DAMAGED, True)
+    assert os.listdir(tmp_path / "target") == []
+
+
+@pytest.mark.parametrize("how", ["exchanged", "written"])
+def test_squashfs_exchanged(tmp_path, squash, how, monkeypatch):
+    """What is unpacked is what was listed: not another file of its name, nor another content."""
+    tree, target = tmp_path / "tree", tmp_path / "target"
+    for directory in (tree, tmp_path / "small", tmp_path / "large"):
+        directory.mkdir()
+    path, large = tmp_path / "small" / "s.sqsh", tmp_path / "large" / "s.sqsh"
+    (tree / "file").write_bytes(bytes(80 * MIB))
+    squash(tree).rename(large)
+    (tree / "file").write_bytes(b"small")
+    squash(tree).rename(path)
+    real = create_squashfs._run_unsquashfs
+
+    def exchanged(*arguments):
+        if how == "exchanged":
+            path.parent.rename(tmp_path / "moved")
+            large.parent.rename(path.parent)
+        else:
+            path.write_bytes(large.read_bytes())
+        real(*arguments)
+
+    monkeypatch.setattr(create_squashfs, "_run_unsquashfs", exchanged)
+    if how == "exchanged":
+        unpack_squashfs(path, target)
+        assert (target / "file").read_bytes() == b"small"
+    else:
+        assert "was changed while" in refused(unpack_squashfs, path, target).what
 
 
 def test_through_links_to_squashfs(tmp_path, squash):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 
 from overlay.create.allowance import check_room
 from overlay.create.place import DEEPEST, copy_tree, make_directories
-from overlay.errors import DAMAGED, OverlayError, quote
+from overlay.create.tar import open_regular
+from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote
 from overlay.host import private, process
+from overlay.image.squashfs import LONGEST_LISTING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,20 +37,34 @@ def unpack_squashfs(
     import tempfile
 
     program = process.need("unsquashfs", environ)
-    listing = process.run([program, "-lln", "-d", "", path], environ)
-    if listing.status:
-        raise _fails(path, listing)
-    whiteouts = _whiteouts(path, listing.output, allowance)
-    if _only_directories(target):
-        _run_unsquashfs(program, path, target, whiteouts, environ)
-        return
-    # unsquashfs writes through links that it finds; alone in a directory it finds none.
-    alone = tempfile.mkdtemp(dir=os.path.dirname(target))
-    try:
-        _run_unsquashfs(program, path, alone, whiteouts, environ)
-        copy_tree(alone, target, environ, "--link")
-    finally:
-        private.remove(alone)
+    with open_regular(path) as file:
+        before = private.identity(os.fstat(file.fileno()))
+        words: list[str | int] = [program, "-lln", "-d", "", file.fileno()]
+        listing = process.run(words, environ, most=LONGEST_LISTING)
+        if listing.status == -signal.SIGXFSZ:
+            raise OverlayError(
+                f"{quote(path)} is refused: the names in it are too long", status=DAMAGED
+            )
+        if listing.status:
+            raise _fails(path, listing)
+        whiteouts = _whiteouts(path, listing.output, allowance)
+        into = target
+        if not _only_directories(target):
+            # unsquashfs writes through links that it finds; alone in a directory it finds none.
+            into = tempfile.mkdtemp(dir=os.path.dirname(target))
+        try:
+            _run_unsquashfs(program, path, file.fileno(), into, whiteouts, environ)
+            if private.identity(os.fstat(file.fileno())) != before:
+                raise OverlayError(
+                    f"{quote(path)} was changed while it was unpacked",
+                    status=CANNOT_CREATE,
+                    hint="try again when nobody writes to it",
+                )
+            if into != target:
+                copy_tree(into, target, environ, "--link")
+        finally:
+            if into != target:
+                private.remove(into)
 
 
 def _fails(path: str, result: Result) -> OverlayError:
@@ -69,8 +86,12 @@ def _whiteouts(path: str, listing: str, allowance: Allowance) -> list[str]:
     for here. Files with several names count with each. Raises OverlayError for other devices,
     and for what is too large or too deep.
     """
-    found, left = [], allowance.bytes
-    for kind, number, minor, name in _LISTED.findall(listing):
+    found, left, count = [], allowance.bytes, -1  # without its top
+    for match in _LISTED.finditer(listing):
+        kind, number, minor, name = match.groups("")
+        count += 1
+        if count > allowance.files:
+            raise allowance.too_many(path)
         if name.count("/") > DEEPEST:
             raise OverlayError(f"{quote(path)} is refused: it is too deep", status=DAMAGED)
         if kind == "-":
@@ -85,14 +106,20 @@ def _whiteouts(path: str, listing: str, allowance: Allowance) -> list[str]:
 
 
 def _run_unsquashfs(
-    program: str, path: str, target: str, whiteouts: Collection[str], environ: Mapping[str, str]
+    program: str,
+    path: str,
+    descriptor: int,
+    target: str,
+    whiteouts: Collection[str],
+    environ: Mapping[str, str],
 ) -> None:
     """Unpack into a directory without links, and make the deletions there.
 
+    path, descriptor  its name, for messages, and what was listed
     unsquashfs makes devices for root only. Every user may make the character device 0/0,
     overlayfs's mark of a deletion (mknod(2), Linux 5.8).
     """
-    result = process.run([program, "-n", "-f", "-d", target, path], environ)
+    result = process.run([program, "-n", "-f", "-d", target, descriptor], environ)
     lines = (result.errors + result.output).splitlines()
     lines = [line for line in lines if "could not create character device" not in line]
     if result.status and not (whiteouts and not any("rror" in line for line in lines)):

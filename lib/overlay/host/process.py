@@ -153,8 +153,11 @@ def run(
     *,
     variables: Mapping[str, str] | None = None,
     text: str = "",
+    most: int | None = None,
 ) -> Result:
     """Run a program to its end and return its Result; text, undecodable bytes escaped.
+
+    most  bytes that it may print, None for any number; by more it ends, with -SIGXFSZ
 
     A number among the arguments is an open file: the program gets its name in proc(5), and
     inherits it. So it works on that file whatever its path leads to by now, and the locks
@@ -172,7 +175,7 @@ def run(
             words.write(text.encode())
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
-        status = _run(arguments, environment, actions)
+        status = _run(arguments, environment, actions, most)
         return Result(status, *map(_all_of, files[1:]))
     finally:
         for file in files:
@@ -187,16 +190,22 @@ def _all_of(file: int) -> str:
 
 
 def _run(
-    arguments: Sequence[str | int], environment: Mapping[str, str], actions: Sequence[Any]
+    arguments: Sequence[str | int],
+    environment: Mapping[str, str],
+    actions: Sequence[Any],
+    most: int | None = None,
 ) -> int:
     """Run a program to its end and return its status; when we are to end, so is it.
 
+    most  bytes that a file may have which it writes, None for any number
     Signals wait until it can be ended: none may leave it running behind our back.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         child = _spawn(arguments, environment, actions, setsigmask=mask)
         try:
+            if most is not None:
+                _limit(child, most)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         except BaseException:
@@ -204,6 +213,18 @@ def _run(
             raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _limit(child: int, most: int) -> None:
+    """Let a program write no file of more bytes; it has just been started, and writes little yet."""
+    import resource
+
+    try:
+        hard = resource.prlimit(child, resource.RLIMIT_FSIZE)[1]
+        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.prlimit(child, resource.RLIMIT_FSIZE, (soft, hard))
+    except OSError:
+        pass  # it has ended already
 
 
 def _spawn(

@@ -17,35 +17,26 @@ _SQUASHFS, _PRIMARY = 1, 2  # type of a file system; role of a partition
 _MOST = 1024  # descriptors; images have five or so
 
 
-def squashfs_offset(path: str) -> int | None:
-    """Return the byte at which the squashfs of a base image begins, or None.
+def squashfs_offset(descriptor: int) -> int | None:
+    """Return the byte at which the squashfs of an open base image begins, or None.
 
     A plain squashfs file begins at 0. Raises OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        header = os.pread(descriptor, 128, 0)
-        if magic.is_squashfs(header):
-            return 0
-        if len(header) < 128 or not magic.is_sif(header):
-            return None
-        count, place = struct.unpack_from("<qq", header, 88)
-        for number in range(min(max(count, 0), _MOST)):
-            data = os.pread(descriptor, _DESCRIPTOR, place + number * _DESCRIPTOR)
-            if len(data) < _DESCRIPTOR:
-                return None
-            kind, used = struct.unpack_from("<iB", data)
-            offset: int = struct.unpack_from("<q", data, 17)[0]
-            if (
-                kind == _PARTITION
-                and used
-                and struct.unpack_from("<ii", data, 201)
-                == (
-                    _SQUASHFS,
-                    _PRIMARY,
-                )
-            ):
-                return offset
+    size = os.fstat(descriptor).st_size
+    header = os.pread(descriptor, 128, 0)
+    if magic.is_squashfs(header):
+        return 0
+    if len(header) < 128 or not magic.is_sif(header):
         return None
-    finally:
-        os.close(descriptor)
+    count, place = struct.unpack_from("<qq", header, 88)
+    for number in range(min(max(count, 0), _MOST)):
+        start = place + number * _DESCRIPTOR
+        if not 0 <= start <= size - _DESCRIPTOR:
+            return None
+        data = os.pread(descriptor, _DESCRIPTOR, start)
+        kind, used = struct.unpack_from("<iB", data)
+        offset: int = struct.unpack_from("<q", data, 17)[0]
+        what = struct.unpack_from("<ii", data, 201)
+        if kind == _PARTITION and used and what == (_SQUASHFS, _PRIMARY):
+            return offset if 0 <= offset < size else None
+    return None

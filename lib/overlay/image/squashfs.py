@@ -22,6 +22,8 @@ _LINE = re.compile(
     re.DOTALL,
 )
 
+LONGEST_LISTING = 1 << 30  # bytes that are read of it; ten million files have long names in less
+
 # The bytes of which names are made that a listing shows as they are.
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@%,")
 
@@ -29,8 +31,9 @@ _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 def walk(image: SquashfsImage, top: str, environ: Mapping[str, str]) -> Iterator[Entry]:
     """Yield the Entries below a path in a squashfs file, as contents.walk() does."""
     program = process.need("unsquashfs", environ)
-    words = [program, "-ll", "-d", "", image.path]
-    result = process.run(words, environ, variables={"TZ": "UTC0", "LC_ALL": "C"})
+    command: list[str | int] = [program, "-ll", "-d", "", image.descriptor]
+    variables = {"TZ": "UTC0", "LC_ALL": "C"}
+    result = process.run(command, environ, variables=variables, most=LONGEST_LISTING)
     if result.status:
         raise ext3.FormatError(
             process.last_line(result.errors, otherwise="unsquashfs cannot read it")
@@ -111,23 +114,24 @@ def _mode(text: str) -> int:
     return mode
 
 
-def has_markers(path: str, environ: Mapping[str, str]) -> bool:
-    """Return whether a squashfs file of unknown origin has deletion markers, or may have."""
+def has_markers(descriptor: int, environ: Mapping[str, str]) -> bool:
+    """Return whether an open squashfs file of unknown origin has deletion markers, or may have."""
     program = process.which("unsquashfs", environ)
     if program is None:
         return True
-    result = process.run([program, "-l", "-d", "", path], environ)
+    result = process.run([program, "-l", "-d", "", descriptor], environ, most=LONGEST_LISTING)
     return result.status != 0 or "/.wh." in result.output
 
 
-def those_inside(path: str, names: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
-    """Return those of some paths that a squashfs file, or the one in a SIF, has; or may have."""
+def those_inside(descriptor: int, names: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
+    """Return those of some paths that an open squashfs file, or that in a SIF, has; or may have."""
     names = set(names)
     program = process.which("unsquashfs", environ)
-    offset = sif.squashfs_offset(path)
+    offset = sif.squashfs_offset(descriptor)
     if program is None or offset is None:
         return names
-    result = process.run([program, "-o", str(offset), "-l", "-d", "", path], environ)
+    words: list[str | int] = [program, "-o", str(offset), "-l", "-d", "", descriptor]
+    result = process.run(words, environ, most=LONGEST_LISTING)
     if result.status:
         return names
     listed = set(result.output.split("\n"))

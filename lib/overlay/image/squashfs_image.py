@@ -56,12 +56,12 @@ class SquashfsImage(Image):
     def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
         from overlay.image import squashfs
 
-        return squashfs.those_inside(self.path, paths, environ)
+        return squashfs.those_inside(self.descriptor, paths, environ)
 
     def has_markers(self, environ: Mapping[str, str]) -> bool:
         from overlay.image import squashfs
 
-        return squashfs.has_markers(self.path, environ)
+        return squashfs.has_markers(self.descriptor, environ)
 
     def layout(self) -> Iterator[tuple[str, int, object]]:
         return iter(())

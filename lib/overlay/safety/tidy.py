@@ -161,7 +161,11 @@ def _those_below(
         return hidden | {path for path in paths if os.path.lexists(os.path.join(root, path))}
     from overlay.image import squashfs
 
-    return hidden | squashfs.those_inside(base, paths, environ)
+    descriptor = os.open(base, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return hidden | squashfs.those_inside(descriptor, paths, environ)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(
