@@ -88,7 +88,7 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
 
 
 def _from_inside(error: OverlayError, environ: Mapping[str, str]) -> OverlayError:
-    """Return the error for a program that is missing: inside a session that is no surprise."""
+    """Return the error for a program that is missing: inside a session that is to be expected."""
     from overlay.launch import engines
 
     if not engines.is_inside(environ):
