@@ -61,6 +61,11 @@ class Process:
         """Whether it only serves an image, for the engine."""
         return self.name.startswith(SERVERS)
 
+    @property
+    def is_engine(self) -> bool:
+        """Whether it is an engine's own, or one that this has left: named after its program."""
+        return self.name.startswith("starter")
+
 
 def look(pid: int | str) -> Process | None:
     """Return the Process with a number, or None when it is gone."""
@@ -191,7 +196,7 @@ def users(identity: tuple[int, int]) -> tuple[list[Process], bool]:
     spaces = spaces_of(servers)
     inside = _others_in(spaces, {process.pid for process in found}) if spaces else []
     left_behind = bool(servers) and len(servers) == len(found) and not inside
-    if any(map(has_engine, servers)):
+    if any(has_engine(one) or _begins(one) for one in servers):
         left_behind = False
     # Who has the image open comes first, not who has the lowest number: those begin anew.
     return sorted(found + inside, key=lambda process: process.is_server), left_behind
@@ -234,11 +239,15 @@ def _environment(pid: int | str) -> list[bytes]:
         return []
 
 
+def _begins(process: Process) -> bool:
+    """Return whether a process is an engine that has not yet made its namespace."""
+    return process.is_engine and user_namespace(process.pid) == user_namespace("self")
+
+
 def has_engine(server: Process) -> bool:
     """Return whether the engine that started a server still runs."""
     parent = look(server.parent)
-    # The engine's own process is named starter, after the program that it became.
-    return parent is not None and parent.name.startswith("starter")
+    return parent is not None and parent.is_engine
 
 
 def of_session(token: str) -> list[Process]:

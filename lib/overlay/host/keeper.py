@@ -75,14 +75,59 @@ class Keeper:
             os.waitpid(self._pid, 0)
 
 
-def _wait(reading: int, keep: Sequence[int], in_foreground: bool) -> None:
-    """Wait for the end of the process that made us, and then end its session."""
+def stand_by(engine: int, reading: int) -> None:
+    """Wait for the end of an engine, our parent; end its servers if they are still there then.
+
+    reading  of a pipe of which the engine and all that it has started have the other end
+    An engine that ends by itself has ended its servers, and what its commands have left in the
+    background is theirs. What serves only to read loses nothing, but holds the overlay
+    against those who write it.
+    """
+    _step_aside({reading})
+    _wait_for(engine)
+    os.set_blocking(reading, False)
+    try:
+        if not os.read(reading, 1):
+            return  # nobody has the other end: all have ended
+    except BlockingIOError:
+        pass
+    pipe = os.fstat(reading)
+    os.close(reading)
+    left = holders.holding((pipe.st_dev, pipe.st_ino))
+    servers = [one for one in left if one.is_server]
+    if servers:
+        _end_left(left, holders.spaces_of(servers))
+
+
+def _wait_for(parent: int) -> None:
+    """Wait for the end of our parent."""
+    try:
+        process = os.pidfd_open(parent)  # Linux 5.3
+    except OSError:
+        while os.getppid() == parent:
+            time.sleep(_PATIENCE)
+        return
+    import select
+
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    if os.getppid() == parent:  # else it had ended, and the number may be another's
+        poll.poll()
+
+
+def _step_aside(keep: Collection[int]) -> None:
+    """Leave what our parent has: its signals, its session, its descriptors but some."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     os.setsid()
     name = os.open("/proc/self/comm", os.O_WRONLY)
     os.write(name, holders.KEEPER.encode())
-    _let_go({reading, *keep})
+    _let_go(keep)
+
+
+def _wait(reading: int, keep: Sequence[int], in_foreground: bool) -> None:
+    """Wait for the end of the process that made us, and then end its session."""
+    _step_aside({reading, *keep})
     told = os.read(reading, _NUMBER)
     if not told:
         return
@@ -194,7 +239,7 @@ def _end_left(left: list[holders.Process], spaces: Collection[str]) -> None:
         left = list(found.values())
         if not left:
             return
-        servers = [one for one in left if one.is_server and not one.name.startswith("starter")]
+        servers = [one for one in left if one.is_server and not one.is_engine]
         writing = [one for one in servers if one.name == "fuse2fs"]
         _send(signal.SIGKILL, [one for one in left if one not in servers])
         _send(signal.SIGTERM, [one for one in writing or servers if one.pid not in told])

@@ -348,17 +348,42 @@ def succeeds(arguments: Sequence[str | int], environ: Mapping[str, str]) -> bool
 def become(step: Step, environ: Mapping[str, str], keep: Iterable[int] = ()) -> NoReturn:
     """Replace this process by the program of a Step. Does not return.
 
-    Terminal, signals and exit status are from here on the program's own.
+    Terminal, signals and exit status are from here on the program's own. Beside it waits a
+    process of ours for the case that it is killed.
     keep  descriptors that stay open in it, and the locks that they hold
     """
     tell(step.words(environ))
     _restore_signals()
-    for descriptor in keep:
+    for descriptor in (*keep, *_leave_keeper()):
         os.set_inheritable(descriptor, True)
     try:
         os.execve(step.arguments[0], step.arguments, step.environment(environ))
     except OSError as error:
         raise not_started(step.arguments[0], error) from None
+
+
+def _leave_keeper() -> tuple[int, ...]:
+    """Leave a child that ends what is left when the engine, which we become, is killed.
+
+    Return the descriptor that the engine is to inherit, where there is such a child.
+    """
+    reading, writing = os.pipe()
+    engine = os.getpid()
+    try:
+        if os.fork() == 0:
+            try:
+                os.close(writing)
+                from overlay.host import keeper  # the engine does not wait for it
+
+                keeper.stand_by(engine, reading)
+            finally:
+                os._exit(0)
+        return (writing,)
+    except OSError:
+        os.close(writing)
+        return ()  # no process is left to the user: the engine will say so
+    finally:
+        os.close(reading)
 
 
 def _restore_signals() -> None:

@@ -15,7 +15,7 @@ from overlay.image import ext3, lock, record
 from overlay.image import image as images
 from overlay.image.ext3_image import read_superblock
 from overlay.image.layout import check_locked_layout
-from overlay.safety.use import END_WAIT, in_use
+from overlay.safety.use import END_WAIT, in_use, is_freed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def acquire(
                 _release(image)
             if deadline is None or time.monotonic() >= deadline:
                 # What is left of a killed session is soon ended, and no reason to fail.
-                if not holders.being_ended(held.identity):
+                if not is_freed(held, busy):
                     raise in_use(held, busy, environ if session else None) from None
             elif notice and not said:
                 notice(f"waiting for {quote(held.path)}: it is in use")
@@ -269,7 +269,7 @@ def open_whole(path: str) -> Ext3Image:
         try:
             image.lock_whole()
         except lock.Busy as busy:
-            if holders.being_ended(image.identity):
+            if is_freed(image, busy):
                 wait_for_end(image)
                 raise _Replaced from None
             raise in_use(image, busy) from None

@@ -19,12 +19,12 @@ import time
 
 from overlay import size
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote
-from overlay.host import holders, mounts, permissions, private, process
+from overlay.host import mounts, permissions, private, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3, lock
 from overlay.image import image as images
 from overlay.image.partial import PARTIAL, is_partial, partial_name
-from overlay.safety.use import in_use
+from overlay.safety.use import in_use, is_freed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -437,7 +437,7 @@ def replaceable(
         except lock.Busy as busy:
             ended = deadline is None or time.monotonic() >= deadline
             # What is left of a killed session is soon ended, and no reason to fail.
-            if ended and not holders.being_ended(existing.identity):
+            if ended and not is_freed(existing, busy):
                 error = in_use(existing, busy, waits=notice is not None)
                 existing.close()
                 raise error from None

@@ -8,7 +8,7 @@ import time
 
 from overlay.errors import IN_USE, OverlayError, quote
 from overlay.host import holders
-from overlay.image import record
+from overlay.image import lock, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +73,23 @@ def in_use(
     elif environ is not None and "MAKELEVEL" in environ:
         hint = f"recipes of make that only read run at once: -o {path}:ro; else: --wait"
     return OverlayError(what, status=IN_USE, hint=hint)
+
+
+def is_freed(image: Image, busy: Busy) -> bool:
+    """Return whether an image that somebody uses is soon free, without anybody's doing.
+
+    What a keeper ends is; and the servers of a killed session that only read are ended here:
+    they serve nobody, and have nothing to write.
+    """
+    if holders.being_ended(image.identity):
+        return True
+    if image.can_be_unclean and lock.holder(image.descriptor, write=not busy.writer) is None:
+        return True  # it has just been ended
+    found, left_behind = holders.users(image.identity)
+    if busy.writer or not left_behind or any(one.is_engine for one in found):
+        return False
+    end_servers(image, found)
+    return True
 
 
 def end_servers(image: Image, servers: Iterable[Process]) -> list[Process]:

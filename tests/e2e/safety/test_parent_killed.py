@@ -132,6 +132,64 @@ def test_in_a_terminal(terminal, run, make, name):
     assert run("run-overlay", "-o", "a.ext3", "--", "true") == (0, "", "")
 
 
+# Commands that need an overlay for themselves.
+TYPED = [
+    ("run-overlay", "-o", "a.ext3", "--", "true"),
+    ("check-overlay", "a.ext3"),
+    ("resize-overlay", "-q", "a.ext3", "-s", "+32"),
+]
+READ = ("run-overlay", "-o", "a.ext3:ro", "--", "bash", "-c")
+
+
+def test_readers(run, start, make):
+    """kill -9 of a session that only reads: its servers end, and what it left in the background."""
+    path = make()
+    line = "setsid sleep 300 & echo $!; (sleep 300 & echo $!); echo inside; sleep 300"
+    session = start(*READ, line)
+    left = {int(session.stdout.readline()) for _count in range(2)}
+    session.says("inside")
+    wait_until(lambda: named(left, "sleep") == [*left])
+    pids = left | below(session) | holders(path)
+    assert named(pids, KEEPER) and named(pids, "fuse2fs") and named(pids, "squashfuse_ll")
+    session.kill()
+    assert run("run-overlay", "-o", "a.ext3", "--", "true") == (0, "", "")
+    session.wait()
+    all_gone(pids)
+
+
+@pytest.mark.parametrize("typed", TYPED, ids=[words[0] for words in TYPED])
+def test_readers_without_keeper(run, start, make, typed):
+    """Where that was killed, too, whoever needs the overlay ends what serves nobody any more."""
+    path = make()
+    session = start(*READ, "echo inside; exec sleep 300")
+    session.says("inside")
+    inside = named(descendants(session.pid), "sleep")
+    kill([*named(descendants(session.pid), KEEPER), session.pid])
+    session.wait()
+    all_gone(inside)  # the kernel ends it with the engine
+    assert named(holders(path), "fuse2fs")
+    result = run(*typed)
+    assert result.status == 0, result
+    wait_until(lambda: not holders(path))
+
+
+def test_readers_background(start, make):
+    """What a session that only reads leaves running when it ends by itself is not ended."""
+    make()
+    session = start(*READ, "setsid sleep 300 & echo inside; read x; echo $!")
+    session.says("inside")
+    (keeper,) = named(descendants(session.pid), KEEPER)
+    session.stdin.write("\n")
+    session.stdin.flush()
+    left = int(session.stdout.readline())
+    try:
+        session.wait()
+        all_gone({keeper})
+        assert program(left) == "sleep"
+    finally:
+        kill([left])
+
+
 @pytest.mark.parametrize("options", [("--discard-writes",), ("--per-task", "--keep", ".")])
 def test_layer(run, start, make, environ, tmp_path, options):
     """A session over a layer of its own ends as well, and its overlays are free."""
