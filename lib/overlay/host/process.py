@@ -176,6 +176,8 @@ def run(
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
         status = _run(arguments, environment, actions, most)
+        if most is not None and os.fstat(files[1]).st_size > most:
+            status = -signal.SIGXFSZ  # it was faster than the limit
         return Result(status, *map(_all_of, files[1:]))
     finally:
         for file in files:
