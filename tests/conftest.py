@@ -11,16 +11,56 @@ sys.dont_write_bytecode = True
 
 
 def pytest_addoption(parser):
-    """Let a run take one half of the tests, so that two runs side by side make all of them."""
-    parser.addoption("--half", type=int, choices=(1, 2), help="run every other test only")
+    """Let several runs side by side share the tests."""
+    parser.addoption(
+        "--share", metavar="DIR", help="run what no other run with the same directory has taken"
+    )
 
 
-def pytest_collection_modifyitems(config, items):
-    """Leave out the other half. Neighbours cost much the same, so both take as long."""
-    half = config.getoption("--half")
-    if half:
-        config.hook.pytest_deselected(items=items[2 - half :: 2])
-        items[:] = items[half - 1 :: 2]
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest: else one run would still be at it when the others end."""
+    items.sort(key=lambda item: not _goes_together(item))
+
+
+def _goes_together(item):
+    """Return whether one run makes all tests of the file: it says so, as TOGETHER."""
+    return getattr(item.module, "TOGETHER", False)
+
+
+def _taken(items, directory):
+    """Yield those of some tests that nobody else has taken, each taken just before.
+
+    directory  where a file of its own stands for each test, or all of a file, that is taken
+    """
+    known = {}
+    for number, item in enumerate(items):
+        name = item.module.__name__ if _goes_together(item) else str(number)
+        if name not in known:
+            try:
+                os.close(os.open(os.path.join(directory, name), os.O_CREAT | os.O_EXCL))
+                known[name] = True
+            except FileExistsError:
+                known[name] = False
+        if known[name]:
+            yield item
+
+
+def pytest_runtestloop(session):
+    """Run this run's share of the tests, one test taken ahead: fixtures ask for the next."""
+    directory = session.config.getoption("--share")
+    if not directory or session.testsfailed or session.config.option.collectonly:
+        return None  # as pytest does it
+    taken = _taken(session.items, directory)
+    item = next(taken, None)
+    while item is not None:
+        following = next(taken, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
 
 
 def _no_skip(report):

@@ -14,6 +14,9 @@ from overlay.quota.limits import Place
 from overlay.settings import config as configuration
 from support import BASE, ROOT
 
+# There is one file system with a quota.
+TOGETHER = True
+
 LIMIT = 100  # MiB, of the subvolume limited/
 
 

@@ -11,6 +11,9 @@ import pytest
 from slurm import HOME, Slurm, environment, is_sound, kill_environment, scripts, seconds, state_of
 from support import BASE, ROOT, wait_until
 
+# Its jobs wait for minutes, and are submitted once.
+TOGETHER = True
+
 GUIDE = (ROOT / "docs" / "jobs.md").read_text()
 JOBS, FILES = scripts(GUIDE)
 COMPUTE = "#!/bin/sh\necho result of ${SLURM_ARRAY_TASK_ID:-$SLURM_PROCID}\n"
