@@ -1,13 +1,21 @@
 """A copy of somebody else's overlay, made the caller's own."""
 
+from __future__ import annotations
+
 import os
 
 from overlay import size
 from overlay.errors import quote
 from overlay.image import ext3, ext3_write
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def own(whole, notice):
+    from overlay.image.ext3_image import Ext3Image
+
+
+def own(whole: Ext3Image, notice: Callable[[str], object]) -> None:
     """Give all that is inside to the caller, so that they can mount it writable.
 
     A kill in its midst leaves some files to each, and the image marked as not clean: the

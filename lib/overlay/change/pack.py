@@ -5,6 +5,8 @@ written by mksquashfs(1) under another name; it is compared with the original be
 takes its name.
 """
 
+from __future__ import annotations
+
 import os
 
 from overlay import size
@@ -17,6 +19,22 @@ from overlay.image.ext3_read import Reader
 from overlay.image.record import write
 from overlay.safety import replace
 from overlay.safety.tidy import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import TypedDict
+
+    from overlay.image.ext3_image import Ext3Image
+    from overlay.image.kind import Image
+    from overlay.output import Output
+
+    class Mounts(TypedDict, total=False):
+        """What namespace.wrap() mounts."""
+
+        images: list[tuple[int, str, str]]
+        layers: tuple[list[str], str]
+
 
 # zstd at level 3 packs nearly as tight as at 15, and several times faster.
 _LEVELS = {"zstd": ("-Xcompression-level", "3")}
@@ -59,7 +77,16 @@ class Packing:
     existing     the Image whose place it takes, None when there is none
     """
 
-    def __init__(self, found, path, *, compression, everybody=False, verify=True, existing=None):
+    def __init__(
+        self,
+        found: Sequence[Ext3Image],
+        path: str,
+        *,
+        compression: str,
+        everybody: bool = False,
+        verify: bool = True,
+        existing: Image | None = None,
+    ) -> None:
         self.found = found
         self.path = path
         self.compression = compression
@@ -68,7 +95,7 @@ class Packing:
         self.existing = existing
 
 
-def pack(packing, scratch, environ, output):
+def pack(packing: Packing, scratch: str, environ: Mapping[str, str], output: Output) -> int:
     """Make the squashfs file and return its size in bytes.
 
     Raises OverlayError (CANNOT_CREATE, DATA_LOST, UNAVAILABLE); nothing is changed then.
@@ -82,7 +109,7 @@ def pack(packing, scratch, environ, output):
         try:
             with replace.unfinished(path) as new:
                 mounts, tree = _mounts(packing.found, staging)
-                words = [
+                words: list[str | int] = [
                     tool,
                     tree,
                     new.descriptor,
@@ -118,7 +145,7 @@ def pack(packing, scratch, environ, output):
             private.leave(scratch, staging)
 
 
-def _tool(environ):
+def _tool(environ: Mapping[str, str]) -> str:
     """Return the path of mksquashfs. Raises OverlayError (UNAVAILABLE) for one that is too old.
 
     Before OLDEST names in definitions of files had no quotes: what stood behind a space in the
@@ -143,13 +170,13 @@ def _tool(environ):
     return tool
 
 
-def _keeps_apart(tool, environ):
+def _keeps_apart(tool: str, environ: Mapping[str, str]) -> bool:
     """Return whether mksquashfs can be told not to take files for names of one."""
     said = process.run([tool, "-help"], environ)
     return _SEVERAL[0] in (said.output + said.errors).split()
 
 
-def _into_place(packing, new):
+def _into_place(packing: Packing, new: replace.Unfinished) -> int:
     """Give a finished file its name, note whether it has markers, and return its size."""
     there = any(markers.scan(_reader(image)) for image in packing.found)
     made_of = [] if packing.everybody else [Access(image.descriptor) for image in packing.found]
@@ -169,11 +196,11 @@ def _into_place(packing, new):
     return status.st_size
 
 
-def _reader(image):
+def _reader(image: Ext3Image) -> Reader:
     return Reader(image.descriptor, image.superblock)
 
 
-def _mounts(found, staging):
+def _mounts(found: Sequence[Ext3Image], staging: str) -> tuple[Mounts, str]:
     """Return (what namespace.wrap mounts, the directory with all of it)."""
     images, uppers = [], []
     for number, image in enumerate(found):
@@ -189,7 +216,7 @@ def _mounts(found, staging):
     return {"images": images, "layers": (uppers, merged)}, merged
 
 
-def _run(words, path, environ):
+def _run(words: Sequence[str | int], path: str, environ: Mapping[str, str]) -> None:
     status = process.show(words, environ)
     if status:
         raise OverlayError(
@@ -198,7 +225,7 @@ def _run(words, path, environ):
         )
 
 
-def _pseudo(found):
+def _pseudo(found: Sequence[Ext3Image]) -> list[str]:
     """Return options that put deletions of the base image into a pack of several overlays.
 
     In the merged tree they have already done their work among the overlays and are gone;
@@ -207,16 +234,16 @@ def _pseudo(found):
     if len(found) == 1:
         return []
     readers = [_reader(image) for image in found]
-    gone, words = set(), []
+    gone: set[bytes] = set()
+    words: list[str] = []
     for number, reader in enumerate(readers):
-        upper = reader.lookup(b"upper")
-        paths = Paths(reader, upper[0])
-        deleted = set()
+        paths = Paths(reader, reader.upper()[0])
+        deleted: set[bytes] = set()
         for marker in markers.scan(reader):
-            directory = marker.directory and paths.of(marker.directory)
-            name = marker.name[len(b".wh.") :]
-            if directory is None or marker.directory is None:
+            directory = None if marker.directory is None else paths.of(marker.directory)
+            if directory is None:
                 continue
+            name = marker.name[len(b".wh.") :]
             whole = b"/".join(part for part in (directory, name) if part)
             above = readers[:number]
             hidden = any(whole == path or whole.startswith(path + b"/") for path in gone)
@@ -240,7 +267,14 @@ def _pseudo(found):
     return words
 
 
-def _compare(packing, mounts, tree, descriptor, staging, environ):
+def _compare(
+    packing: Packing,
+    mounts: Mounts,
+    tree: str,
+    descriptor: int,
+    staging: str,
+    environ: Mapping[str, str],
+) -> None:
     """Compare names, types, modes, times, sizes, links and contents with the original.
 
     descriptor  of the packed file
@@ -260,8 +294,9 @@ def _compare(packing, mounts, tree, descriptor, staging, environ):
         ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! &&'
         ' comm -z -3 "$3.before" "$3.after"'
     )
-    shell = ["/bin/sh", "-c", script, "sh", squashfuse, descriptor, packed, tree]
-    result = process.run(namespace.wrap(shell, environ, **mounts), environ)
+    shell = ["/bin/sh", "-c", script, "sh", squashfuse]
+    words = namespace.wrap([*shell, descriptor, packed, tree], environ, **mounts)
+    result = process.run(words, environ)
     wrong = [record for record in result.output.split("\0")[:-1] if not _may_differ(record)]
     if wrong or result.errors or result.status:
         why = _name(wrong[0]) if wrong else result.errors.strip() or "it cannot be read"
@@ -274,13 +309,13 @@ def _compare(packing, mounts, tree, descriptor, staging, environ):
         )
 
 
-def _name(record):
+def _name(record: str) -> str:
     """Return the name in a record of find, or of sha256sum."""
     fields = record.removeprefix("\t").split("\t", _NAME)
     return fields[_NAME] if len(fields) > _NAME else record.partition("  ")[2]
 
 
-def _may_differ(record):
+def _may_differ(record: str) -> bool:
     """Return whether a record may be in one tree only; behind a tab it is in the packed one.
 
     The second name of a marker is left out, and deletions of several overlays are put in.
@@ -289,14 +324,16 @@ def _may_differ(record):
     return name == ".wh..opq" or (name.startswith(".wh.") and record.startswith("\t"))
 
 
-def closed(image):
+def closed(image: Ext3Image) -> list[bytes]:
     """Return the paths in an image that others cannot read, as bytes, sorted.
 
     Without permission for others to read a file, or to read and enter a directory. Raises
     ext3.FormatError.
     """
-    reader, blocks, length = _reader(image), set(), 0
-    found, pending = [], [(b"", reader.lookup(b"upper")[1])]
+    reader, length = _reader(image), 0
+    blocks: set[int] = set()
+    found: list[bytes] = []
+    pending = [(b"", reader.upper()[1])]
     while pending:
         path, inode = pending.pop()
         if len(path) > _DEEPEST:
@@ -316,7 +353,7 @@ def closed(image):
     return sorted(found)
 
 
-def summary(path, length, found):
+def summary(path: str, length: int, found: Sequence[Image]) -> str:
     """Return the line that says what came of it."""
     before = sum(image.status.st_size for image in found)
     name = f"./{path}" if path.startswith("-") else path

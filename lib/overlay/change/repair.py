@@ -3,6 +3,8 @@
 The original stays as it is unless the copy is sound, and then goes in one step.
 """
 
+from __future__ import annotations
+
 import os
 
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
@@ -11,8 +13,14 @@ from overlay.image import ext3, ext3_write
 from overlay.image.ext3_read import Reader
 from overlay.safety import repair, replace, salvage
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
-def repair_copy(whole, scratch, environ):
+    from overlay.image.ext3_image import Ext3Image
+
+
+def repair_copy(whole: Ext3Image, scratch: str, environ: Mapping[str, str]) -> str:
     """Repair a copy of an image with e2fsck -y, and put it in the place of the original.
 
     whole  the Image, locked against everybody
@@ -48,7 +56,7 @@ def repair_copy(whole, scratch, environ):
                     path, whole.descriptor, first.status, e2fsck, descriptor, environ
                 )
                 found = salvage.lost_and_found(descriptor) - before
-                found = salvage.describe(descriptor, found)
+                told = salvage.describe(descriptor, found)
                 gone = salvage.gone(names, salvage.names(descriptor))
                 lost = any(one.had_content for one in gone)
                 way = salvage.way_out(descriptor, "/lost+found", ".")
@@ -59,10 +67,12 @@ def repair_copy(whole, scratch, environ):
                 f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
                 status=CANNOT_CREATE,
             ) from None
-    return _repaired(path, found, way, gone, kept)
+    return _repaired(path, told, way, gone, kept)
 
 
-def _see_that_it_is_taken(path, original, status, e2fsck, descriptor, environ):
+def _see_that_it_is_taken(
+    path: str, original: int, status: int, e2fsck: str, descriptor: int, environ: Mapping[str, str]
+) -> None:
     """Raise OverlayError (DAMAGED) unless a session would take a repaired image.
 
     original    descriptor of the image as it is
@@ -87,7 +97,9 @@ def _see_that_it_is_taken(path, original, status, e2fsck, descriptor, environ):
     )
 
 
-def _repaired(path, found, way, gone, kept):
+def _repaired(
+    path: str, found: str, way: str, gone: Sequence[salvage.Gone], kept: str | None
+) -> str:
     """Return what a repair did, with the files that lost their names, and the names that are gone.
 
     found  lines that describe new files in lost+found

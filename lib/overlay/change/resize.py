@@ -26,10 +26,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from overlay.image.image import Image
+    from overlay.image.ext3_image import Ext3Image
     from overlay.settings.config import Config
 
-    Notice = Callable[[str], None]
+    Notice = Callable[[str], object]
 
 # What resize2fs says of a size that is too small, forced as it is.
 _TOO_SMALL = ("smaller than minimum", "No space left", "Not enough space")
@@ -42,7 +42,7 @@ def used(descriptor: int, superblock: ext3.Superblock) -> tuple[int, int]:
     return files, max(superblock.used_bytes - journal, files * 64)
 
 
-def grow(whole: Image, wanted: int, environ: Mapping[str, str], notice: Notice) -> None:
+def grow(whole: Ext3Image, wanted: int, environ: Mapping[str, str], notice: Notice) -> None:
     """Make an image larger in its place; its number of files grows in proportion.
 
     whole   the Image, locked against everybody
@@ -136,7 +136,7 @@ def _check_room(path: str, needed: int) -> None:
 
 
 def rebuild(
-    whole: Image, wanted: int, files: int, config: Config, notice: Notice
+    whole: Ext3Image, wanted: int, files: int, config: Config, notice: Notice
 ) -> ext3.Superblock:
     """Write all of an image into a new one of another size and number of files.
 
@@ -205,7 +205,7 @@ def _check_fits(wanted: int, files: int, held: int, data: int) -> None:
         )
 
 
-def take_over(whole: Image, descriptor: int, superblock: ext3.Superblock) -> None:
+def take_over(whole: Ext3Image, descriptor: int, superblock: ext3.Superblock) -> None:
     """Give every file of a new image owner and time of the old one, and compare them.
 
     whole                   the old Image
@@ -220,7 +220,7 @@ def take_over(whole: Image, descriptor: int, superblock: ext3.Superblock) -> Non
     if top != {b".", b"..", b"lost+found", b"upper", b"work"}:
         raise _differs(whole, b"/", "is not the same")
     owners, times = {}, {}
-    pending = [(old.lookup(b"upper"), new.lookup(b"upper"))]
+    pending = [(old.upper(), new.upper())]
     while pending:
         (_number, before), (number, after) = pending.pop()
         owners[number] = (before.owner, before.group)
@@ -245,14 +245,14 @@ def take_over(whole: Image, descriptor: int, superblock: ext3.Superblock) -> Non
     ext3_write.set_times(descriptor, superblock, times)
 
 
-def _differs(whole: Image, name: bytes, what: str) -> OverlayError:
+def _differs(whole: Ext3Image, name: bytes, what: str) -> OverlayError:
     return OverlayError(
         f"{quote(os.fsdecode(name))} of {quote(whole.path)} {what} in the new image; it is as it was",
         status=DAMAGED,
     )
 
 
-def shrink(whole: Image, wanted: int, config: Config, notice: Notice) -> ext3.Superblock:
+def shrink(whole: Ext3Image, wanted: int, config: Config, notice: Notice) -> ext3.Superblock:
     """Make an image smaller, on a copy that takes its place.
 
     wanted  bytes, less than it has
@@ -271,7 +271,7 @@ def shrink(whole: Image, wanted: int, config: Config, notice: Notice) -> ext3.Su
             with replace.unfinished(path) as new:
                 descriptor = new.descriptor
                 replace.copy(path, whole.descriptor, descriptor, environ, sound=True)
-                words = [resize2fs, "-f", descriptor, f"{wanted >> 10}K"]
+                words: list[str | int] = [resize2fs, "-f", descriptor, f"{wanted >> 10}K"]
                 result = process.run(words, environ)
                 if result.status:
                     raise _too_small(path, descriptor, wanted, result, resize2fs, environ)

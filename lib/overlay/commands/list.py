@@ -33,7 +33,7 @@ _HEADING = ("KIND", "SIZE", "USED", "FREE", "FILES", "LEFT", "WRITTEN", "STATE",
 _NUMBERS = range(1, 7)  # columns that are aligned at the right
 
 # Largest or oldest first; what has no such figure comes last.
-_ORDERS = {
+_ORDERS: dict[str, Callable[[Row], Any]] = {
     "size": lambda row: -(row.get("size") or 0),
     "used": lambda row: -(row.get("data_used") or 0),
     "files": lambda row: -(row.get("files_used") or 0),

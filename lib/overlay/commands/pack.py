@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from overlay.commands.arguments import Parser
+    from overlay.image.ext3_image import Ext3Image
     from overlay.image.kind import Image
     from overlay.output import Output
 
@@ -56,8 +57,9 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         guard.acquire(
             found, False, config=config, environ=environ, notice=output.notice, session=False
         )
+        layers = [one.as_ext3() for one in found]
         request = pack.Packing(
-            found,
+            layers,
             path,
             compression=options.compression or config["pack.compression"],
             everybody=options.open,
@@ -65,8 +67,8 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
             existing=existing,
         )
         if options.open:
-            for one in found:
-                for name in _closed(one):
+            for layer in layers:
+                for name in _closed(layer):
                     output.notice(f"will be readable for everybody: {quote(os.fsdecode(name))}")
         length = pack.pack(request, scratch_directory(config), environ, output)
         if not options.quiet:
@@ -79,7 +81,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     return 0
 
 
-def _closed(image: Image) -> list[bytes]:
+def _closed(image: Ext3Image) -> list[bytes]:
     try:
         return pack.closed(image)
     except ext3.FormatError as error:

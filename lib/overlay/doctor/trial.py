@@ -332,7 +332,7 @@ def _remove_file(path: str, identity: str) -> str:
     return "done"
 
 
-_DO = {
+_DO: dict[str, Callable[[int], str]] = {
     "write": _write,
     "ours for writing": lambda descriptor: _has(lock.take(descriptor, write=True)),
     "ours for reading": lambda descriptor: _has(lock.take(descriptor, write=False)),

@@ -319,6 +319,13 @@ class Reader:
                 return None
         return number, inode
 
+    def upper(self) -> tuple[int, Inode]:
+        """Return the (number, Inode) of upper/, which has all that sessions have written."""
+        found = self.lookup(b"upper")
+        if found is None:
+            raise ext3.FormatError("it has no directory upper")
+        return found
+
     def only(self, directory: Inode, name: bytes) -> tuple[int, Inode] | None:
         """Return the (number, Inode) of a name in the Inode of a directory, or None.
 

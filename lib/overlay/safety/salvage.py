@@ -96,7 +96,9 @@ def save_work(descriptor: int, environ: Mapping[str, str]) -> bool:
     try:
         reader = Reader(descriptor, ext3.read_superblock(descriptor))
         work = reader.lookup(b"work/work")
-        only = _only_there(reader, work[1]) if work and work[1].is_directory else {}
+        if work is None or not work[1].is_directory:
+            return False
+        only = _only_there(reader, work[1])
         has_place = reader.lookup(b"lost+found") is not None
     except ext3.FormatError:
         return False
@@ -201,12 +203,15 @@ def _looks(descriptor: int, name: bytes) -> str:
     """Return size and first line of a file in lost+found, as words to follow its name."""
     try:
         reader = Reader(descriptor, ext3.read_superblock(descriptor))
-        inode = reader.lookup(b"lost+found/" + name)[1]
+        found = reader.lookup(b"lost+found/" + name)
+        if found is None:
+            return ""
+        inode = found[1]
         if not inode.is_file:
             return ", a directory" if inode.is_directory else ""
         line = next(reader.data_blocks(inode), b"")[: inode.size].partition(b"\n")[0][:60]
         text = line.decode(errors="replace")
-    except (ext3.FormatError, OSError, TypeError):
+    except (ext3.FormatError, OSError):
         return ""
     begins = f", begins with {quote(text)}" if text and text.isprintable() else ""
     return f": {format_size(inode.size)}{begins}"
@@ -237,10 +242,12 @@ def names(descriptor: int) -> dict[bytes, tuple[bool, bool]]:
             if len(above) + len(name) > _LONGEST:
                 continue
             inode = _inode(reader, other)
-            is_directory = inode is not None and inode.is_directory
-            used = inode is not None and inode.mode != 0 and inode.links > 0
-            found[above + name] = is_directory, used
-            if is_directory and used:
+            if inode is None:
+                found[above + name] = False, False
+                continue
+            used = inode.mode != 0 and inode.links > 0
+            found[above + name] = inode.is_directory, used
+            if inode.is_directory and used:
                 pending.append((above + name + b"/", other, inode))
     return found
 
