@@ -76,6 +76,54 @@ def without_links(found):
     return {name: [*row[:4], *row[5:]] for name, row in found.items()}
 
 
+# --------------------------------------------------------- moved environments --
+
+
+def environment(path, kind, *, names):
+    """Make a small environment of some kind at a path, whose scripts name a place."""
+    (path / "bin").mkdir(parents=True)
+    (path / {"venv": "pyvenv.cfg", "conda": "conda-meta"}[kind]).touch()
+    (path / "bin" / "python").symlink_to("/usr/bin/python3")
+    for name in ("a", "b c"):
+        (path / "bin" / name).write_text(f"#!{names}/bin/python3\nprint('old')\n")
+    (path / "bin" / "pip").write_text(f"#!/bin/sh\n'''exec' {names}/bin/python3 \"$0\"\n")
+    (path / "bin" / "activate").write_text(f"VIRTUAL_ENV={names}\n")
+    (path / "bin" / "other").write_text("#!/usr/bin/python3\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["venv", "conda"])
+@pytest.mark.parametrize("how", ["directory", "below", "archive"])
+def test_moved_environment(run, scratch, kind, how):
+    """What still names the place where it was made is told, with the number of files and a way."""
+    env = environment(scratch / "envs" / "foo", kind, names=scratch / "envs/foo")
+    inside, source = "/opt/foo", "envs/foo:/opt/foo"
+    if how == "below":
+        inside, source = "/opt/envs/foo", "envs:/opt/envs"
+    elif how == "archive":
+        tar(env, scratch / "foo.tar")
+        source = "foo.tar:/opt/foo"
+    result = run("create-overlay", "-q", "--from", source, "-o", "a")
+    assert result.status == 0
+    ways = {
+        "venv": f"make it anew there: create-overlay -f FILE, with python3 -m venv {inside}",
+        "conda": f"pack it first: conda-pack -p '{env}' -o env.tar.gz; then --from"
+        f" env.tar.gz:{inside}, and inside {inside}/bin/conda-unpack",
+    }
+    assert result.stderr == (
+        f"create-overlay: 4 files of {inside}/bin name the place where the environment was made,"
+        f" '{env}', and will not run what is in the overlay; {ways[kind]}\n"
+    )
+
+
+def test_environment_in_its_place(run, scratch):
+    """Nothing is said of one that names the place that it gets, nor of others' interpreters."""
+    environment(scratch / "a", "venv", names="/opt/a")
+    environment(scratch / "b", "conda", names="/usr")
+    words = ["--from", "a:/opt/a", "--from", "b:/opt/b"]
+    assert run("create-overlay", "-q", *words, "-o", "c") == (0, "", "")
+
+
 # ---------------------------------------------------------------- directories --
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.create import build
+from overlay.create import build, moved
 from overlay.create.allowance import NO_ROOM, Allowance, no_room
 from overlay.create.measure import BLOCK, Amount, measure
 from overlay.create.place import copy_tree, make_place
@@ -219,6 +219,11 @@ class Collection:
                     f"what is put in {quote(place)} is not seen in sessions: the host's covers it",
                     "warning",
                 )
+        bound = {place: directory for directory, place in self.binds}
+        for source in self._filling.sources:
+            tree = bound.get(source.dest.lstrip("/"), self._target(source))
+            for words in moved.find(tree, source.dest):
+                self._output.notice(words, "warning")
         if self._is_bound:
             return self._content(self._places())
         amount = Amount()
