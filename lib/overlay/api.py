@@ -29,21 +29,12 @@ from overlay.settings import config as configuration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Any, Protocol
+    from typing import Any
 
     from overlay.create.request import Created
+    from overlay.output import Listener
     from overlay.plan import Plan
     from overlay.settings.config import Config
-
-    class Listener(Protocol):
-        """What notices are told to."""
-
-        def notice(self, text: str, level: str = ...) -> object:
-            """Take a line for the user."""
-
-        def error(self, error: OverlayError) -> object:
-            """Take an OverlayError that did not end the session."""
-
 
 __all__ = ["OverlayError", "create", "launch", "load_config", "plan_session"]
 
@@ -131,7 +122,7 @@ def launch(
         foreground.set_handlers(before)
 
 
-def _session(overlays, wishes):
+def _session(overlays: Iterable[tuple[str, str | None]], wishes: Mapping[str, Any]) -> Session:
     """Return the Session that a caller asks for."""
     return Session([Overlay(path, mode) for path, mode in overlays], **wishes)
 

@@ -6,6 +6,19 @@ import os
 
 from overlay.errors import DATA_LOST, OverlayError, printable, reason
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Listener(Protocol):
+        """What a session tells of itself: an Output, or an object of a site's own script."""
+
+        def notice(self, text: str, level: str = ...) -> object:
+            """Take a line for the user."""
+
+        def error(self, error: OverlayError) -> object:
+            """Take an OverlayError that did not end the session."""
+
 
 class Output:
     """What a command says: results to standard output, all else to standard error."""

@@ -10,10 +10,11 @@ import shlex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import TypeVar
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Any, TypeVar, Union
 
     Value = TypeVar("Value")
+    Part = Union["Step", "Plan"]
 
 
 class Step:
@@ -64,6 +65,10 @@ class Step:
         self.why = why
         self.commands = commands
 
+    def steps(self) -> Iterator[Step]:
+        """Yield itself: see Plan.steps()."""
+        yield self
+
     def do(self) -> object:
         """Do it from here, and return what its action returns."""
         if self.action is None:
@@ -102,12 +107,17 @@ class Step:
         return f"{line} > {shlex.quote(self.output)}" if self.output else line
 
 
+def do_final(final: Step | None) -> Any:
+    """Do the final Step of a Plan from here, where it has one."""
+    return final.do() if final else None
+
+
 class Plan:
     """Everything that a command is going to do.
 
     notices  lines for the user before anything happens: (level, text), the level one of
              "notice", "detail" (with -v only) and "message" (the site's own)
-    before   Steps, in order; the first that fails ends it
+    before   Steps, and Plans of their own, in order; the first that fails ends it
     final    the Step whose end is the command's end; None when before is all
     after    Steps that are done however the others ended
     writable whether final writes an overlay
@@ -118,8 +128,8 @@ class Plan:
         final: Step | None = None,
         *,
         notices: Iterable[tuple[str, str]] = (),
-        before: Iterable[Step] = (),
-        after: Iterable[Step] = (),
+        before: Iterable[Part] = (),
+        after: Iterable[Part] = (),
         writable: bool = False,
     ) -> None:
         self.writable = writable
@@ -128,10 +138,15 @@ class Plan:
         self.before = list(before)
         self.after = list(after)
 
+    def steps(self) -> Iterator[Step]:
+        """Yield all Steps, in the order in which they are done."""
+        for part in (*self.before, *([self.final] if self.final else ()), *self.after):
+            yield from part.steps()
+
     def shell(self) -> str:
         """Return the plan as lines for a POSIX shell that do the same when pasted."""
         lines = []
-        for step in (*self.before, *([self.final] if self.final else ()), *self.after):
+        for step in self.steps():
             if step.why:
                 # A name in it may hold the end of a line.
                 lines.append("# " + " ".join(step.why.splitlines()))
@@ -139,16 +154,16 @@ class Plan:
                 lines.append(step.shell())
         return "\n".join(lines) + "\n"
 
-    def do(self, end: Callable[[Step | None], Value]) -> Value:
+    def do(self, end: Callable[[Step | None], Value] = do_final) -> Value:
         """Do all of it, and return what end returns.
 
-        end  called with the final Step when all before it is done
+        end  called with the final Step when all before it is done; without it, that is done too
         What comes after is done whatever has happened. Raises what the Steps raise.
         """
         try:
-            for step in self.before:
-                step.do()
+            for part in self.before:
+                part.do()
             return end(self.final)
         finally:
-            for step in self.after:
-                step.do()
+            for part in self.after:
+                part.do()

@@ -726,6 +726,43 @@ def test_dry_run_does_the_same(run, environ, scratch, overlay, arguments):
     assert not list(own.glob("commands.*"))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "a.ext3:ro", "--stage"],
+        ["-o", "a.ext3", "--discard-writes", "-s", "16", "-n", "1"],
+        ["-o", "a.ext3", "--per-task", "--keep", "kept", "-s", "16", "-n", "1"],
+        ["-o", "a.ext3", "-o", "b.ext3", "--per-task", "--stage", "-s", "16", "-n", "1"],
+    ],
+)
+def test_dry_run_of_a_job(run, environ, scratch, overlay, options):
+    """What --dry-run prints of copies and layers, pasted, does the same as the session."""
+    overlay("a.ext3")
+    overlay("b.ext3")
+    kept, own = scratch / "kept", scratch.parent / "local" / f"overlay-{os.getuid()}"
+    kept.mkdir()
+    own.parent.mkdir()
+    environ |= {"OVERLAY_SCRATCH_LOCAL": str(own.parent), "SLURM_JOB_ID": "7"}
+    line = ["--", "sh", "-c", "ls /new; touch /new && echo written; cat /etc/issue"]
+
+    printed = run("run-overlay", "--dry-run", *options, *line)
+    assert printed.status == 0 and not own.exists()
+    assert ("\ncp " in printed.stdout) == ("--stage" in options)
+    assert ("/mke2fs " in printed.stdout) == ("-s" in options)
+    (scratch / "pasted").write_text(printed.stdout)
+    pasted = shell("set -e; . ./pasted", environ, scratch)
+    assert pasted.status == 0, pasted
+    assert ("written\n" in pasted.stdout) == ("-s" in options)
+    copies = sorted(own.glob("[!.]*"))
+    assert len(copies) == options.count("--stage") * options.count("-o")
+    assert os.listdir(kept) == ["job7.ext3"] * options.count("--keep")
+
+    direct = run("run-overlay", *options, *line)
+    assert (direct.stdout, direct.status) == (pasted.stdout, 0)
+    assert sorted(own.glob("[!.]*")) == copies
+    assert len(os.listdir(kept)) == 2 * options.count("--keep")
+
+
 # --------------------------------------------------------------- colleagues --
 
 

@@ -4,12 +4,11 @@ import os
 
 import pytest
 from overlay.cli import parse
-from overlay.create import make
-from overlay.errors import CANNOT_CREATE, DATA_LOST, USAGE, OverlayError
+from overlay.errors import DATA_LOST, USAGE, OverlayError
 from overlay.host import private, task
 from overlay.image import lock
 from overlay.jobs import staging
-from overlay.jobs.layer import keep_layer, make_layer, plan_layer
+from overlay.jobs.layer import keep_layer, plan_layer, plan_making
 from overlay.jobs.session import _Job
 from overlay.launch.request import Overlay, Session
 from overlay.safety import replace
@@ -155,24 +154,22 @@ def layer(scratch, settings):
     return layer
 
 
-def test_layer_of_another_session(layer, settings, scratch, monkeypatch):
-    """A layer that could not be made takes none away that another session of the task made."""
+def test_layer_of_another_session(layer, settings):
+    """Two sessions of a task have a layer each, and one that could not be made leaves the other."""
     config, one, two = settings(), layer(), layer()
-    make_layer(one, config)
-
-    def no_room(*_arguments):
-        raise OverlayError("no room", status=CANNOT_CREATE)
-
-    monkeypatch.setattr(make, "make", no_room)
+    assert one.name == two.name == "job12-task0.ext3" and one.path != two.path
+    plan_making(one, config).do()
+    two.request.size = 1  # mke2fs refuses
     with pytest.raises(OverlayError):
         _Job(Session([Overlay("a.ext3")]), config, two, stage=False, wait=None, output=None).do()
-    assert os.path.exists(one.path)
+    found = [name for name in os.listdir(os.path.dirname(one.path)) if name.endswith(".ext3")]
+    assert found == [os.path.basename(one.path)]
 
 
 def test_layer_that_is_gone(layer, scratch):
     """What is no longer there cannot be kept, and that is said as the loss that it is."""
     with pytest.raises(OverlayError) as error:
-        keep_layer(layer(str(scratch)))
+        keep_layer(layer(), str(scratch))
     assert error.value.status == DATA_LOST and "could not be moved" in error.value.what
 
 

@@ -1,5 +1,7 @@
 """mount-overlay and run-overlay: a shell, a file of commands, or one command, in overlays."""
 
+from __future__ import annotations
+
 import os
 
 from overlay.commands.arguments import (
@@ -13,11 +15,20 @@ from overlay.commands.arguments import (
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.launch import engines
 from overlay.launch.request import Session, parse_overlay
-from overlay.launch.run import rehearse, run
+from overlay.launch.run import rehearse, run, show
 from overlay.settings import config as configuration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Mapping, Sequence
 
-def main(options, environ, root, output):
+    from overlay.commands.arguments import Group, Parser
+    from overlay.output import Output
+    from overlay.settings.config import Config
+
+
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Launch what the options ask for, and return the exit status."""
     commands, command = getattr(options, "file", None), getattr(options, "command", None)
     if output.program == "run-overlay":
@@ -49,14 +60,11 @@ def main(options, environ, root, output):
         from overlay.host import foreground  # which it needs by now, or we are not here any more
 
         return foreground.end_like(status)
-    plan = rehearse(request, config)
-    for level, text in plan.notices:
-        output.notice(text, level)
-    output.result(plan.shell(), exact=True)
+    show(rehearse(request, config), output)
     return 0
 
 
-def _hold(options, config):
+def _hold(options: Namespace, config: Config) -> None:
     """Refuse options that would set aside what the site has locked."""
     config.hold("images.default", "-c", options.container)
     config.hold("binds.paths", "-b", options.binds)
@@ -72,7 +80,7 @@ def _hold(options, config):
     config.hold("jobs.files", "-n", options.files)
 
 
-def _check_commands(commands, command):
+def _check_commands(commands: str | None, command: list[str] | None) -> None:
     if commands is not None and command is not None:
         raise OverlayError(
             "there are both a file of commands (-f) and a command (after --)",
@@ -96,7 +104,7 @@ def _check_commands(commands, command):
         )
 
 
-def _add_session_options(parser):
+def _add_session_options(parser: Parser) -> None:
     group = parser.add_argument_group("overlays and base image")
     group.add_argument(
         "-o",
@@ -124,7 +132,7 @@ def _add_session_options(parser):
     )
 
 
-def _add_job_options(parser):
+def _add_job_options(parser: Parser) -> tuple[Group, Group]:
     """Add the options for copies and layers on a disk of the node.
 
     Returns the group, and in it that of the options which exclude each other.
@@ -144,7 +152,7 @@ def _add_job_options(parser):
     return group, layer
 
 
-def _add_mount_options(parser):
+def _add_mount_options(parser: Parser) -> None:
     parser.usage = "mount-overlay -o NAME[:ro] [-o NAME ...] [option ...]"
     _add_session_options(parser)
     group, _layer = _add_job_options(parser)
@@ -157,7 +165,7 @@ def _add_mount_options(parser):
     add_verbosity(parser.add_argument_group("output"))
 
 
-def _add_run_options(parser):
+def _add_run_options(parser: Parser) -> None:
     group = parser.add_argument_group("commands")
     group.add_argument(
         "-f",
@@ -171,19 +179,19 @@ def _add_run_options(parser):
         "       run-overlay -o NAME[:ro] [-o NAME ...] [option ...] -- COMMAND [ARG ...]"
     )
     _add_session_options(parser)
-    group, layer = _add_job_options(parser)
+    jobs, layer = _add_job_options(parser)
     layer.add_argument(
         "--per-task",
         action="store_true",
         help="write into a new layer of this task's own",
     )
-    group.add_argument(
+    jobs.add_argument(
         "--keep",
         metavar="DIR",
         help="with --per-task: keep that layer, in DIR",
     )
     add_sizes(
-        group,
+        jobs,
         parser.prog,
         "for the new layer: its size, as 500M or 20G",
         "for the new layer: how many files, as 700K",
@@ -191,7 +199,7 @@ def _add_run_options(parser):
     add_verbosity(parser.add_argument_group("output"))
 
 
-def _parse_run(parser, words):
+def _parse_run(parser: Parser, words: Sequence[str]) -> Namespace:
     """Take what stands behind the first "--" as the command, options included."""
     command = None
     if "--" in words:

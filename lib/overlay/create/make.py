@@ -18,16 +18,20 @@ from overlay.image import ext3, ext3_size, ext3_write, markers
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.ext3_read import Inode, Reader
 from overlay.image.partial import partial_name
-from overlay.plan import Plan, Step
+from overlay.plan import Plan, Step, do_final
 from overlay.safety import repair, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import TypeVar
 
     from overlay.create.request import Creation
     from overlay.image.kind import Image
+    from overlay.plan import Part
     from overlay.settings.config import Config
+
+    Value = TypeVar("Value")
 
 # Instead of the machine's own: the options say all, but mke2fs wants a file with the types.
 MKE2FS_CONFIG = os.path.join(
@@ -155,20 +159,17 @@ def find_tools(environ: Mapping[str, str], *, sparse: bool, filled: bool) -> dic
 
 
 def plan(
-    creation: Creation, config: Config, facts: Facts, *, before: Iterable[Step] | None = None
+    creation: Creation, config: Config, facts: Facts, *, before: Iterable[Part] | None = None
 ) -> Plan:
-    """Return all that is done for a Creation, to be printed: make() and run() do the same.
+    """Return all that is done for a Creation; make() and run() do the same, and say more.
 
     before  the Steps that make the Workplace and fill it; None where only the first is needed
+    Doing it raises OverlayError, as run() does.
     """
     if before is None:
         before = [facts.workplace.making(config)]
     made = _Making(creation, config, facts, lambda text: None).plan()
-    return Plan(
-        made.final,
-        before=[*before, *made.before],
-        after=[*made.after, facts.workplace.removing()],
-    )
+    return Plan(before=[*before, made], after=[facts.workplace.removing()])
 
 
 def make(creation: Creation, config: Config, notice: Callable[[str], object]) -> Created:
@@ -204,10 +205,23 @@ def run(
     begun is removed.
     """
     making = _Making(creation, config, facts, notice)
-    try:
-        return making.plan().do(lambda _final: making.into_place())
-    except OSError as error:
-        raise replace.cannot(facts.path, reason(error)) from None
+    return making.plan().do(lambda _final: making.into_place())
+
+
+class _MakingPlan(Plan):
+    """The Plan that makes an image; what the system refuses is an OverlayError (CANNOT_CREATE)."""
+
+    def __init__(
+        self, path: str, final: Step, *, before: Iterable[Step], after: Iterable[Step]
+    ) -> None:
+        super().__init__(final, before=before, after=after)
+        self._path = path
+
+    def do(self, end: Callable[[Step | None], Value] = do_final) -> Value:
+        try:
+            return super().do(end)
+        except OSError as error:
+            raise replace.cannot(self._path, reason(error)) from None
 
 
 class _Making:
@@ -223,7 +237,7 @@ class _Making:
         self._inside = facts.workplace.count(config)
         self._files = contextlib.ExitStack()
 
-    def plan(self) -> Plan:
+    def plan(self) -> _MakingPlan:
         """Return the Plan; its final Step is into_place()."""
         creation, facts = self._creation, self._facts
         steps = [
@@ -247,7 +261,8 @@ class _Making:
         if facts.existing is None or creation.content:
             steps.append(Step(action=self._note, why="on it is noted that it is new"))
         finish = "-f" if creation.force else "-n"
-        return Plan(
+        return _MakingPlan(
+            facts.path,
             Step(
                 ["mv", finish, "-T", facts.partial, facts.path],
                 action=self.into_place,

@@ -12,12 +12,13 @@ import os
 
 from overlay.create import make
 from overlay.create.policy import check_policy
-from overlay.create.request import Creation, check_request
+from overlay.create.request import Creation, check_request, file_name
 from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, DATA_LOST, OverlayError, quote, reason
 from overlay.host import permissions, private, task
 from overlay.host.room import free_bytes
 from overlay.image import lock
+from overlay.plan import Plan, Step
 from overlay.safety import replace
 from overlay.safety.unused import remove_unused
 
@@ -25,34 +26,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from overlay.plan import Plan
     from overlay.settings.config import Config
 
 
 class Layer:
     """A writable layer of a task's own.
 
-    path     of its image, on a disk of the node
+    name     what it is called where it is kept: after its task
+    path     of its image, on a disk of the node; no other session has one of this name
     request  the Creation that makes it
     keep     the directory where it goes at the end; None: it is thrown away
     made_of  permissions.Access of the overlays below: it may hold what was read there
-    made     whether it is; until then the path may be another session's
     """
 
-    __slots__ = ("keep", "made", "made_of", "path", "request")
+    __slots__ = ("keep", "made_of", "name", "path", "request")
 
     def __init__(
         self,
-        path: str,
+        name: str,
         request: Creation,
         keep: str | None,
         made_of: Iterable[permissions.Access] = (),
     ) -> None:
-        self.path = path
-        self.made_of = list(made_of)
+        self.name = name
+        self.path = file_name(request)
         self.request = request
         self.keep = keep
-        self.made = False
+        self.made_of = list(made_of)
 
 
 def plan_layer(
@@ -84,15 +84,16 @@ def plan_layer(
             status=CANNOT_CREATE,
             hint=None if there else f"mkdir -p {quote(keep)}",
         )
-    name = task.task_name(environ, os.uname().nodename, os.getpid()) + ".ext3"
-    path = os.path.join(private.name(scratch), name)
+    name = task.task_name(environ, os.uname().nodename, os.getpid())
+    # A session of the same task, or one that was killed, may have left one there.
+    path = os.path.join(private.name(scratch), f"{name}.{os.urandom(4).hex()}.ext3")
     request = Creation(
         size or config["jobs.size"], files or config["jobs.files"], path=path, sparse=True
     )
     check_request(request)
     if size is not None or files is not None:
         check_policy(config, size=request.size, files=request.files)
-    return Layer(path, request, keep, _accesses(overlays) if keep else ())
+    return Layer(f"{name}.ext3", request, keep, _accesses(overlays) if keep else ())
 
 
 def _accesses(paths: Iterable[str]) -> Iterator[permissions.Access]:
@@ -102,22 +103,26 @@ def _accesses(paths: Iterable[str]) -> Iterator[permissions.Access]:
 
 
 def plan_making(layer: Layer, config: Config) -> Plan:
-    """Return what make_layer() does while no other session has its name, to be printed."""
-    scratch = os.path.dirname(os.path.dirname(layer.path))
+    """Return the Plan that makes the image of a Layer.
+
+    Doing it raises OverlayError (CANNOT_CREATE).
+    """
+    directory = os.path.dirname(layer.path)
+    scratch = os.path.dirname(directory)
     facts = make.Facts(
         path=layer.path,
         tools=make.find_tools(config.environ, sparse=True, filled=False),
         workplace=Workplace(scratch),
     )
-    return make.plan(layer.request, config, facts)
+    tidy = Step(
+        action=lambda: _tidy(scratch),
+        why=f"what nobody has used for a day goes from {quote(directory)}",
+    )
+    return Plan(before=[tidy, make.plan(layer.request, config, facts)])
 
 
-def make_layer(layer: Layer, config: Config) -> None:
-    """Make the image of a Layer, under another name if another session has its name.
-
-    Raises OverlayError (CANNOT_CREATE).
-    """
-    scratch = os.path.dirname(os.path.dirname(layer.path))
+def _tidy(scratch: str) -> None:
+    """Remove what nobody uses from the user's directory on scratch."""
     try:
         own = private.Locked(scratch)
         if own.take(wait=False):  # else somebody copies, and it can wait
@@ -125,24 +130,10 @@ def make_layer(layer: Layer, config: Config) -> None:
         own.close()
     except OSError as error:
         raise OverlayError(
-            f"cannot make {quote(layer.path)}: {reason(error)}",
+            f"cannot use {quote(private.name(scratch))}: {reason(error)}",
             status=CANNOT_CREATE,
             hint=f"make room there, or {private.HINT}",
         ) from None
-    wanted = layer.request
-    for path in _names(layer.path):
-        if os.path.lexists(path):
-            continue
-        try:
-            request = Creation(wanted.size, wanted.files, path=path, sparse=True)
-            make.make(request, config, lambda text: None)
-        except OverlayError:
-            if os.path.lexists(path):
-                continue  # another session was faster
-            raise
-        layer.path = path
-        layer.made = True
-        return
 
 
 def _names(path: str) -> Iterator[str]:
@@ -161,8 +152,8 @@ def remove_layer(layer: Layer) -> None:
         pass
 
 
-def keep_layer(layer: Layer) -> str:
-    """Move the image of a Layer to where it is kept; return its new path.
+def keep_layer(layer: Layer, directory: str) -> str:
+    """Move the image of a Layer to the directory where it is kept; return its new path.
 
     On one file system it only gets another name; else it is copied beside its new place,
     synced, and then gets its name. What is there is never overwritten.
@@ -173,7 +164,7 @@ def keep_layer(layer: Layer) -> str:
         descriptor = os.open(layer.path, os.O_RDWR | os.O_CLOEXEC)
         lock.take(descriptor, write=True)
         lock.take_engine(descriptor)
-        for path in _names(os.path.join(layer.keep, os.path.basename(layer.path))):
+        for path in _names(os.path.join(directory, layer.name)):
             if os.path.lexists(path):
                 continue
             try:
@@ -189,7 +180,7 @@ def keep_layer(layer: Layer) -> str:
         if not isinstance(error, lock.Busy):
             words = reason(error) if isinstance(error, OSError) else error.what
         raise OverlayError(
-            f"what was written could not be moved to {quote(layer.keep)}: {words}",
+            f"what was written could not be moved to {quote(directory)}: {words}",
             status=DATA_LOST,
             hint=f"it lies on this node ({os.uname().nodename}), for a day at least:"
             f" {quote(layer.path)}",
@@ -207,9 +198,10 @@ def _link_or_copy(layer: Layer, descriptor: int, path: str) -> None:
     """
     mode = os.fstat(descriptor).st_mode
     os.fchmod(descriptor, mode & permissions.most(layer.made_of, descriptor))
-    directory = os.open(layer.keep, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    parent, name = os.path.split(path)
+    directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        replace.link(descriptor, os.path.basename(path), directory)
+        replace.link(descriptor, name, directory)
     except OSError as error:
         if error.errno not in (errno.EXDEV, *replace.NO_LINKS):
             raise
@@ -224,10 +216,10 @@ def _copy_into_place(layer: Layer, source: int, path: str, mode: int) -> None:
     mode  of the copy, as far as the layers below allow it
     """
     status = os.fstat(source)
-    if status.st_blocks * 512 > free_bytes(layer.keep):
+    parent, name = os.path.split(path)
+    if status.st_blocks * 512 > free_bytes(parent):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    path = os.path.join(os.path.realpath(layer.keep), os.path.basename(path))
-    with replace.unfinished(path) as new:
+    with replace.unfinished(os.path.join(os.path.realpath(parent), name)) as new:
         replace.copy_sparse(source, new.descriptor)
         _copy_attributes(source, new.descriptor)
         new.into_place(mode=mode, made_of=layer.made_of)

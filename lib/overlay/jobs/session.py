@@ -11,10 +11,10 @@ from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
 from overlay.image.ext3_image import PlannedImage
 from overlay.jobs import staging
-from overlay.jobs.layer import keep_layer, make_layer, plan_layer, plan_making, remove_layer
+from overlay.jobs.layer import keep_layer, plan_layer, plan_making, remove_layer
 from overlay.launch.facts import Opened
 from overlay.launch.request import Overlay
-from overlay.launch.run import rehearse, run
+from overlay.launch.run import rehearse, run, show
 from overlay.plan import Plan, Step
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ def run_in_job(options: Namespace, request: Session, config: Config, output: Out
         )
     job = _Job(request, config, layer, stage=options.stage, wait=options.wait, output=output)
     if options.dry_run:
-        output.result(job.shell(), exact=True)
+        show(job.rehearse(), output)
         return 0
     with ending.cleaning_up():
         status = job.do()
@@ -112,32 +112,28 @@ class _Job:
         self._scratch = scratch_directory(config)
         self._status: int | None = None
 
-    def shell(self) -> str:
-        """Return what would be done, as lines for a shell."""
-        job = self._plan()
+    def rehearse(self) -> Plan:
+        """Return the Plan of all of it, to be shown: nothing is made, locked or started."""
+        before, after = self._around()
         session = rehearse(self._request, self._config, self._moved)
-        return Plan(
-            session.final,
-            before=[*job.before, *session.before],
-            after=[*session.after, *job.after],
-        ).shell()
+        return Plan(before=[*before, session], after=after, notices=session.notices)
 
     def do(self) -> int:
         """Do it, and return the status of its end, negative for a signal."""
-        self._plan().do(lambda _final: self._run())
+        before, after = self._around()
+        Plan(before=[*before, Step(action=self._run)], after=after).do()
         assert self._status is not None
         return self._status
 
-    def _plan(self) -> Plan:
-        """Return the Plan of all but the session itself."""
+    def _around(self) -> tuple[list[Step | Plan], list[Step]]:
+        """Return what is done before the session, and what after it."""
         words = ["mkdir", "-p", "-m", "700", private.name(self._scratch)]
-        before, after = [Step(words, action=self._prepare)], []
+        before: list[Step | Plan] = [Step(words, action=self._prepare)]
         if self._stage:
             before += [self._staging(one) for one in self._request.overlays if one.mode == "ro"]
-        if self._layer:
-            before += self._making(self._layer)
-            after.append(self._ending(self._layer))
-        return Plan(before=before, after=after)
+        if self._layer is None:
+            return before, []
+        return [*before, plan_making(self._layer, self._config)], [self._ending(self._layer)]
 
     def _prepare(self) -> None:
         """Make the user's directory on scratch; where that cannot be, who needs it says so."""
@@ -168,22 +164,11 @@ class _Job:
         words = "once for all tasks of the node"
         return Step(["cp", "--sparse=always", "-n", overlay.path, copy], action=stage, why=words)
 
-    def _making(self, layer: Layer) -> list[Step]:
-        """Return the Steps that make the image of a Layer.
-
-        The last does what all of them say: when another session takes the name meanwhile, all
-        is done anew, under another.
-        """
-        making = plan_making(layer, self._config)
-        steps = [*making.before, making.final, *making.after]
-        for step in steps:
-            step.action = lambda: None
-        steps[-1].action = lambda: make_layer(layer, self._config)
-        return steps
-
     def _ending(self, layer: Layer) -> Step:
         """Return the Step that moves the image of a Layer to where it is kept, or removes it."""
-        words = ["mv", "-n", layer.path, layer.keep] if layer.keep else ["rm", layer.path]
+        words = ["rm", layer.path]
+        if layer.keep:
+            words = ["mv", "-n", "-T", layer.path, os.path.join(layer.keep, layer.name)]
         return Step(words, action=lambda: self._end(layer))
 
     def _moved(self, facts: Facts) -> Facts:
@@ -221,13 +206,11 @@ class _Job:
 
     def _end(self, layer: Layer) -> None:
         """Keep what a Layer holds, when the session came to its end; else throw it away."""
-        if not layer.made:
-            return
         if self._status is None or layer.keep is None:
             remove_layer(layer)
             return
         try:
-            self._output.notice(f"what was written is kept: {quote(keep_layer(layer))}")
+            self._output.notice(f"what was written is kept: {quote(keep_layer(layer, layer.keep))}")
         except OverlayError as error:
             self._output.error(error)
             self._status = self._status or DATA_LOST

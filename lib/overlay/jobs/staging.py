@@ -8,6 +8,8 @@ and free again when it is killed. Who uses a copy holds a shared lock on it, up 
 of their session; copies that nobody uses go after a day, or when their room is needed.
 """
 
+from __future__ import annotations
+
 import os
 import time
 
@@ -20,21 +22,32 @@ from overlay.image import lock
 from overlay.safety import guard, replace
 from overlay.safety.unused import remove_unused
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from overlay.image.kind import Image
+    from overlay.settings.config import Config
+
+    Value = TypeVar("Value")
+    Notice = Callable[[str, str], object]  # called with a line for the user and its level
+
 _SPARE = 64 << 20  # bytes that stay free on scratch
 
 
-def copy_name(image, directory):
+def copy_name(image: Image, directory: str) -> str:
     """Return the path of the copy of an Image in a directory on scratch."""
     status = os.fstat(image.descriptor) if image.descriptor >= 0 else image.status
     return os.path.join(directory, f"staged-{private.identity(status)}{image.suffixes[0]}")
 
 
-def _prefix(status):
+def _prefix(status: os.stat_result) -> str:
     """Return how the names of all copies of one file begin: with boot, device and inode."""
     return "staged-" + "-".join(private.identity(status).split("-")[:3]) + "-"
 
 
-def stage(path, config, *, scratch, wait, notice):
+def stage(path: str, config: Config, *, scratch: str, wait: float | None, notice: Notice) -> str:
     """Return the path of a copy of an overlay on scratch, made now if there is none.
 
     scratch  a node-local directory
@@ -67,7 +80,7 @@ class _NotStaged(Exception):
     """Why the original is used, in words."""
 
 
-def _prepared(function, scratch):
+def _prepared(function: Callable[[str], Value], scratch: str) -> Value:
     """Call what needs the user's directory in scratch; without that nothing is staged."""
     try:
         return function(scratch)
@@ -75,7 +88,7 @@ def _prepared(function, scratch):
         raise _NotStaged(error.what) from None
 
 
-def _use(path):
+def _use(path: str) -> str | None:
     """Return the path of a copy, locked for reading; None when it is not there.
 
     Its time of access becomes that of its last use.
@@ -97,12 +110,14 @@ def _use(path):
     return path
 
 
-def _hold(descriptor):
+def _hold(descriptor: int) -> None:
     """Leave a descriptor, and so its lock, to what this process starts or becomes."""
     os.set_inheritable(descriptor, True)
 
 
-def _share(overlays, scratch, config, wait, notice):
+def _share(
+    overlays: list[Image], scratch: str, config: Config, wait: float | None, notice: Notice
+) -> str:
     """Wait for the copy that somebody makes, or make it; return its path.
 
     overlays  a list of the one Image: see guard.acquire()
@@ -117,7 +132,12 @@ def _share(overlays, scratch, config, wait, notice):
         if found:
             return found
         guard.acquire(
-            overlays, False, config=config, environ=config.environ, wait=wait, notice=notice
+            overlays,
+            False,
+            config=config,
+            environ=config.environ,
+            wait=wait,
+            notice=lambda text: notice(text, "notice"),
         )
         image = overlays[0]  # another file may be there by now, or a repaired one
         path = copy_name(image, directory)
@@ -126,7 +146,7 @@ def _share(overlays, scratch, config, wait, notice):
         own.close()
 
 
-def _make(image, path, directory, config, notice):
+def _make(image: Image, path: str, directory: str, config: Config, notice: Notice) -> str:
     """Copy a locked Image to a path; return that. The lock on the directory is held."""
     partial = os.path.join(directory, "partial")
     if os.path.lexists(partial):
@@ -175,6 +195,6 @@ def _make(image, path, directory, config, notice):
     return path
 
 
-def _room(directory):
+def _room(directory: str) -> int:
     """Return the bytes that may still be taken on scratch."""
     return free_bytes(directory) - _SPARE

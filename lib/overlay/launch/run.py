@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from overlay.launch.learned import Learned
     from overlay.launch.plan import SessionPlan
     from overlay.launch.request import Session
-    from overlay.output import Output
-    from overlay.plan import Step
+    from overlay.output import Listener, Output
+    from overlay.plan import Plan, Step
     from overlay.settings.config import Config
 
 
@@ -39,12 +39,19 @@ def rehearse(
         found.close()
 
 
+def show(plan: Plan, output: Output) -> None:
+    """Print what a Plan would do, with what it says before."""
+    for level, text in plan.notices:
+        output.notice(text, level)
+    output.result(plan.shell(), exact=True)
+
+
 def run(
     request: Session,
     config: Config,
     *,
     wait: float | None,
-    output: Output,
+    output: Listener,
     replace: bool = True,
     kept: bool = True,
 ) -> int:
@@ -91,7 +98,7 @@ def run(
             image.close()
 
 
-def _start(final: Step, facts: Facts, learned: Learned, output: Output, *, replace: bool) -> int:
+def _start(final: Step, facts: Facts, learned: Learned, output: Listener, *, replace: bool) -> int:
     """Start the final Step of a session, all before it done; return its status.
 
     replace  whether it takes the place of this process; then this does not return
@@ -111,7 +118,7 @@ def _start(final: Step, facts: Facts, learned: Learned, output: Output, *, repla
 
 
 def _supervise(
-    final: Step, session: Session, facts: Facts, learned: Learned, token: str, output: Output
+    final: Step, session: Session, facts: Facts, learned: Learned, token: str, output: Listener
 ) -> int:
     """Start the final Step of a session that writes an image, and look after it.
 

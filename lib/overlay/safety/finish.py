@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from overlay.image.ext3_image import Ext3Image
     from overlay.image.kind import Image
-    from overlay.output import Output
+    from overlay.output import Listener
 
 _END_WAIT = 1  # seconds after which a server that has not begun to end is asked to
 _FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
@@ -37,7 +37,7 @@ def finish(
     token: str,
     failed: int,
     environ: Mapping[str, str],
-    output: Output,
+    output: Listener,
     program: str,
 ) -> int:
     """Look at the image after its session and return the exit status for the user.
@@ -96,7 +96,7 @@ def finish(
     return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
 
 
-def _tell_of_the_left_behind(path: str, token: str, output: Output) -> None:
+def _tell_of_the_left_behind(path: str, token: str, output: Listener) -> None:
     """Warn of processes in the background that outlived the commands.
 
     The engine takes the overlay away from them a second after the commands end. To hold
@@ -113,7 +113,7 @@ def _tell_of_the_left_behind(path: str, token: str, output: Output) -> None:
         )
 
 
-def _end_abandoned(image: Image, output: Output) -> bool:
+def _end_abandoned(image: Image, output: Listener) -> bool:
     """End the servers of an engine that failed before it could; return whether there were any.
 
     Apptainer can fail so when it is told to end while it starts. Its own end is another: it
@@ -136,7 +136,7 @@ def _end_abandoned(image: Image, output: Output) -> bool:
     return True
 
 
-def _wait_for_servers(descriptor: int, path: str, output: Output) -> bool:
+def _wait_for_servers(descriptor: int, path: str, output: Listener) -> bool:
     """Wait until the engine's lock is free; return whether it is."""
     start = time.monotonic()
     said = False
