@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 OPTIONS = ("--user", "--map-current-user", "--mount", "--keep-caps")
+
+# With a root, the kernel can say what security.capability of files in an image means, which
+# programs that copy files read; without, it fails (EOVERFLOW). All in an image is then nobody's,
+# and fuse2fs with fakeroot asks for no permission.
+_AS_ROOT = ("--user", "--map-root-user", "--mount", "--keep-caps")
 _FLEETING = ("--pid", "--fork", "--kill-child")
 
 # Mounts what it is told to, then runs a command.
@@ -67,8 +72,8 @@ def wrap(
         overlayfs = process.need("fuse-overlayfs", environ)
         triples += [overlayfs, ":".join(trees), place]
     triples += [word for tree, place in binds for word in ("bind", tree, place)]
-    words = [unshare, *OPTIONS, *_FLEETING, "/bin/sh", _MOUNTED, *triples, "--"]
-    return [*words, *arguments]
+    options = _AS_ROOT if images else OPTIONS
+    return [unshare, *options, *_FLEETING, "/bin/sh", _MOUNTED, *triples, "--", *arguments]
 
 
 def need(environ: Mapping[str, str]) -> None:
