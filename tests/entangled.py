@@ -15,7 +15,7 @@ from overlay.image import ext3, layout, markers
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.ext3_read import Reader
 from overlay.safety import salvage
-from overlay.safety.tidy import Paths
+from overlay.safety.tidy import Paths, TooLong
 
 NAMES = [b".", b"..", b"", b"a/b", b"a\0b", b"upper", b"work", b"\x1b[2J", b"a\nb", b".wh.x"]
 NAMES += [b".wh..wh..opq", b".wh.", b".wh...", b"-rf", b"\xff\xfe", b"x" * 255]
@@ -170,6 +170,10 @@ def _length(words):
 
 def _paths(reader):
     """Return the paths of all directories with markers, as tidying finds them."""
-    paths = Paths(reader, reader.lookup(b"upper")[0])
-    directories = {marker.directory for marker in markers.scan(reader)} - {None}
-    return list(filter(None, map(paths.of, sorted(directories))))
+    paths, found = Paths(reader, reader.lookup(b"upper")[0]), []
+    for directory in sorted({marker.directory for marker in markers.scan(reader)} - {None}):
+        try:
+            found.append(paths.of(directory) or b"")
+        except TooLong:
+            continue
+    return found

@@ -6,6 +6,7 @@ import types
 import pytest
 from overlay.change import pack
 from overlay.commands.pack import _path
+from overlay.errors import OverlayError
 from overlay.image import image as images
 
 
@@ -85,6 +86,25 @@ def test_pseudo(layer):
     odd = layer("c.ext3", ["d"], ["d/.wh.größe"])
     expected = ["d/.wh.größe", "d/.wh.three", "d/.wh.two", "gone/.wh.four"]
     assert names(pack._pseudo([odd, middle])) == expected
+
+
+@pytest.mark.parametrize("depth", [15, 20])
+def test_pseudo_of_a_long_path(layer, depth):
+    """A deletion whose path is longer than Linux takes is no reason to bring back what it hides."""
+    path = "/".join(["n" * 250] * depth)
+    top, deep = layer("a.ext3"), layer("b.ext3")
+    lines = ["cd /upper"]
+    for _number in range(depth):
+        lines += [f"mkdir {'n' * 250}", f"cd {'n' * 250}"]
+    lines.append("write /dev/null .wh.gone")
+    words = ["/usr/sbin/debugfs", "-w", "-f", "-", deep.path]
+    subprocess.run(words, input="\n".join(lines), text=True, check=True, capture_output=True)
+    deep.read_again()
+    if depth == 15:
+        assert names(pack._pseudo([top, deep])) == [f"{path}/.wh.gone"]
+    else:
+        with pytest.raises(OverlayError, match="the deletion of gone cannot be put into a pack"):
+            pack._pseudo([top, deep])
 
 
 @pytest.mark.parametrize(

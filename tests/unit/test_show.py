@@ -12,10 +12,10 @@ import pytest
 from overlay.commands import show
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from overlay.host.names import user_name
-from overlay.image import contents, survey
+from overlay.image import contents, ext3, survey
 from overlay.image import image as images
 from overlay.image.entry import Entry
-from overlay.image.ext3_read import Inode
+from overlay.image.ext3_read import Inode, Reader
 from overlay.safety.tidy import _existing
 from support import ROOT, tool
 
@@ -463,6 +463,51 @@ def test_directory_named_as_a_marker(make):
     told = {use.path: use.files for use in contents.directories(found, "/", {})}
     found.close()
     assert told == {"/": 3, "/.wh.d": 2, "/.wh.d/e": 1}
+
+
+def test_paths_of_all_directories(make, monkeypatch):
+    """Directories of which the names would fill the memory are not all kept."""
+    make(lambda upper: (upper / "d" / ("e" * 100) / ("f" * 100)).mkdir(parents=True))
+    found = images.look("x")
+    assert len(contents.directories(found, "/", {})) == 4
+    monkeypatch.setattr(contents, "_LONGEST", 300)
+    with pytest.raises(OverlayError, match="the names in it are too long"):
+        contents.directories(found, "/", {})
+    found.close()
+
+
+def test_layer_below_is_read_once(make, monkeypatch):
+    """A large directory of a layer below is read once, however many paths are asked for."""
+
+    def fill(upper):
+        for number in range(300):
+            (upper / "d" / f"{number:0200}").mkdir(parents=True)
+        (upper / "f").write_text("x")
+
+    make(fill)
+    found, read = images.look("x"), []
+    real = Reader.block
+    monkeypatch.setattr(Reader, "block", lambda *words: read.append(words[1]) or real(*words))
+    names = [f"d/{number:0200}{end}".encode() for number in range(600) for end in ("", "/x")]
+    there = {f"d/{number:0200}".encode() for number in range(300)} | {b"f"}
+    assert found.those_inside([*names, b"f", b"f/x", b"none/x"], {}) == there
+    found.close()
+    # What leads to upper is read before, its top and what is below once each.
+    assert len(read) < 350 and len(read) - len(set(read)) < 3
+
+
+def test_superblock_of_many_groups(make_image):
+    """Groups that are smaller than any tool makes them would be too many to look at."""
+    with open(make_image(), "rb") as file:
+        data = bytearray(file.read(2048)[1024:])
+    struct.pack_into("<II", data, 4, 1 << 31, 0)
+    for size, fits in ((32768, True), (2048, True), (1024, False), (8, False)):
+        struct.pack_into("<I", data, 32, size)
+        if fits:
+            assert ext3.Superblock(data).groups_count == (1 << 31) // size
+        else:
+            with pytest.raises(ext3.FormatError):
+                ext3.Superblock(data)
 
 
 def test_layer_below_is_gone():

@@ -18,11 +18,11 @@ from overlay.image import ext3, markers
 from overlay.image.ext3_read import Reader
 from overlay.image.record import write
 from overlay.safety import replace
-from overlay.safety.tidy import Paths
+from overlay.safety.tidy import Paths, TooLong, parents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import TypedDict
 
     from overlay.image.ext3_image import Ext3Image
@@ -237,34 +237,57 @@ def _pseudo(found: Sequence[Ext3Image]) -> list[str]:
     gone: set[bytes] = set()
     words: list[str] = []
     for number, reader in enumerate(readers):
-        paths = Paths(reader, reader.upper()[0])
-        deleted: set[bytes] = set()
-        for marker in markers.scan(reader):
-            directory = None if marker.directory is None else paths.of(marker.directory)
-            if directory is None:
-                continue
-            name = marker.name[len(b".wh.") :]
-            whole = b"/".join(part for part in (directory, name) if part)
-            above = readers[:number]
-            hidden = any(whole == path or whole.startswith(path + b"/") for path in gone)
-            anew = any(other.lookup(b"upper/" + whole) for other in above)
-            if marker.name not in markers.OPAQUE:
-                deleted.add(whole)
-            if hidden or anew:
-                continue
-            place = b"/".join(part for part in (directory, marker.name) if part)
-            text = os.fsdecode(place)
-            # Of these two nobody's quotes need to be right.
-            if not text.isprintable() or '"' in text or "\\" in text:
-                raise OverlayError(
-                    f"the deletion of {quote(os.fsdecode(whole))} cannot be put into a pack of"
-                    " several overlays",
-                    status=CANNOT_CREATE,
-                    hint="pack each of them apart, and name them in the same order",
-                )
-            words += ["-p", f'"{text}" f 644 {os.getuid()} {os.getgid()} true']
-        gone |= deleted
+        places: dict[bytes, list[bytes]] = {}  # a path inside -> the names of its markers
+        for directory, name in _deletions(reader):
+            whole = b"/".join(part for part in (directory, name[len(markers.PREFIX) :]) if part)
+            places.setdefault(whole, []).append(b"/".join(filter(None, (directory, name))))
+        anew: set[bytes] = set().union(*(_there(above, places) for above in readers[:number]))
+        for whole, names in places.items():
+            if whole not in anew and whole not in gone and gone.isdisjoint(parents(whole)):
+                words += [word for name in names for word in _definition(name, whole)]
+        gone |= {
+            whole
+            for whole, names in places.items()
+            if any(os.path.basename(name) not in markers.OPAQUE for name in names)
+        }
     return words
+
+
+def _deletions(reader: Reader) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (path of the directory, name) of the markers of a layer, both below its upper/."""
+    paths = Paths(reader, reader.upper()[0])
+    for marker in markers.scan(reader):
+        try:
+            directory = None if marker.directory is None else paths.of(marker.directory)
+        except TooLong:
+            raise _no_definition(marker.name[len(markers.PREFIX) :]) from None
+        if directory is not None:
+            yield directory, marker.name
+
+
+def _there(reader: Reader, places: Iterable[bytes]) -> set[bytes]:
+    """Return those of some paths that a layer has."""
+    return reader.those_there(places, reader.upper()[0])
+
+
+def _definition(name: bytes, whole: bytes) -> list[str]:
+    """Return the options that put a marker into the pack.
+
+    name, whole  paths of bytes of the marker, and of what it says is deleted
+    """
+    text = os.fsdecode(name)
+    # Of these two nobody's quotes need to be right.
+    if not text.isprintable() or '"' in text or "\\" in text:
+        raise _no_definition(whole)
+    return ["-p", f'"{text}" f 644 {os.getuid()} {os.getgid()} true']
+
+
+def _no_definition(name: bytes) -> OverlayError:
+    return OverlayError(
+        f"the deletion of {quote(os.fsdecode(name))} cannot be put into a pack of several overlays",
+        status=CANNOT_CREATE,
+        hint="pack each of them apart, and name them in the same order",
+    )
 
 
 def _compare(

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from overlay.image.kind import Image
 
 
+_LONGEST = 1 << 28  # bytes of the paths of all directories that are told; they are kept in memory
+
+
 def walk(image: Image, top: str, environ: Mapping[str, str]) -> Iterator[Entry]:
     """Yield the Entries below a path in an Image, each directory before what is in it.
 
@@ -61,8 +64,14 @@ def directories(image: Image, top: str, environ: Mapping[str, str]) -> list[Usag
     top = "/" + os.path.normpath("/" + top).strip("/")
     found = {top: Usage(top)}
     counted: set[int | None] = set()
+    left = _LONGEST
     for entry in walk(image, top, environ):
         if entry.is_directory:
+            left -= len(entry.path)
+            if left < 0:
+                raise OverlayError(
+                    f"{quote(image.path)} is damaged: the names in it are too long", status=DAMAGED
+                )
             found[entry.path] = Usage(entry.path)
         elif entry.links is not None and entry.links > 1:
             if entry.number in counted:

@@ -34,6 +34,10 @@ JOURNAL_INODE = 8
 RESERVED_INODES = 11  # the first ten, and lost+found
 DIRECTORY = 2  # file type in a directory entry
 
+# Twice as many as the largest file system of the smallest blocks has, in groups as mke2fs makes
+# them; each costs those who read all of an image a look.
+_MOST_GROUPS = 1 << 20
+
 MOST_LINKS = 65000  # that ext3 and its tools take for a number of links
 
 
@@ -116,6 +120,7 @@ class Superblock:
             and self.first_data_block < self.blocks_count
             and self.inode_size in (128, 256, 512, 1024, 2048, 4096)
             and self.inode_size <= self.block_size
+            and self.groups_count <= _MOST_GROUPS
             and (in_change or self._counts_fit())
         ):
             raise FormatError("its superblock contradicts itself")

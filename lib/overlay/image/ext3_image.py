@@ -131,7 +131,8 @@ class Ext3Image(PlannedImage):
 
     def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
         reader = self.reader()
-        return {path for path in paths if reader.lookup(b"upper/" + path)}
+        upper = reader.lookup(b"upper")
+        return reader.those_there(paths, upper[0]) if upper and upper[1].is_directory else set()
 
     def has_markers(self, environ: Mapping[str, str]) -> bool:
         from overlay.image import markers

@@ -10,7 +10,8 @@ from overlay.image import ext3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from overlay.image.ext3 import Superblock
 
@@ -325,6 +326,34 @@ class Reader:
         if found is None:
             raise ext3.FormatError("it has no directory upper")
         return found
+
+    def those_there(self, paths: Iterable[bytes], start: int = ext3.ROOT_INODE) -> set[bytes]:
+        """Return those of some paths, as lookup() has them, that lead to something.
+
+        Each directory is read once: one that holds very much would otherwise be read for each
+        path in it. Raises FormatError also for two that share a block.
+        """
+        paths = set(paths)
+        wanted: dict[bytes, Any] = {}  # name -> the same for what is in it
+        for path in paths:
+            names = wanted
+            for name in path.split(b"/"):
+                names = names.setdefault(name, {})
+        there: set[bytes] = set()
+        seen: set[int] = set()
+        pending = [(b"", self.inode(start), wanted)]
+        while pending:
+            above, directory, names = pending.pop()
+            found: dict[bytes, int] = {}
+            for name, number, _kind in self.entries(directory, seen):
+                if name in names:
+                    found.setdefault(name, number)
+            for name, number in found.items():
+                there.add(above + name)
+                inode = self.inode(number) if names[name] else None
+                if inode is not None and inode.is_directory:
+                    pending.append((above + name + b"/", inode, names[name]))
+        return paths & there
 
     def only(self, directory: Inode, name: bytes) -> tuple[int, Inode] | None:
         """Return the (number, Inode) of a name in the Inode of a directory, or None.

@@ -71,27 +71,34 @@ def _needless(
         if marker.directory is None or marker.name not in OPAQUE:
             continue
         if reader.inode(marker.number).change_time >= since:
-            path = paths.of(marker.directory)
+            try:
+                path = paths.of(marker.directory)
+            except TooLong:
+                continue  # it stays
             if path:
                 opaque.setdefault(path, []).append(marker)
     # What a directory hides shows at the topmost one: below it, all was made with it.
-    top = [path for path in opaque if not any(parent in opaque for parent in _parents(path))]
+    top = [path for path in opaque if not any(parent in opaque for parent in parents(path))]
     if not top:
         return []
     hidden = _existing(top, base, below, environ)
     return [
         marker
         for path, found in opaque.items()
-        if path not in hidden and hidden.isdisjoint(_parents(path))
+        if path not in hidden and hidden.isdisjoint(parents(path))
         for marker in found
     ]
 
 
-def _parents(path: bytes) -> Iterator[bytes]:
+def parents(path: bytes) -> Iterator[bytes]:
     """Yield the directories above a path of bytes, nearest first."""
     while b"/" in path:
         path = path.rpartition(b"/")[0]
         yield path
+
+
+class TooLong(Exception):
+    """A path in an image is longer than Linux takes, which can still be made step by step."""
 
 
 class Paths:
@@ -111,7 +118,7 @@ class Paths:
     def of(self, number: int) -> bytes | None:
         """Return the path below upper/ of a directory's inode, None when it is elsewhere.
 
-        A path that is longer than Linux takes counts as elsewhere. Raises ext3.FormatError.
+        Raises TooLong for a path that is longer than Linux takes, and ext3.FormatError.
         """
         parts, left = [], _LONGEST
         while number != self._upper:
@@ -122,7 +129,7 @@ class Paths:
             parts.append(name)
             left -= len(name) + 1
             if left < 0:
-                return None
+                raise TooLong
         return b"/".join(reversed(parts))
 
     def _place(self, number: int) -> tuple[int, bytes] | None:
