@@ -76,6 +76,62 @@ def without_links(found):
     return {name: [*row[:4], *row[5:]] for name, row in found.items()}
 
 
+# -------------------------------------------------------------------- overlays --
+
+# What the upper overlay deletes and changes of the lower one.
+LOWER_MADE = "mkdir -p /data/d /data/e; cd /data; echo a >a; echo b >b; echo c >d/c; echo x >e/x"
+UPPER_MADE = "cd /data; rm a; rm -r e; mkdir e; echo n >e/n; echo new >b; ln b hard; chmod 0 b"
+IN_BOTH = "cd /data; chmod 700 b; find . | sort; cat b d/c; stat -c '%h %a' hard"
+
+
+@pytest.fixture
+def layers(ok, scratch):
+    """Return what is seen of two overlays, up.ext3 over lo.ext3, in which some is deleted."""
+    for name in ("lo", "up"):
+        ok("create-overlay", "-q", "--sparse", "-s", "32", "-n", "1", "-o", name)
+    ok("run-overlay", "-o", "lo.ext3", "--", "sh", "-c", LOWER_MADE)
+    ok("run-overlay", "-o", "up.ext3", "-o", "lo.ext3", "--", "sh", "-c", UPPER_MADE)
+    seen = ok("run-overlay", "-o", "up.ext3", "-o", "lo.ext3", "--", "sh", "-c", IN_BOTH)
+    assert seen == ".\n./b\n./d\n./d/c\n./e\n./e/n\n./hard\nnew\nc\n2 700\n"
+    return seen
+
+
+@pytest.mark.parametrize("name", ["up.ext3", "up.sqsh"])
+def test_overlay_as_source(ok, layers, name):
+    """An overlay, packed or not, is a source; its deletions go along, over others too."""
+    ok("pack-overlay", "-q", "up.ext3")
+    ok("create-overlay", "-q", "--from", name, "-o", "copy")
+    ok("create-overlay", "-q", "--from", name, "-o", "copy", "--force")
+    for copy in ("copy.ext3", "copy.ext3:ro"):
+        line = IN_BOTH if copy == "copy.ext3" else IN_BOTH.replace("chmod 700 b; ", "")
+        words = ["-o", copy, "-o", "lo.ext3"]
+        assert ok("run-overlay", *words, "--", "sh", "-c", line) == layers
+    ok("create-overlay", "-q", "--from", f"{name}:/some/place", "-o", "moved")
+    line = "cat /some/place/data/e/n; ls /data"
+    result = ok("run-overlay", "-o", "moved.ext3:ro", "--", "sh", "-c", f"{line} 2>&1 || true")
+    assert result.startswith("n\nls: cannot access '/data'")
+
+
+def test_overlay_as_source_refused(run, start, scratch, overlay, colleague):  # noqa: F811
+    """One that is being written, somebody's private one, and one that is not an overlay."""
+    overlay()
+    session = start("run-overlay", "-o", "a.ext3", "--", "sh", "-c", "echo inside; read _")
+    session.says("inside")
+    words = ["create-overlay", "-q", "-o", "b", "--from"]
+    result = run(*words, "a.ext3")
+    assert (result.status, "a session is writing to it" in result.stderr) == (75, True), result
+    assert session.end() == (0, "")
+    assert run(*words, colleague / "0600.ext3").status == 66
+    with open(scratch / "ext4", "wb") as file:
+        file.truncate(16 << 20)
+    assert tool("mke2fs", "-q", "-t", "ext4", scratch / "ext4").returncode == 0
+    result = run(*words, "ext4")
+    assert (result.status, "is an ext4 image" in result.stderr) == (65, True), result
+    os.chmod(scratch / "a.ext3", 0o600)  # the new one is not for more people
+    assert run(*words, "a.ext3") == (0, "", "")
+    assert os.stat(scratch / "b.ext3").st_mode & 0o777 == 0o600
+
+
 # --------------------------------------------------------- moved environments --
 
 

@@ -85,7 +85,11 @@ def test_parse(place, monkeypatch, text, kind, path, dest):
         ("no", MISSING, "cannot read no: No such file or directory"),
         ("", MISSING, "cannot read '': No such file or directory"),
         ("a\0b", MISSING, "it is not a file name"),
-        ("text", DAMAGED, "text is neither a directory, a tar archive nor a squashfs file"),
+        (
+            "text",
+            DAMAGED,
+            "text is neither a directory, a tar archive, a squashfs file nor an overlay",
+        ),
         ("empty", DAMAGED, "empty is neither"),
         ("tree:/opt/../etc", USAGE, "must not hold .."),
         ("tree:/scratch", USAGE, "/scratch would not be seen inside"),

@@ -316,7 +316,7 @@ def _add_options(parser: Parser) -> None:
         dest="sources",
         action="append",
         default=[],
-        help="fill it with a directory, an archive or a squashfs file; -s and -n may be left out",
+        help="fill it with a directory, an archive or an overlay; -s and -n may be left out",
     )
     group.add_argument(
         "-t", "--template", metavar="NAME", help="fill it with a template of the site"

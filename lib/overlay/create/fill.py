@@ -10,6 +10,7 @@ import os
 
 from overlay.create import build, moved
 from overlay.create.allowance import NO_ROOM, Allowance, no_room
+from overlay.create.extract import extract
 from overlay.create.measure import BLOCK, Amount, measure
 from overlay.create.place import copy_tree, make_place
 from overlay.create.request import Content
@@ -130,7 +131,7 @@ class Collection:
         self._made_of = [
             permissions.Access(source.path)
             for source in filling.sources
-            if source.kind == "squashfs"
+            if source.kind in ("squashfs", "ext3")
         ]
         self._is_bound = filling.build is None and len(bindable) == len(filling.sources)
         self.steps: list[Step] = []
@@ -151,13 +152,19 @@ class Collection:
         target, top = self._target(source), self._workplace.upper
         if source.kind == "directory":
             words = ["cp", "-a", "--remove-destination", "--", source.path + "/.", target]
+        elif source.kind == "ext3":
+            words = []
         elif source.kind == "tar":
             words = ["tar", "-C", target, "-xf", source.path]
         else:
             words = ["unsquashfs", "-n", "-f", "-d", target, source.path]
         return [
             *self._place(source),
-            Step(words, action=lambda: self._unpack(source, target)),
+            Step(
+                words,
+                action=lambda: self._unpack(source, target),
+                why=None if words else f"what is in {quote(source.path)} is copied to {target}",
+            ),
             Step(
                 ["chmod", "755", top],
                 action=lambda: os.chmod(top, 0o755),
@@ -170,11 +177,22 @@ class Collection:
 
     def _unpack(self, source: Source, target: str) -> None:
         scratch, output, order = self._workplace.scratch, self._output, self._order
-        task = "copy" if source.kind == "directory" else "unpack"
+        task = "copy" if source.kind in ("directory", "ext3") else "unpack"
         try:
             if source.kind == "directory":
                 through = self._workplace.path + ".source"
                 copy_tree(source.path, target, self._environ, through=through)
+                return
+            if source.kind == "ext3":
+                output.notice(f"copying what is in {quote(source.path)}")
+                extract(
+                    source.path,
+                    target,
+                    self._workplace.path,
+                    allowance=Allowance(scratch),
+                    config=self._config,
+                    notice=output.notice,
+                )
                 return
             output.notice(f"unpacking {quote(source.path)}")
             unpack(

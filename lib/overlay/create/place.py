@@ -62,13 +62,21 @@ def make_directory(path: str) -> bool:
 
 
 def copy_tree(
-    tree: str, target: str, environ: Mapping[str, str], *options: str, through: str | None = None
+    tree: str,
+    target: str,
+    environ: Mapping[str, str],
+    *options: str,
+    through: str | None = None,
+    image: tuple[int, str, str] | None = None,
+    name: str | None = None,
 ) -> None:
     """Copy the content of a directory into another, over what has the same names there.
 
     options  more for cp(1)
     through  a directory that is made for it: the tree is read in its place, where the kernel
              follows no link that somebody puts there while it is read
+    image    an image that shows the tree, as of namespace.wrap()
+    name     what the tree is called in messages
     Raises OverlayError: DAMAGED when a directory and something else have one name, MISSING for
     what may not be read, CANNOT_CREATE; and OSError (ENOSPC, EDQUOT) when there is no room for it.
     """
@@ -77,7 +85,9 @@ def copy_tree(
     if not namespace.available(environ):
         result = process.run([*words, os.path.join(tree, "."), target], environ)
     elif through is None:
-        wrapped = namespace.wrap([*words, os.path.join(tree, "."), target], environ)
+        images = [] if image is None else [image]
+        words += [os.path.join(tree, "."), target]
+        wrapped = namespace.wrap(words, environ, images=images)
         result = process.run(wrapped, environ)
     else:
         os.mkdir(through)
@@ -89,12 +99,16 @@ def copy_tree(
             os.rmdir(through)
     if result.status:
         check_room(result.errors)
-        raise _not_copied(tree, process.last_line(result.errors, otherwise="cp fails"), through)
+        why = process.last_line(result.errors, otherwise="cp fails")
+        raise _not_copied(name or tree, why, through or tree)
 
 
-def _not_copied(tree: str, why: str, through: str | None) -> OverlayError:
-    """Return the error for a tree that cp(1) could not copy, for which it has said why."""
-    if through is not None:
+def _not_copied(tree: str, why: str, through: str) -> OverlayError:
+    """Return the error for a tree that cp(1) could not copy, for which it has said why.
+
+    through  where it has read it
+    """
+    if through != tree:
         why = why.replace(os.path.join(through, "."), tree.rstrip("/"))
     status = CANNOT_CREATE
     if "cannot overwrite" in why:

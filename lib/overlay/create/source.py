@@ -12,7 +12,7 @@ from overlay.create.allowance import NO_ROOM
 from overlay.create.squashfs import unpack_squashfs
 from overlay.create.tar import Unpacker, compression, is_tar, open_regular, unpack_tar
 from overlay.errors import DAMAGED, MISSING, USAGE, OverlayError, quote, reason
-from overlay.image.magic import is_squashfs
+from overlay.image.magic import HEAD, SUPERBLOCK_OFFSET, is_squashfs, is_superblock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Source:
 
     path  where it is
     dest  where its content appears inside, an absolute path
-    kind  "directory", "tar" or "squashfs"
+    kind  "directory", "tar", "squashfs" or "ext3"
     """
 
     __slots__ = ("dest", "kind", "path")
@@ -92,13 +92,16 @@ def _kind(path: str) -> str:
             os.listdir(path)
             return "directory"
         with open_regular(path) as file:
-            head = file.read(512)
-            empty = not head.strip(b"\0") and _is_empty_tar(head + file.read(_LONGEST_EMPTY))
+            start = file.read(HEAD)
+            head = start[:512]
+            empty = not start.strip(b"\0") and _is_empty_tar(start + file.read(_LONGEST_EMPTY))
     except (OSError, ValueError) as error:
         words = reason(error) if isinstance(error, OSError) else "it is not a file name"
         raise OverlayError(f"cannot read {quote(path)}: {words}", status=MISSING) from None
     if is_squashfs(head):
         return "squashfs"
+    if is_superblock(start[SUPERBLOCK_OFFSET:]):
+        return "ext3"
     if empty or compression(head) or is_tar(head):
         return "tar"
     for mark, what, command in _OTHERS:
@@ -110,7 +113,7 @@ def _kind(path: str) -> str:
                 " then: --from DIR:/PLACE",
             )
     raise OverlayError(
-        f"{quote(path)} is neither a directory, a tar archive nor a squashfs file",
+        f"{quote(path)} is neither a directory, a tar archive, a squashfs file nor an overlay",
         status=DAMAGED,
     )
 

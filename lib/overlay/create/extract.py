@@ -1,0 +1,64 @@
+"""An ext3 overlay as a source of a new one."""
+
+from __future__ import annotations
+
+import os
+
+from overlay.create.place import copy_tree
+from overlay.errors import DAMAGED, OverlayError, quote
+from overlay.host import namespace
+from overlay.image import image as images
+from overlay.safety import guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlay.create.allowance import Allowance
+    from overlay.settings.config import Config
+
+
+def extract(
+    path: str,
+    target: str,
+    through: str,
+    *,
+    allowance: Allowance,
+    config: Config,
+    notice: Callable[[str], None],
+) -> None:
+    """Copy what a session sees of an ext3 overlay into a directory, with the deletions in it.
+
+    through    the beginning of names for directories in which it is mounted
+    allowance  the Allowance: how much there is room for
+    notice     called with a line for the user
+    Nobody writes it meanwhile. Raises OverlayError, as for a session that reads it; OSError
+    (ENOSPC, EDQUOT) when there is no room for it.
+    """
+    environ = config.environ
+    namespace.need(environ)
+    found = [images.look(path)]
+    try:
+        guard.acquire(found, False, config=config, environ=environ, notice=notice, session=False)
+        image = found[0].as_ext3()
+        if image.lacks_upper:
+            raise OverlayError(
+                f"{quote(path)} holds no upper directory: it was not made as an overlay",
+                status=DAMAGED,
+            )
+        if image.superblock.used_bytes > allowance.bytes:
+            raise allowance.too_much(path)
+        if image.superblock.used_inodes_count - image.own_files > allowance.files:
+            raise allowance.too_many(path)
+        whole, upper = through + ".image", through + ".upper"
+        os.mkdir(whole)
+        os.mkdir(upper)
+        try:
+            mounted = (image.descriptor, whole, upper)
+            copy_tree(upper, target, environ, image=mounted, name=path)
+        finally:
+            os.rmdir(upper)
+            os.rmdir(whole)
+    finally:
+        for one in found:
+            one.close()
