@@ -6,6 +6,7 @@ without it the same Plan is done.
 
 from __future__ import annotations
 
+import os
 import shlex
 
 TYPE_CHECKING = False
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
     Value = TypeVar("Value")
     Part = Union["Step", "Plan"]
+
+
+def named(words: Iterable[str | int]) -> list[str]:
+    """Return words as they are shown: a number, which is an open file, by that file's path."""
+    return [
+        os.readlink(f"/proc/self/fd/{word}") if isinstance(word, int) else word for word in words
+    ]
 
 
 class Step:

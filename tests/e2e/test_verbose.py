@@ -1,12 +1,13 @@
 """-v and OVERLAY_DEBUG show each program that is started, as it was started."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 
 import pytest
-from support import PATH
+from support import PATH, digests
 
 TOOLS = [
     "apptainer",
@@ -101,3 +102,47 @@ def test_one_line(run, scratch, overlay, started):
         ["bash", "-c", f"printf '%s\\0' {lines[-1][2:]}"], capture_output=True, check=True
     )
     assert done.stdout.decode().split("\0")[-6:-1] == words
+
+
+def programs(text):
+    """Return the programs of a plan or of what -v showed, open files and passing names alike.
+
+    Not what stands for a call of ours, nor the question whether there are namespaces.
+    """
+    found = []
+    for line in text.splitlines():
+        line, _mark, comment = line.removeprefix("+ ").partition("  # ")
+        words = shlex.split(line, comments=True)
+        files = re.findall(r"(\d+) is ('[^']*'|[^,]*)", comment)
+        names = {f"/proc/self/fd/{number}": shlex.split(path)[0] for number, path in files}
+        words = [names.get(word, word) for word in words]
+        words = [re.sub(r"\.overlay-partial\S*|work\.[^/]*", "NEW", word) for word in words]
+        if words and words[0] not in OF_OURS and words[-1] != "true":
+            found.append(words)
+    return found
+
+
+OF_OURS = ("mkdir", "truncate", "mv", "rm", "rmdir")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("resize-overlay", "a.ext3", "-s", "+16M"),
+        ("resize-overlay", "a.ext3", "-s", "14"),
+        ("resize-overlay", "a.ext3", "-n", "2"),
+    ],
+    ids=" ".join,
+)
+def test_plan(run, scratch, command):
+    """--dry-run changes nothing, and prints the programs that then run, in their order."""
+    run("create-overlay", "-q", "-s", "20", "-n", "1", "-o", "a")
+    before = digests(scratch)
+    planned = run(*command, "--dry-run")
+    assert (planned.status, planned.stderr) == (0, "")
+    assert digests(scratch) == before
+    result = run(*command, "-v")
+    assert result.status == 0
+    assert digests(scratch) != before
+    ran = "\n".join(line for line in result.stderr.splitlines() if line.startswith("+ "))
+    assert programs(planned.stdout) == programs(ran) != []

@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 from overlay import cli
-from overlay.change import resize
+from overlay.change import rebuild, shrink
+from overlay.change.grow import Growth
 from overlay.errors import CANNOT_CREATE, DAMAGED, USAGE, OverlayError
 from overlay.host import process
 from overlay.image import ext3, ext3_size, ext3_write
@@ -76,20 +77,20 @@ def test_used(filled, mib, files):
     path = filled("a.ext3", mib, files)
     with open(path, "rb") as file:
         descriptor = file.fileno()
-        held, data = resize.used(descriptor, ext3.read_superblock(descriptor))
+        held, data = rebuild.used(descriptor, ext3.read_superblock(descriptor))
     assert held == 3 + files
     assert files * 8192 <= data <= files * 8192 + 3 * MIB
 
 
 def test_check_fits():
     """Too small is refused with the smallest; that one is accepted."""
-    error = refused(resize._check_fits, 10 * MIB, 5000, 4000, 50 * MIB)
+    error = refused(rebuild._check_fits, 10 * MIB, 5000, 4000, 50 * MIB)
     assert error.status == USAGE
     smallest = int(error.hint.rpartition(" ")[2])
-    resize._check_fits(smallest * MIB, 5000, 4000, 50 * MIB)
-    error = refused(resize._check_fits, 100 * MIB, 3000, 4001, MIB)
+    rebuild._check_fits(smallest * MIB, 5000, 4000, 50 * MIB)
+    error = refused(rebuild._check_fits, 100 * MIB, 3000, 4001, MIB)
     assert (error.status, error.hint) == (USAGE, "the smallest number: -n 5")
-    resize._check_fits(100 * MIB, 5000, 4001, MIB)
+    rebuild._check_fits(100 * MIB, 5000, 4001, MIB)
 
 
 def set_owner(path, *owners):
@@ -119,7 +120,7 @@ def pair(filled):
 def take_over(found, path):
     """Call take_over() for a new image."""
     with open(path, "r+b") as file:
-        resize.take_over(found, file.fileno(), ext3.read_superblock(file.fileno()))
+        rebuild.take_over(found, file.fileno(), ext3.read_superblock(file.fileno()))
 
 
 def test_take_over(pair):
@@ -159,7 +160,7 @@ def test_interrupted_at_its_very_end(filled, monkeypatch, error):
     monkeypatch.setattr(ext3_write, "write_state", fail)
     whole = images.look(str(path), write=True)
     with pytest.raises((KeyboardInterrupt, OSError)):
-        resize.grow(whole, 300 * MIB, environ, lambda text: None)
+        Growth(whole, 300 * MIB, environ, lambda text: None).do()
     whole.close()
     with open(path, "rb") as file:
         superblock = ext3.read_superblock(file.fileno())
@@ -180,7 +181,7 @@ def test_why_not_smaller(filled, words, status):
     """Only what resize2fs says of the size is a wrong size."""
     with open(filled("a.ext3"), "rb") as file:
         found = process.Result(1, "", f"resize2fs 1.47.0 (5-Feb-2023)\n{words}\n")
-        error = resize._too_small("a.ext3", file.fileno(), MIB, found, "/sbin/resize2fs", {})
+        error = shrink._too_small("a.ext3", file.fileno(), MIB, found, "/sbin/resize2fs", {})
     assert error.status == status
     assert ("Input/output" in error.what) == (status == CANNOT_CREATE)
 
@@ -192,5 +193,5 @@ def test_used_of_others(tmp_path):
     assert tool("mke2fs", *words).returncode == 0
     with open(path, "rb") as file:
         descriptor = file.fileno()
-        _files, data = resize.used(descriptor, ext3.read_superblock(descriptor))
+        _files, data = rebuild.used(descriptor, ext3.read_superblock(descriptor))
     assert data < 3 * MIB

@@ -65,34 +65,39 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     process.need("e2fsck", environ)
     whole = guard.open_whole(options.overlay)
     try:
-        if not whole.superblock.is_clean:
-            guard.check_may_repair(whole, config)
-        # One that was cut short is undone before anything is reckoned from it.
-        repair.check(whole.path, whole.descriptor, environ)
-        whole.superblock = ext3.read_superblock(whole.descriptor)
-        whole.status = os.fstat(whole.descriptor)
-        superblock = whole.superblock
-        now = whole.status.st_size
-        if now - superblock.size > superblock.blocks_per_group * superblock.block_size:
-            now = superblock.size  # a resize that was cut short has left the file longer
-        files_now = superblock.inodes_count - ext3.RESERVED_INODES
+        if not options.dry_run:
+            # One that was cut short is undone before anything is reckoned from it.
+            _repair(whole, config)
+        elif not whole.superblock.is_clean:
+            output.notice(
+                f"{quote(options.overlay)} is not clean, and is repaired first", "warning"
+            )
+        now, files_now = resize.now(whole)
         wanted = options.size.from_now(now) if options.size else now
         files = options.files.from_now(files_now) if options.files else None
         _check(whole, wanted, files, config, output)
-        if files is not None and files != files_now:
-            new = resize.rebuild(whole, wanted, files, config, output.notice)
-        elif wanted > now:
-            resize.grow(whole, wanted, environ, output.notice)
-            new = whole.superblock
-        elif wanted < now:
-            new = resize.shrink(whole, wanted, config, output.notice)
-        else:
-            new = superblock
+        new_files = files_now if files is None else files
+        work = resize.resizing(whole, wanted, new_files, config, output.notice)
+        if work is None:
             output.notice(f"{quote(options.overlay)} has that size already")
+        if options.dry_run:
+            if work:
+                output.result(work.plan().shell(), exact=True)
+            return 0
+        new = work.do() if work else whole.superblock
     finally:
         whole.close()
     _say(options, wanted, new, output)
     return 0
+
+
+def _repair(whole: Ext3Image, config: Config) -> None:
+    """Do what a session would do first with an image that is not clean."""
+    if not whole.superblock.is_clean:
+        guard.check_may_repair(whole, config)
+    repair.check(whole.path, whole.descriptor, config.environ)
+    whole.superblock = ext3.read_superblock(whole.descriptor)
+    whole.status = os.fstat(whole.descriptor)
 
 
 def _check(
@@ -178,7 +183,7 @@ def _add_options(parser: Parser) -> None:
     )
     group = parser.add_argument_group("output")
     add_json(group)
-    add_verbosity(group, dry_run=False)
+    add_verbosity(group)
 
 
 PROGRAMS = {

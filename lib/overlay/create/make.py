@@ -18,7 +18,7 @@ from overlay.image import ext3, ext3_size, ext3_write, markers
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.ext3_read import Inode, Reader
 from overlay.image.partial import partial_name
-from overlay.plan import Plan, Step, do_final
+from overlay.plan import Plan, Step, do_final, named
 from overlay.safety import repair, replace
 
 TYPE_CHECKING = False
@@ -275,7 +275,7 @@ class _Making:
     def _permissions(self) -> str | None:
         """Return the line that says who may read it, where that is not what the umask says."""
         if self._facts.existing is not None:
-            return "it gets the owner, the mode and the attributes of the overlay that it replaces"
+            return replace.LIKE_THE_OLD
         mode = self._config["create.permissions"]
         return None if mode is None else f"its mode is {mode:04o}, as the site has it"
 
@@ -301,7 +301,7 @@ class _Making:
             )
         variables = {"MKE2FS_CONFIG": MKE2FS_CONFIG}
         return Step(
-            map(str, arguments),
+            named(arguments),
             variables=variables,
             action=lambda: self._make_filesystem(arguments, variables),
         )

@@ -64,9 +64,12 @@ class Workplace:
         os.rename(self.upper, path)
         return path
 
-    def making(self, config: Config) -> Step:
-        """Return the Step that makes it, with the directories that the site wants in it."""
-        directories: tuple[str, ...] = config["create.directories"]
+    def making(self, config: Config | None = None) -> Step:
+        """Return the Step that makes it, with the directories that the site wants in it.
+
+        config  None: what comes in is complete
+        """
+        directories: tuple[str, ...] = config["create.directories"] if config else ()
         return Step(
             ["mkdir", "-p", *self._inside(directories)],
             action=lambda: self.make(directories),

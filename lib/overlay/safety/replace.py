@@ -69,6 +69,10 @@ def place(path: str) -> str:
     return target
 
 
+# What becomes of a new file that is put in the place of another, for the reader of a plan.
+LIKE_THE_OLD = "it gets the owner, the mode and the attributes of what it replaces"
+
+
 class Unfinished:
     """A new file that has not got its name yet.
 
