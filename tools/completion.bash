@@ -59,6 +59,7 @@ _overlay_kind() {
     local cur=$1
     case $2 in
         overlays) _overlay_files "$cur" ext3 img sqsh squashfs sqfs sfs ;;
+        ext3) _overlay_files "$cur" ext3 img ;;
         images)
             _overlay_files "$cur" sif
             mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -W "$(_overlay_names images)" -- "$cur")
@@ -82,7 +83,18 @@ _overlay() {
             fi
         done
     fi
-    # --overlay=NAME comes as three words.
+    # NAME:ro comes as three words: behind the colon stands how it is opened.
+    place=$COMP_CWORD
+    [[ ${COMP_WORDS[place]} = : ]] || place=$((COMP_CWORD - 1))
+    if [[ ${COMP_WORDS[place]} = : ]]; then
+        [[ $cur != : ]] || cur=
+        prev=${COMP_WORDS[place - 2]}
+        [[ $prev != = ]] || prev=${COMP_WORDS[place - 3]}
+        _overlay_options "$command" "$prev"
+        [[ $kind != overlays || $command != @(mount|run)-overlay ]] || _overlay_kind "$cur" "ro rw"
+        return
+    fi
+    # --overlay=NAME does, too.
     if [[ $cur = = && $prev = --* ]]; then
         cur=
     elif [[ $prev = = ]]; then

@@ -12,9 +12,15 @@ case $service in
 esac
 
 case $state in
-    overlays)
+    overlays | ext3)
+        if [[ $service == (mount|run)-overlay ]] && compset -P '*:'; then
+            _wanted modes expl 'mode' compadd ro rw
+            return
+        fi
+        text='ext3|img'
+        [[ $state == ext3 ]] || text+='|sqsh|squashfs|sqfs|sfs'
         # Not _files, which offers all files when none fits.
-        _alternative "overlays:overlay:_path_files -g '*.(ext3|img|sqsh|squashfs|sqfs|sfs)(-.)'" \
+        _alternative "overlays:overlay:_path_files -g '*.($text)(-.)'" \
             'directories:directory:_path_files -/'
         ;;
     images | templates)
