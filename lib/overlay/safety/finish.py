@@ -13,7 +13,7 @@ from overlay.host import holders
 from overlay.image import ext3, lock, record
 from overlay.safety.tidy import tidy
 from overlay.safety.use import end_servers
-from overlay.size import format_size
+from overlay.size import format_files, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from overlay.output import Listener
 
 _END_WAIT = 1  # seconds after which a server that has not begun to end is asked to
+_NO_ROOM = 1 << 18  # bytes; some are left where fuse2fs makes no more files
+_NO_FILES = 8
 _FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
 
 
@@ -52,7 +54,7 @@ def finish(
     output  to print warnings
     A status of 0 becomes DATA_LOST for run-overlay when what was written may be lost.
     """
-    descriptor, path = image.descriptor, quote(image.path)
+    descriptor, path, before = image.descriptor, quote(image.path), image.superblock
     lost = False
     _tell_of_the_left_behind(path, token, output)
     try:
@@ -86,6 +88,7 @@ def finish(
                 _repair(image, environ)  # removing them was cut short
             if removed:
                 output.notice(f"{path}: {removed} needless deletion markers removed", "detail")
+            _tell_of_full(path, before, ext3.read_superblock(descriptor), output)
     except (ext3.FormatError, OSError) as error:
         lost = True
         output.notice(f"{path} is damaged: {error}", "warning")
@@ -94,6 +97,25 @@ def finish(
         output.error(error)
     record.end(descriptor)
     return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
+
+
+def _tell_of_full(
+    path: str, before: ext3.Superblock, after: ext3.Superblock, output: Listener
+) -> None:
+    """Say that a session has filled its overlay: commands that failed may not have said why."""
+    no_room, no_files = _is_full(after)
+    if (no_room or no_files) and not any(_is_full(before)):
+        output.notice(
+            f"{path} is full: {format_size(after.available_bytes)} and"
+            f" {format_files(after.free_inodes_count)} left; for more: resize-overlay {path}"
+            f" {'-s +SIZE' if no_room else '-n +FILES'}",
+            "warning",
+        )
+
+
+def _is_full(superblock: ext3.Superblock) -> tuple[bool, bool]:
+    """Return whether the room, and the number of files, are as good as used up."""
+    return superblock.available_bytes < _NO_ROOM, superblock.free_inodes_count < _NO_FILES
 
 
 def _tell_of_the_left_behind(path: str, token: str, output: Listener) -> None:

@@ -209,3 +209,29 @@ def test_sparse_and_the_disk_nearly_full(ok, run, scratch):
     ), result
     assert run("run-overlay", "-o", "a.ext3:ro", "--", "true") == (0, "", "")
     assert tool("du", "-m", scratch / "a.ext3").stdout.split()[0] != "0"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("cat /dev/zero >/x 2>/dev/null; true", r"\d+ KiB and 1,\d+ files left;.* -s \+SIZE"),
+        (
+            "mkdir /d; cd /d; touch $(seq 1500) 2>/dev/null; true",
+            r".* and \d files left;.* -n \+FILES",
+        ),
+    ],
+    ids=["room", "files"],
+)
+def test_said_in_the_end(run, make, line, said):
+    """A session that fills its overlay ends with one line, whatever its commands have said."""
+    make("a.ext3", 16, 1)
+    result = run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line)
+    assert (result.status, result.stdout) == (0, ""), result
+    assert re.fullmatch(rf"run-overlay: a\.ext3 is full: {said}\n", result.stderr), result
+    # What was full before is told at the start, and not again.
+    result = run("run-overlay", "-o", "a.ext3", "--", "true")
+    assert re.fullmatch(r"run-overlay: a\.ext3 is nearly full: .*\n", result.stderr), result
+    result = run(
+        "run-overlay", "-o", "a.ext3", "--", "sh", "-c", "for i in /x /d/*; do : >$i; done"
+    )
+    assert result.status == 0 and "is full" not in result.stderr, result
