@@ -2,6 +2,7 @@
 
 import os
 import re
+import tarfile
 
 from support import is_clean, tool
 
@@ -26,7 +27,7 @@ def attributes(path, inside):
     return tool("debugfs", "-R", f"ea_list {inside}", path).stdout.split("\n")[1:]
 
 
-def test_capabilities(ok, overlay, scratch):
+def test_capabilities(ok, run, overlay, scratch):
     """An overlay that holds a file with capabilities can be packed and written anew; all is kept."""
     path = overlay("a.ext3")
     (scratch / "make.py").write_text(MAKE)
@@ -52,3 +53,70 @@ def test_capabilities(ok, overlay, scratch):
         assert "security.capability" in said, name  # which only root could set
         assert os.getxattr(scratch / name[:3] / "data" / "program", "user.note") == b"note", name
         (scratch / name[:3] / "data" / "closed").chmod(0o700)  # so that pytest can remove it
+    # Only root could set them again; the file is there without.
+    result = run("create-overlay", "--from", "one.sqsh:/d", "-o", "c")
+    assert result.status == 0, result
+    assert f"{LEFT_OUT}: security.capability of /data/program, perhaps of" in result.stderr
+    assert ok("run-overlay", "-o", "c.ext3:ro", "--", "cat", "/d/data/program") == "content"
+
+
+LEFT_OUT = "create-overlay: attributes of files that cannot be carried are left out"
+
+
+def archive(path, *members):
+    """Make a tar archive of (name, type, extended attributes) of members."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as file:
+        for name, kind, attributes in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.size = kind, 0o755, 0
+            info.pax_headers = {f"SCHILY.xattr.{key}": text for key, text in attributes.items()}
+            file.addfile(info)
+
+
+def test_archive(ok, run, scratch):
+    """What only root may set, or is larger than ext3 takes, is named, and left out of the file."""
+    kept = {"user.small": "x" * 50, "security.selinux": "label"}
+    archive(
+        scratch / "a.tar",
+        ("one", tarfile.REGTYPE, {"trusted.foo": "bar", **kept}),
+        ("d", tarfile.DIRTYPE, {}),
+        ("d/two", tarfile.REGTYPE, {"user.huge": "y" * 20_000, **kept}),
+    )
+    result = run("create-overlay", "--from", "a.tar:/data", "-o", "a")
+    assert result.status == 0, result
+    named = [line for line in result.stderr.splitlines() if line.startswith(LEFT_OUT)]
+    (line,) = named
+    assert re.search(r"trusted\.foo of (/data)?/one", line)
+    assert re.search(r"user\.huge of (/data)?/d/two", line)
+    for name in ("one", "d/two"):
+        (line,) = filter(None, attributes(scratch / "a.ext3", f"/upper/data/{name}"))
+        assert line.startswith("  user.small (50)"), name
+
+
+def test_opaque(ok, scratch):
+    """A directory that root's overlayfs has marked as hiding all below it hides it here."""
+    archive(
+        scratch / "a.tar",
+        ("usr", tarfile.DIRTYPE, {}),
+        ("usr/share", tarfile.DIRTYPE, {}),
+        ("usr/share/base-files", tarfile.DIRTYPE, {"trusted.overlay.opaque": "y"}),
+        ("usr/share/base-files/new", tarfile.REGTYPE, {}),
+    )
+    ok("create-overlay", "-q", "--from", "a.tar:/", "-o", "a")
+    for mode in ("", ":ro"):
+        words = ("run-overlay", "-o", f"a.ext3{mode}", "--", "ls", "-A", "/usr/share/base-files")
+        assert ok(*words) == "new\n", mode
+
+
+def test_directory(ok, run, scratch, small):
+    """A file in a directory, with more attributes than ext3 takes: as many as fit are kept."""
+    (small / "tree").mkdir()
+    (small / "tree" / "file").write_text("content")
+    for number in range(5):
+        os.setxattr(small / "tree" / "file", f"user.n{number}", b"x" * (1000 + number))
+    result = run("create-overlay", "--from", f"{small}/tree:/data", "-o", "a")
+    assert result.status == 0, result
+    assert f"{LEFT_OUT}: user.n3 of /data/file, user.n4 of /data/file\n" in result.stderr
+    lines = filter(None, attributes(scratch / "a.ext3", "/upper/data/file"))
+    assert sorted(line.split()[0] for line in lines) == ["user.n0", "user.n1", "user.n2"]
+    assert ok("run-overlay", "-o", "a.ext3:ro", "--", "cat", "/data/file") == "content"

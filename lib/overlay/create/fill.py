@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 
-from overlay.create import build, moved
+from overlay.create import attributes, build, moved
 from overlay.create.allowance import NO_ROOM, Allowance, no_room
+from overlay.create.attributes import LeftOut
 from overlay.create.extract import extract
 from overlay.create.measure import BLOCK, Amount, measure
 from overlay.create.place import copy_tree, make_place
@@ -120,6 +121,7 @@ class Collection:
         self._config = config
         self._output = output
         self._environ: Mapping[str, str] = config.environ
+        self._left_out = LeftOut()
         self._in_namespace: bool = namespace.available(self._environ)
         bindable: list[Source] = []
         if filling.build is None and self._in_namespace:
@@ -200,6 +202,7 @@ class Collection:
                 target,
                 allowance=Allowance(scratch, size=order.size, files=order.files),
                 environ=self._environ,
+                left_out=self._left_out,
                 tick=lambda count: output.progress(f"{count:,} files"),
             )
         except OSError as error:
@@ -240,13 +243,43 @@ class Collection:
         bound = {place: directory for directory, place in self.binds}
         for source in self._filling.sources:
             tree = bound.get(source.dest.lstrip("/"), self._target(source))
-            for words in moved.find(tree, source.dest):
-                self._output.notice(words, "warning")
-        if self._is_bound:
-            return self._content(self._places())
-        amount = Amount()
-        _add(amount, upper, "", self._environ)
+            for line in moved.find(tree, source.dest):
+                self._output.notice(line, "warning")
+        amount = self._places()
+        if not self._is_bound:
+            amount = Amount()
+            _add(amount, upper, "", self._environ)
+            self._strip(amount.unfit, upper)
+        self._measure_binds(amount)
+        self._bring_unfit(amount)
+        words = self._left_out.words()
+        if words:
+            self._output.notice(words)
         return self._content(amount)
+
+    def _strip(self, unfit: Iterable[tuple[bytes, list[str]]], top: str) -> None:
+        """Remove, and note, attributes that ext3 has no room for from files in the Workplace."""
+        for path, names in unfit:
+            attributes.remove(path, names)
+            for name in names:
+                self._left_out.add(name, "/" + os.path.relpath(os.fsdecode(path), top))
+
+    def _bring_unfit(self, amount: Amount) -> None:
+        """Copy those of the binds that mke2fs could not read as they are, and strip the copies."""
+        for bind in list(self.binds):
+            tree, place = bind
+            target = os.path.join(self._workplace.upper, place)
+            top = os.fsencode(tree) + b"/"
+            unfit = [one for one in amount.unfit if one[0].startswith(top)]
+            if not unfit:
+                continue
+            through = self._workplace.path + ".source"
+            copy_tree(tree, target, self._environ, through=through)
+            self.binds.remove(bind)
+            for path, names in unfit:
+                copied = os.path.join(os.fsencode(target), path[len(top) :])
+                self._strip([(copied, names)], self._workplace.upper)
+                attributes.carry(path, copied, names)
 
     def foretold(self) -> Content:
         """Return the Content before anything is done, as far as it can be known.
@@ -257,12 +290,17 @@ class Collection:
         if not self._is_bound and (order.size is None or order.files is None):
             what = "how large an archive is" if self._filling.sources else "what the commands write"
             raise OverlayError(f"--dry-run cannot know {what}", status=USAGE, hint="give -s and -n")
-        return self._content(self._places() if self._is_bound else Amount())
+        amount = self._places() if self._is_bound else Amount()
+        self._measure_binds(amount)
+        return self._content(amount)
 
-    def _content(self, amount: Amount) -> Content:
-        """Return the Content, from the Amount that is, or will be, in the Workplace."""
+    def _measure_binds(self, amount: Amount) -> None:
+        """Add what is read where it is to the Amount that is, or will be, in the Workplace."""
         for directory, place in self.binds:
             _add(amount, directory, place, self._environ)
+
+    def _content(self, amount: Amount) -> Content:
+        """Return the Content, from the Amount of all of it."""
         return Content(
             amount, binds=self.binds, in_namespace=self._in_namespace, made_of=self._made_of
         )
@@ -291,6 +329,7 @@ def _add(amount: Amount, tree: str, place: str, environ: Mapping[str, str]) -> N
     more = measure(tree, environ)
     amount.files += more.files
     amount.bytes += more.bytes
+    amount.unfit += more.unfit
     for path, time_ in more.times.items():
         inside = os.path.join(
             b"upper", os.fsencode(place), os.path.relpath(path, os.fsencode(tree))

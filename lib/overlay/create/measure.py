@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 
+from overlay.create.attributes import space, too_large
 from overlay.errors import MISSING, OverlayError, quote, reason
 from overlay.host import namespace, process
 
@@ -21,15 +22,17 @@ _YEAR_2038 = 1 << 31  # the same, and too much for mke2fs(8)
 class Amount:
     """How much there is to write: files (directories and links too), and bytes of blocks.
 
-    times  path of bytes -> (seconds, nanoseconds) of files whose times mke2fs(8) cuts off
+    times   path of bytes -> (seconds, nanoseconds) of files whose times mke2fs(8) cuts off
+    unfit   (path of bytes, names) of files with attributes that ext3 has no room for
     """
 
-    __slots__ = ("bytes", "files", "times")
+    __slots__ = ("bytes", "files", "times", "unfit")
 
     def __init__(self, files: int = 0, bytes_: int = 0) -> None:
         self.files = files
         self.bytes = bytes_
         self.times: dict[bytes, tuple[int, int]] = {}
+        self.unfit: list[tuple[bytes, list[str]]] = []
 
 
 def measure(path: str, environ: Mapping[str, str]) -> Amount:
@@ -53,7 +56,7 @@ def measure(path: str, environ: Mapping[str, str]) -> Amount:
                         amount.times[entry.path] = divmod(status.st_mtime_ns, 10**9)
                     if stat.S_ISDIR(status.st_mode):
                         pending.append(entry.path)
-                        amount.bytes += _attributes(entry.path)
+                        amount.bytes += _attributes(entry.path, amount)
                         continue
                     if status.st_nlink > 1:
                         if (status.st_dev, status.st_ino) in linked:
@@ -62,7 +65,7 @@ def measure(path: str, environ: Mapping[str, str]) -> Amount:
                     if status.st_uid != os.getuid() and stat.S_ISREG(status.st_mode):
                         _check_readable(entry.path)
                     amount.files += 1
-                    amount.bytes += _attributes(entry.path)
+                    amount.bytes += _attributes(entry.path, amount)
                     amount.bytes += _blocks(entry.path, status) * BLOCK
         except OSError as error:
             if error.errno != errno.EACCES or not _measure_closed(directory, amount, environ):
@@ -105,16 +108,22 @@ def _measure_closed(directory: bytes, amount: Amount, environ: Mapping[str, str]
     return True
 
 
-def _attributes(path: bytes) -> int:
-    """Return the bytes of the block for attributes that do not fit into the inode."""
+def _attributes(path: bytes, amount: Amount) -> int:
+    """Return the bytes of the block for attributes that do not fit into the inode.
+
+    Those that have no room there either are noted.
+    """
     names: list[str] = []
     try:
         names = os.listxattr(path, follow_symlinks=False)
-        values = [os.getxattr(path, name, follow_symlinks=False) for name in names]
+        sizes = {name: len(os.getxattr(path, name, follow_symlinks=False)) for name in names}
     except OSError:
         return BLOCK if names else 0
-    # Each has a header of 16 bytes; name and value are rounded up to 4.
-    used = sum(22 + len(name) + len(value) for name, value in zip(names, values))
+    used = space(sizes)
+    if used > BLOCK - _IN_INODE:
+        unfit = too_large(sizes)
+        if unfit:
+            amount.unfit.append((path, unfit))
     return BLOCK if used > _IN_INODE else 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from overlay.create.allowance import NO_ROOM
+from overlay.create.attributes import LeftOut
 from overlay.create.squashfs import unpack_squashfs
 from overlay.create.tar import Unpacker, compression, is_tar, open_regular, unpack_tar
 from overlay.errors import DAMAGED, MISSING, USAGE, OverlayError, quote, reason
@@ -129,22 +130,25 @@ def unpack(
     *,
     allowance: Allowance,
     environ: Mapping[str, str],
+    left_out: LeftOut | None = None,
     tick: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Unpack an archive into a directory.
 
     allowance  the Allowance: how much it may be
+    left_out   takes note of attributes that cannot be carried; None: nobody is told
     tick       called with how many files there are by now, now and then
     Raises OverlayError: DAMAGED for a member that would reach outside, CANNOT_CREATE when
     that is not enough, UNAVAILABLE without the tool; OSError (ENOSPC, EDQUOT) when the room on
     scratch is used up meanwhile.
     """
     os.makedirs(target, exist_ok=True)
+    left_out = left_out or LeftOut()
     try:
         if source.kind == "squashfs":
-            unpack_squashfs(source.path, target, allowance, environ)
+            unpack_squashfs(source.path, target, allowance, environ, left_out)
         else:
-            unpacker = Unpacker(source.path, target, allowance, source.dest != "/", tick)
+            unpacker = Unpacker(source.path, target, allowance, source.dest != "/", left_out, tick)
             unpack_tar(source.path, unpacker, environ)
     except OSError as error:
         if error.errno in NO_ROOM:

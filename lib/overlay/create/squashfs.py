@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from overlay.create.allowance import Allowance
+    from overlay.create.attributes import LeftOut
     from overlay.host.process import Result
 
 # A line of unsquashfs -lln: kind, size or device number, path.
@@ -26,11 +27,20 @@ _LISTED = re.compile(
     r"^([a-z-])\S{9} +\d+/\d+ +(\d+)(, *\d+)? +\d+-\d\d-\d\d \d\d:\d\d (/.*)?$", re.M | re.A
 )
 
+# What unsquashfs says of attributes: (which, of which file).
+_REFUSED = {
+    "large": r"failed to write xattr (\S+) for file (.*?) because no extended attribute space",
+    "root": r"could not write xattr (\S+) for file (.*?) because you're not superuser",
+}
+_EXPECTED = re.compile(r"could not create character device|^write_xattr: |^Further error messages")
+
 
 def unpack_squashfs(
-    path: str, target: str, allowance: Allowance, environ: Mapping[str, str]
+    path: str, target: str, allowance: Allowance, environ: Mapping[str, str], left_out: LeftOut
 ) -> None:
     """Unpack a squashfs file whose listing shows nothing that speaks against it.
+
+    left_out  takes note of attributes that cannot be carried
 
     Raises OverlayError, and OSError (ENOSPC, EDQUOT) when there is no room for it.
     """
@@ -53,7 +63,7 @@ def unpack_squashfs(
             # unsquashfs writes through links that it finds; alone in a directory it finds none.
             into = tempfile.mkdtemp(dir=os.path.dirname(target))
         try:
-            _run_unsquashfs(program, path, file.fileno(), into, whiteouts, environ)
+            _run_unsquashfs(program, path, file.fileno(), into, whiteouts, environ, left_out)
             if private.identity(os.fstat(file.fileno())) != before:
                 raise OverlayError(
                     f"{quote(path)} was changed while it was unpacked",
@@ -105,6 +115,23 @@ def _whiteouts(path: str, listing: str, allowance: Allowance) -> list[str]:
     return found
 
 
+def _note_attributes(result: Result, target: str, left_out: LeftOut) -> str | None:
+    """Note the attribute that unsquashfs could not set, of which it names the first one.
+
+    Return "large" when it gave up because one is larger than the file system here takes,
+    "root" when it went on without those that only root may set, None when all were set.
+    """
+    said = result.errors + result.output
+    for why, pattern in _REFUSED.items():
+        found = re.search(pattern, said, re.DOTALL) if result.status else None
+        if found:
+            path = "/" + os.path.relpath(found[2], target)
+            left_out.add(found[1], path)
+            left_out.is_whole = False
+            return why
+    return None
+
+
 def _run_unsquashfs(
     program: str,
     path: str,
@@ -112,6 +139,7 @@ def _run_unsquashfs(
     target: str,
     whiteouts: Collection[str],
     environ: Mapping[str, str],
+    left_out: LeftOut,
 ) -> None:
     """Unpack into a directory without links, and make the deletions there.
 
@@ -119,10 +147,15 @@ def _run_unsquashfs(
     unsquashfs makes devices for root only. Every user may make the character device 0/0,
     overlayfs's mark of a deletion (mknod(2), Linux 5.8).
     """
-    result = process.run([program, "-n", "-f", "-d", target, descriptor], environ)
+    words: list[str | int] = [program, "-n", "-f", "-d", target]
+    result = process.run([*words, descriptor], environ)
+    refused = _note_attributes(result, target, left_out)
+    if refused == "large":
+        result = process.run([*words, "-no-xattrs", descriptor], environ)
     lines = (result.errors + result.output).splitlines()
-    lines = [line for line in lines if "could not create character device" not in line]
-    if result.status and not (whiteouts and not any("rror" in line for line in lines)):
+    lines = [line for line in lines if not _EXPECTED.search(line)]
+    expected = (whiteouts or refused) and not any("rror" in line for line in lines)
+    if result.status and not expected:
         check_room(result.errors + result.output)
         raise _fails(path, result)
     for name in whiteouts:

@@ -18,13 +18,14 @@ from overlay.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from tarfile import TarFile, TarInfo
     from types import TracebackType
     from typing import Any, BinaryIO, NoReturn, Protocol
 
     from overlay.create.allowance import Allowance
+    from overlay.create.attributes import LeftOut
 
     class Readable(Protocol):
         """What bytes are read from."""
@@ -265,6 +266,10 @@ class _Stream:
         return data
 
 
+# The attributes by which overlayfs says that a directory hides all below it: root's, and a user's.
+_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+
+
 class Unpacker:
     """Unpacks the members of one archive below a directory, and nothing anywhere else.
 
@@ -281,9 +286,11 @@ class Unpacker:
         target: str,
         allowance: Allowance,
         below: bool,
+        left_out: LeftOut,
         tick: Callable[[int], object],
     ) -> None:
         self._allowance = allowance
+        self._left_out = left_out
         self._count = 0
         self._tick = tick
         self._below = below
@@ -383,6 +390,10 @@ class Unpacker:
             self._make_directory(member, name)
             os.chmod(path, 0o700)
             self._directories[name] = (member.mode & 0o7777, member.mtime)
+            if any(
+                attribute in _OPAQUE and data == b"y" for attribute, data in _attributes(member)
+            ):
+                self._hide_below(path)
             return
         if os.path.lexists(path):
             if stat.S_ISDIR(os.lstat(path).st_mode):
@@ -418,6 +429,13 @@ class Unpacker:
         else:
             self._refuse(member, "is a device")
 
+    def _hide_below(self, path: str) -> None:
+        """Mark a directory as fuse-overlayfs does where the kernel's overlayfs has an attribute."""
+        marker = os.path.join(path, ".wh..wh..opq")
+        if not os.path.lexists(marker):
+            self._count_one()
+            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+
     def _write(self, archive: TarFile, member: TarInfo, path: str) -> None:
         if member.size > self._left:
             raise self._allowance.too_much(self._path)
@@ -426,12 +444,11 @@ class Unpacker:
             self._refuse(member, "has parts behind its end")
         self._left -= member.size
         archive.makefile(member, path)
-        for key, value in member.pax_headers.items():
-            if key.startswith("SCHILY.xattr.user."):
-                try:
-                    os.setxattr(path, key[13:], value.encode(errors="surrogateescape"))
-                except OSError:
-                    pass  # scratch has none
+        for attribute, data in _attributes(member):
+            try:
+                os.setxattr(path, attribute, data)
+            except (OSError, ValueError):  # only root's to set, too large, or no name
+                self._left_out.add(attribute, "/" + os.path.relpath(path, self._target))
         os.chmod(path, member.mode & 0o7777)
         os.utime(path, (member.mtime, member.mtime))
 
@@ -439,6 +456,14 @@ class Unpacker:
 def _below_top(name: str) -> str:
     """Return the path below the top of an archive that a name in it stands for, "." for the top."""
     return os.path.normpath(name.lstrip("/"))
+
+
+def _attributes(member: TarInfo) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, value) of the extended attributes of a member, but SELinux's labels."""
+    for key, value in member.pax_headers.items():
+        name = key.removeprefix("SCHILY.xattr.")
+        if name != key and name != "security.selinux":
+            yield name, value.encode(errors="surrogateescape")
 
 
 def _is_directory(member: TarInfo) -> bool:
