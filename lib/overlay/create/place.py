@@ -86,6 +86,8 @@ def copy_tree(
         result = process.run([*words, os.path.join(tree, "."), target], environ)
     elif through is None:
         images = [] if image is None else [image]
+        if images:  # all in it is nobody's there, and becomes the caller's
+            words.insert(-1, "--no-preserve=ownership")
         words += [os.path.join(tree, "."), target]
         wrapped = namespace.wrap(words, environ, images=images)
         result = process.run(wrapped, environ)
