@@ -7,27 +7,30 @@ takes its name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from overlay import size
+from overlay.change import steps
 from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
 from overlay.host import ending, namespace, private, process
 from overlay.host.permissions import Access
 from overlay.host.tools import TOOLS
 from overlay.image import ext3, markers
 from overlay.image.ext3_read import Reader
+from overlay.image.partial import partial_name
 from overlay.image.record import write
+from overlay.plan import Plan, Step, named
 from overlay.safety import replace
 from overlay.safety.tidy import Paths, TooLong, parents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypedDict
 
     from overlay.image.ext3_image import Ext3Image
     from overlay.image.kind import Image
-    from overlay.output import Output
 
     class Mounts(TypedDict, total=False):
         """What namespace.wrap() mounts."""
@@ -67,15 +70,7 @@ _NAME = 6  # the field of a record of find that is the name
 
 
 class Packing:
-    """What the user asked for.
-
-    found        Images, ext3, the top layer first, locked against writers
-    path         of the new file
-    compression  one of settings.table.COMPRESSIONS
-    everybody    whether everything is made readable for all
-    verify       whether the new file is compared with the original
-    existing     the Image whose place it takes, None when there is none
-    """
+    """Overlays to be packed. Until the new file is finished and compared, nothing is changed."""
 
     def __init__(
         self,
@@ -86,63 +81,187 @@ class Packing:
         everybody: bool = False,
         verify: bool = True,
         existing: Image | None = None,
+        scratch: str,
+        environ: Mapping[str, str],
+        notice: Callable[[str], object],
     ) -> None:
-        self.found = found
-        self.path = path
-        self.compression = compression
-        self.everybody = everybody
-        self.verify = verify
-        self.existing = existing
+        """Ask what can be asked before. Raises OverlayError (CANNOT_CREATE, UNAVAILABLE).
 
+        found        Images, ext3, the top layer first, locked against writers
+        path         of the new file
+        compression  one of settings.table.COMPRESSIONS
+        everybody    whether everything is made readable for all
+        verify       whether the new file is compared with the original
+        existing     the Image whose place it takes, None when there is none
+        scratch      a directory on a disk of this node
+        """
+        self._found = found
+        self._path = replace.place(path)
+        self._compression = compression
+        self._everybody = everybody
+        self._existing = existing
+        self._scratch = scratch
+        self._environ = environ
+        self._notice = notice
+        self._tool = _tool(environ)
+        namespace.need(environ)
+        several = len(found) > 1
+        self._options = _SEVERAL if several and _keeps_apart(self._tool, environ) else ()
+        # Without that option only a comparison tells whether content was mixed up.
+        self._compared = verify or (several and not self._options)
+        host, pid = os.uname().nodename, os.getpid()
+        self._partial = partial_name(self._path, host, pid)
+        self._staging = private.work_name(scratch, host, pid)
+        self._mounts, self._tree, self._places = _mounts(found, self._staging)
+        self._packed = os.path.join(self._staging, "packed")
+        self._files = contextlib.ExitStack()
 
-def pack(packing: Packing, scratch: str, environ: Mapping[str, str], output: Output) -> int:
-    """Make the squashfs file and return its size in bytes.
-
-    Raises OverlayError (CANNOT_CREATE, DATA_LOST, UNAVAILABLE); nothing is changed then.
-    """
-    path = replace.place(packing.path)
-    tool = _tool(environ)
-    namespace.need(environ)
-    replace.remove_stale(os.path.dirname(path), scratch)
-    with ending.cleaning_up():
-        staging = private.make_work(scratch, os.uname().nodename, os.getpid())
+    def plan(self) -> Plan:
+        """Return all that do() does. Raises as do() does."""
         try:
-            with replace.unfinished(path) as new:
-                mounts, tree = _mounts(packing.found, staging)
-                words: list[str | int] = [
-                    tool,
-                    tree,
-                    new.descriptor,
-                    "-noappend",
-                    "-exit-on-error",
-                    "-comp",
-                    packing.compression,
-                ]
-                words += [*_LEVELS.get(packing.compression, ()), *_pseudo(packing.found)]
-                words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
-                words += _OPEN if packing.everybody else ()
-                apart = len(packing.found) > 1 and _keeps_apart(tool, environ)
-                words += _SEVERAL if apart else ()
-                words += _LEFT_OUT
-                _run(namespace.wrap(words, environ, **mounts), path, environ)
-                # Without that option only a comparison tells whether content was mixed up.
-                if packing.verify or (len(packing.found) > 1 and not apart):
-                    output.notice("comparing it with the original")
-                    _compare(packing, mounts, tree, new.descriptor, staging, environ)
-                return _into_place(packing, new)
-        except OSError as error:
-            raise OverlayError(
-                f"cannot create {quote(path)}: {reason(error)}; nothing was changed",
-                status=CANNOT_CREATE,
-            ) from None
+            return self._plan()
         except ext3.FormatError as error:
+            raise self._damaged(error) from None
+
+    def do(self) -> int:
+        """Make the squashfs file and return its size in bytes.
+
+        Raises OverlayError (CANNOT_CREATE, DATA_LOST, UNAVAILABLE); nothing is changed then.
+        """
+        with ending.cleaning_up():
+            try:
+                return self._plan().do(lambda _final: self._into_place())
+            except OSError as error:
+                raise self._cannot(reason(error)) from None
+            except ext3.FormatError as error:
+                raise self._damaged(error) from None
+
+    def _plan(self) -> Plan:
+        path, partial = self._path, self._partial
+        writing = self._writing()
+        before = [
+            steps.tidying(path, self._scratch),
+            Step(["mkdir", "-p", *self._places], action=self._begin),
+            Step(named(writing), action=lambda: self._write(writing)),
+        ]
+        if self._compared:
+            comparing = self._comparing()
+            before += [
+                Step(["mkdir", self._packed], action=lambda: os.mkdir(self._packed)),
+                Step(
+                    named(comparing),
+                    action=lambda: self._compare(comparing),
+                    why="it is compared with the original: what differs is printed",
+                ),
+            ]
+        why = "nobody may read it who may not read all that it is made of"
+        if self._existing is not None:
+            why = replace.LIKE_THE_OLD
+        return Plan(
+            Step(
+                ["mv", "-n" if self._existing is None else "-f", "-T", partial, path],
+                action=self._into_place,
+                why=None if self._everybody else why,
+            ),
+            before=before,
+            after=[
+                Step(["rm", "-f", partial], action=self._files.close),
+                Step(
+                    ["rm", "-rf", self._staging],
+                    action=lambda: private.leave(self._scratch, self._staging),
+                ),
+            ],
+        )
+
+    def _begin(self) -> None:
+        """Make where it is put together, and the file, for nobody else."""
+        private.make_work(self._scratch, os.uname().nodename, os.getpid())
+        for place in self._places:
+            os.mkdir(place)
+        self._new = self._files.enter_context(replace.unfinished(self._path))
+
+    def _writing(self) -> list[str | int]:
+        """Return the words that write it, under the name that it has until it is finished."""
+        words = [self._tool, self._tree, self._partial, "-noappend", "-exit-on-error"]
+        words += ["-comp", self._compression, *_LEVELS.get(self._compression, ())]
+        words += _pseudo(self._found)
+        words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
+        words += _OPEN if self._everybody else ()
+        words += [*self._options, *_LEFT_OUT]
+        return namespace.wrap(words, self._environ, **self._mounts)
+
+    def _opened(self, words: Sequence[str | int]) -> list[str | int]:
+        """Return words with the file itself in the place of its name."""
+        return [self._new.descriptor if word == self._partial else word for word in words]
+
+    def _write(self, words: Sequence[str | int]) -> None:
+        status = process.show(self._opened(words), self._environ)
+        if status:
+            raise self._cannot(f"mksquashfs ended with {status}")
+
+    def _comparing(self) -> list[str | int]:
+        """Return the words that compare names, types, modes, times, sizes, links and contents."""
+        environ = self._environ
+        # The second asks for every file by its whole path, and takes twice as long.
+        squashfuse = process.which("squashfuse_ll", environ)
+        squashfuse = squashfuse or process.need("squashfuse", environ)
+        making = _LIST.format(
+            mode="" if self._everybody else "%m", links="%n" if len(self._found) == 1 else ""
+        )
+        # Both at the same time, each by a server of its own; what is in one of them only is told.
+        script = (
+            f'list() {{ cd "$1" || exit 125; {making}; }}; "$1" -o ro "$2" "$3" || exit 125;'
+            ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! &&'
+            ' comm -z -3 "$3.before" "$3.after"'
+        )
+        shell = ["/bin/sh", "-c", script, "sh", squashfuse]
+        words = [*shell, self._partial, self._packed, self._tree]
+        return namespace.wrap(words, environ, **self._mounts)
+
+    def _compare(self, words: Sequence[str | int]) -> None:
+        """Compare it with the original. Raises OverlayError (DATA_LOST) when they differ."""
+        self._notice("comparing it with the original")
+        result = process.run(self._opened(words), self._environ)
+        wrong = [record for record in result.output.split("\0")[:-1] if not _may_differ(record)]
+        if wrong or result.errors or result.status:
+            why = _name(wrong[0]) if wrong else result.errors.strip() or "it cannot be read"
             raise OverlayError(
-                f"cannot create {quote(path)}: an overlay is damaged: {error}; nothing was changed",
-                status=CANNOT_CREATE,
-                hint="see which: check-overlay OVERLAY",
-            ) from None
-        finally:
-            private.leave(scratch, staging)
+                f"what was packed is not the same as the original ({quote(why)}); nothing was changed",
+                status=DATA_LOST,
+                hint="pack each of them apart, and name them in the same order"
+                if len(self._found) > 1
+                else None,
+            )
+
+    def _into_place(self) -> int:
+        """Give the finished file its name, note whether it has markers, and return its size."""
+        new, found = self._new, self._found
+        there = any(markers.scan(_reader(image)) for image in found)
+        made_of = [] if self._everybody else [Access(image.descriptor) for image in found]
+        if self._existing is None:
+            new.into_place(made_of=made_of)
+        else:
+            mode = new.mode() if self._everybody else None
+            new.over(self._existing.descriptor, mode=mode, made_of=made_of)
+        status = os.fstat(new.descriptor)
+        write(
+            new.descriptor,
+            {
+                "markers": "some" if there else "none",
+                "stamp": f"{status.st_mtime_ns}.{status.st_size}",
+            },
+        )
+        return status.st_size
+
+    def _cannot(self, why: str) -> OverlayError:
+        return OverlayError(
+            f"cannot create {quote(self._path)}: {why}; nothing was changed", status=CANNOT_CREATE
+        )
+
+    def _damaged(self, error: ext3.FormatError) -> OverlayError:
+        told = self._cannot(f"an overlay is damaged: {error}")
+        told.hint = "see which: check-overlay OVERLAY"
+        return told
 
 
 def _tool(environ: Mapping[str, str]) -> str:
@@ -176,53 +295,22 @@ def _keeps_apart(tool: str, environ: Mapping[str, str]) -> bool:
     return _SEVERAL[0] in (said.output + said.errors).split()
 
 
-def _into_place(packing: Packing, new: replace.Unfinished) -> int:
-    """Give a finished file its name, note whether it has markers, and return its size."""
-    there = any(markers.scan(_reader(image)) for image in packing.found)
-    made_of = [] if packing.everybody else [Access(image.descriptor) for image in packing.found]
-    if packing.existing is None:
-        new.into_place(made_of=made_of)
-    else:
-        mode = new.mode() if packing.everybody else None
-        new.over(packing.existing.descriptor, mode=mode, made_of=made_of)
-    status = os.fstat(new.descriptor)
-    write(
-        new.descriptor,
-        {
-            "markers": "some" if there else "none",
-            "stamp": f"{status.st_mtime_ns}.{status.st_size}",
-        },
-    )
-    return status.st_size
-
-
 def _reader(image: Ext3Image) -> Reader:
     return Reader(image.descriptor, image.superblock)
 
 
-def _mounts(found: Sequence[Ext3Image], staging: str) -> tuple[Mounts, str]:
-    """Return (what namespace.wrap mounts, the directory with all of it)."""
-    images, uppers = [], []
+def _mounts(found: Sequence[Ext3Image], staging: str) -> tuple[Mounts, str, list[str]]:
+    """Return (what namespace.wrap mounts, the directory with all of it, those to be made)."""
+    images, uppers, places = [], [], []
     for number, image in enumerate(found):
         whole, upper = (os.path.join(staging, f"{name}{number}") for name in ("image", "layer"))
-        os.mkdir(whole)
-        os.mkdir(upper)
+        places += [whole, upper]
         images.append((image.descriptor, whole, upper))
         uppers.append(upper)
     if len(uppers) == 1:
-        return {"images": images}, uppers[0]
+        return {"images": images}, uppers[0], places
     merged = os.path.join(staging, "merged")
-    os.mkdir(merged)
-    return {"images": images, "layers": (uppers, merged)}, merged
-
-
-def _run(words: Sequence[str | int], path: str, environ: Mapping[str, str]) -> None:
-    status = process.show(words, environ)
-    if status:
-        raise OverlayError(
-            f"cannot create {quote(path)}: mksquashfs ended with {status}; nothing was changed",
-            status=CANNOT_CREATE,
-        )
+    return {"images": images, "layers": (uppers, merged)}, merged, [*places, merged]
 
 
 def _pseudo(found: Sequence[Ext3Image]) -> list[str]:
@@ -288,48 +376,6 @@ def _no_definition(name: bytes) -> OverlayError:
         status=CANNOT_CREATE,
         hint="pack each of them apart, and name them in the same order",
     )
-
-
-def _compare(
-    packing: Packing,
-    mounts: Mounts,
-    tree: str,
-    descriptor: int,
-    staging: str,
-    environ: Mapping[str, str],
-) -> None:
-    """Compare names, types, modes, times, sizes, links and contents with the original.
-
-    descriptor  of the packed file
-    Raises OverlayError (DATA_LOST) when they differ.
-    """
-    # The second asks for every file by its whole path, and takes twice as long.
-    squashfuse = process.which("squashfuse_ll", environ)
-    squashfuse = squashfuse or process.need("squashfuse", environ)
-    packed = os.path.join(staging, "packed")
-    os.mkdir(packed)
-    # Both at the same time, each by a server of its own; what is in one of them only is told.
-    making = _LIST.format(
-        mode="" if packing.everybody else "%m", links="%n" if len(packing.found) == 1 else ""
-    )
-    script = (
-        f'list() {{ cd "$1" || exit 125; {making}; }}; "$1" -o ro "$2" "$3" || exit 125;'
-        ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! &&'
-        ' comm -z -3 "$3.before" "$3.after"'
-    )
-    shell = ["/bin/sh", "-c", script, "sh", squashfuse]
-    words = namespace.wrap([*shell, descriptor, packed, tree], environ, **mounts)
-    result = process.run(words, environ)
-    wrong = [record for record in result.output.split("\0")[:-1] if not _may_differ(record)]
-    if wrong or result.errors or result.status:
-        why = _name(wrong[0]) if wrong else result.errors.strip() or "it cannot be read"
-        raise OverlayError(
-            f"what was packed is not the same as the original ({quote(why)}); nothing was changed",
-            status=DATA_LOST,
-            hint="pack each of them apart, and name them in the same order"
-            if len(packing.found) > 1
-            else None,
-        )
 
 
 def _name(record: str) -> str:

@@ -13,6 +13,7 @@ from overlay.image import ext3, lock
 from overlay.image import image as images
 from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch.request import check_twice, parse_overlay
+from overlay.plan import Plan, Step
 from overlay.safety import guard, replace
 from overlay.settings import config as configuration
 from overlay.settings.table import COMPRESSIONS
@@ -54,31 +55,47 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
                     status=USAGE,
                     hint="choose another name with -o",
                 )
-        guard.acquire(
-            found, False, config=config, environ=environ, notice=output.notice, session=False
-        )
+        if options.dry_run:
+            _tell_of_repairs(found, output)
+        else:
+            guard.acquire(
+                found, False, config=config, environ=environ, notice=output.notice, session=False
+            )
         layers = [one.as_ext3() for one in found]
-        request = pack.Packing(
+        packing = pack.Packing(
             layers,
             path,
             compression=options.compression or config["pack.compression"],
             everybody=options.open,
             verify=options.verify,
             existing=existing,
+            scratch=scratch_directory(config),
+            environ=environ,
+            notice=output.notice,
         )
         if options.open:
             for layer in layers:
                 for name in _closed(layer):
                     output.notice(f"will be readable for everybody: {quote(os.fsdecode(name))}")
-        length = pack.pack(request, scratch_directory(config), environ, output)
+        removing = _removing(found, output) if options.remove else None
+        if options.dry_run:
+            output.result(Plan(removing, before=[packing.plan()]).shell(), exact=True)
+            return 0
+        length = packing.do()
         if not options.quiet:
             output.result(pack.summary(path, length, found))
-        if options.remove:
-            _remove(found, output)
+        if removing:
+            removing.do()
     finally:
         for one in (*found, *filter(None, [existing])):
             one.close()
     return 0
+
+
+def _tell_of_repairs(found: Sequence[Image], output: Output) -> None:
+    for one in found:
+        if not one.as_ext3().superblock.is_clean:
+            output.notice(f"{quote(one.path)} is not clean, and is repaired first", "warning")
 
 
 def _closed(image: Ext3Image) -> list[bytes]:
@@ -132,6 +149,16 @@ def _check(found: Sequence[Image], path: str) -> None:
                 f"{quote(one.path)} holds no upper directory: it was not made as an overlay",
                 status=DAMAGED,
             )
+
+
+def _removing(found: Sequence[Image], output: Output) -> Step:
+    """Return the Step that deletes the originals."""
+    paths = [os.path.realpath(one.path) for one in found]
+    return Step(
+        ["rm", "-f", *paths],
+        action=lambda: _remove(found, output),
+        why="unless somebody has come to use them",
+    )
 
 
 def _remove(found: Sequence[Image], output: Output) -> None:
@@ -191,7 +218,7 @@ def _add_options(parser: Parser) -> None:
         "--remove", action="store_true", help="delete the original when all went well"
     )
     group.add_argument("--force", action="store_true", help="replace a file of that name")
-    add_verbosity(parser.add_argument_group("output"), dry_run=False)
+    add_verbosity(parser.add_argument_group("output"))
 
 
 PROGRAMS = {
