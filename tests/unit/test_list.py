@@ -288,10 +288,12 @@ def test_opens_little(copy, monkeypatch):
             file.write(b"x" * number)
     with open("odd", "wb") as file:
         file.truncate((1 << 20) + 1)
-    opened = []
-    monkeypatch.setattr(search.images, "open_unfollowed", opened.append)
+    opened, real = [], search.images.open_unfollowed
+    monkeypatch.setattr(
+        search.images, "open_unfollowed", lambda path, *more: opened.append(path) or real(path)
+    )
     found()
-    assert opened == []
+    assert opened == [os.getcwd()]
 
 
 def test_progress(monkeypatch):
@@ -358,7 +360,7 @@ def test_exchanged_for_a_link(copy, tmp_path, exchange, name, when):
     before = os.stat(path)
 
     def act():
-        os.rename(path, "away")
+        os.rename(path, "here/away")
         os.symlink(os.path.abspath(f"elsewhere/{'d' if name == 'd' else 'a.ext3'}"), path)
 
     exchange(path, when, act)
@@ -369,6 +371,28 @@ def test_exchanged_for_a_link(copy, tmp_path, exchange, name, when):
     else:
         assert [overlay.identity for overlay in overlays] == [(before.st_dev, before.st_ino)]
         overlays[0].close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("at", ["here", "here/d", "here/d/e"])
+def test_way_exchanged_for_a_link(copy, exchange, at, when):
+    """A link that comes to lie on the way leads to nothing that is looked at."""
+    copy("elsewhere/d/e/b.ext3")
+    copy("here/d/e/a.ext3")
+    one = os.stat("here/d/e/a.ext3").st_ino
+
+    def act():
+        os.rename(at, "away")
+        os.symlink(os.path.abspath(at.replace("here", "elsewhere")), at)
+
+    opened = exchange(os.path.abspath(at) if at == "here" else at, when, act)
+    search_ = search.Search()
+    overlays = [overlay for _path, overlay in search_.under("here")]
+    for overlay in overlays:
+        overlay.close()
+    assert os.path.islink(at) and opened
+    assert {overlay.identity[1] for overlay in overlays} <= {one}
+    assert overlays or search_.unreadable
 
 
 def test_exchanged_for_a_pipe(copy, exchange):

@@ -34,9 +34,11 @@ def look(path: str, *, write: bool = False) -> Image:
         raise
 
 
-def open_unfollowed(path: str) -> int:
+def open_unfollowed(path: str, parent: str | None = None) -> int:
     """Return a descriptor, to be read, of what is at a path: a file or a directory.
 
+    parent  the directory in which it must turn out to be, absolute and without links; None:
+            the way to it may lead through links
     For searches in places where others could exchange what was just looked at: neither a link
     is followed, nor a device or a pipe opened, which alone may have effects. Raises OSError.
     """
@@ -45,6 +47,8 @@ def open_unfollowed(path: str) -> int:
         mode = os.fstat(place).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise FileNotFoundError(errno.ENOENT, "it is no longer a file")
+        if parent is not None and os.path.dirname(os.readlink(f"/proc/self/fd/{place}")) != parent:
+            raise FileNotFoundError(errno.ENOENT, "a link has come to lie on the way to it")
         return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     finally:
         os.close(place)

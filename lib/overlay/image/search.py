@@ -38,6 +38,7 @@ class Search:
         self.unreadable: list[str] = []
         self._tick = tick
         self._seen: set[tuple[int, int]] = set()
+        self._top = self._real = ""  # of the directory that is searched, as named and without links
 
     def under(self, top: str) -> Iterator[tuple[str, Image | OverlayError]]:
         """Yield the overlays under a directory, or at a path, as (path, Image or OverlayError).
@@ -56,11 +57,12 @@ class Search:
             raise OverlayError(f"cannot read {quote(top)}: Permission denied", status=MISSING)
         if not self._is_new(os.stat(top)):
             return
+        self._top, self._real = top, os.path.realpath(top)
         stack = [top]
         while stack:
             directory = stack.pop()
             try:
-                below, files = self._scan(directory)
+                descriptor, below, files = self._scan(directory)
             except OSError:
                 self.unreadable.append(directory)
                 continue
@@ -72,18 +74,39 @@ class Search:
             names = {os.path.basename(path) for path in below}
             if "upper" in names and "work" in names:
                 try:
-                    found = images.opened(directory, images.open_unfollowed(directory))
-                except (OverlayError, OSError):
-                    continue  # an unpacked container image, or gone
+                    found = images.opened(directory, descriptor)
+                except OverlayError:
+                    continue  # an unpacked container image
                 self.found += 1
                 yield directory, found
             else:
+                os.close(descriptor)
                 stack += reversed(below)
 
-    def _scan(self, directory: str) -> tuple[list[str], list[tuple[str, os.stat_result]]]:
-        """Return the directories in a directory, and (path, status) of the files that may do."""
+    def _scan(self, directory: str) -> tuple[int, list[str], list[tuple[str, os.stat_result]]]:
+        """Return a descriptor of a directory, the directories in it, and (path, status) of files.
+
+        Of files, those that may be overlays.
+        """
+        descriptor = self._open(directory)
+        try:
+            return descriptor, *self._look_through(directory, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _open(self, path: str) -> int:
+        """Return a descriptor of what is at a path, with no link between it and the top."""
+        below = path[len(self._top) :].strip("/")
+        if not below:
+            return images.open_unfollowed(self._real)
+        return images.open_unfollowed(path, os.path.dirname(os.path.join(self._real, below)))
+
+    def _look_through(
+        self, directory: str, descriptor: int
+    ) -> tuple[list[str], list[tuple[str, os.stat_result]]]:
         below, files = [], []
-        with os.scandir(directory) as entries:
+        with os.scandir(descriptor) as entries:
             for entry in entries:
                 self.looked += 1
                 if not self.looked % 1000:
@@ -92,11 +115,12 @@ class Search:
                     status = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue  # it went while we looked
+                path = os.path.join(directory, entry.name)
                 if stat.S_ISDIR(status.st_mode):
                     if self._is_new(status):
-                        below.append(entry.path)
+                        below.append(path)
                 elif stat.S_ISREG(status.st_mode) and _may_be(entry.name, status.st_size):
-                    files.append((entry.path, status))
+                    files.append((path, status))
         if os.path.abspath(directory) == "/":
             below = [path for path in below if os.path.abspath(path) not in _PSEUDO]
         return sorted(below), sorted(files)
@@ -112,7 +136,7 @@ class Search:
     def _file(self, path: str) -> Image | OverlayError | None:
         """Return the Image at a path, the OverlayError when it is damaged, None when it is none."""
         try:
-            descriptor = images.open_unfollowed(path)
+            descriptor = self._open(path)
             try:
                 head = images.read_head(descriptor)
                 kind = images.kind_of(head)
