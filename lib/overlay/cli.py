@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import INTERNAL, INTERRUPTED, MISSING, UNAVAILABLE, OverlayError, reason
+from overlay.errors import INTERNAL, INTERRUPTED, UNAVAILABLE, OverlayError
 from overlay.output import Output
 
 TYPE_CHECKING = False
@@ -105,9 +105,9 @@ def _check_directory() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise OverlayError(
-            f"the current directory is gone: {reason(error)}", status=MISSING, hint="cd"
-        ) from None
+        from overlay.host import places
+
+        raise places.current_is_gone(error) from None
 
 
 def _open_standard_descriptors() -> None:

@@ -35,8 +35,18 @@ class OverlayError(Exception):
         self.hint = hint
 
 
-def reason(error: OSError) -> str:
-    """Return the words of an OSError without its number and file name."""
+def nothing_named(line: str) -> OverlayError:
+    """Return the error for a command line without an overlay; line is how it is to look."""
+    return OverlayError("no overlay is named", status=USAGE, hint=line)
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Return the words of an OSError without its number and file name.
+
+    A ValueError is that of a name with a NUL byte in it.
+    """
+    if isinstance(error, ValueError):
+        return "it is not a file name"
     return error.strerror or str(error)
 
 

@@ -38,7 +38,7 @@ def files(scratch, overlay):
     (scratch / "secret.ext3").chmod(0o600)
 
 
-MAKE = "make an ext3 one: create-overlay -s SIZE -n FILES"
+MAKE = "make one: create-overlay -s SIZE -n FILES"
 
 TABLE = [
     ("none.ext3", 66, "there is no overlay none.ext3", LIST),
@@ -67,7 +67,7 @@ TABLE = [
         "zeros.ext3",
         65,
         "zeros.ext3 holds no file system",
-        "make an overlay: create-overlay -s SIZE -n FILES",
+        "make one: create-overlay -s SIZE -n FILES",
     ),
     (
         "packed.ext3",

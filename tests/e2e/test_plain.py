@@ -126,5 +126,5 @@ def test_without_upper(run, scratch):
             65,
             "",
             "run-overlay: error: p.ext3 holds no upper directory: it was not made as an overlay\n"
-            + "run-overlay: hint: make one with: create-overlay -s SIZE -n FILES\n",
+            + "run-overlay: hint: make one: create-overlay -s SIZE -n FILES\n",
         )

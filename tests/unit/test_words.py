@@ -1,6 +1,7 @@
 """The words of messages and pages: plain English, read once."""
 
 import ast
+import collections
 import re
 
 import pytest
@@ -31,12 +32,16 @@ def stiff(text):
 def strings(module):
     """Return all strings of a module; what is put into one when it runs stands as {}."""
     tree = ast.parse(module.read_text())
-    found = []
+    found, parts = [], set()
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
-            found.append("".join(parts))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+            found.append("".join(words))
+            parts |= set(map(id, node.values))
+    for node in ast.walk(tree):
+        if id(node) in parts:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.append(node.value)
     return found
 
@@ -65,3 +70,19 @@ def test_pages(page):
 def test_messages(module):
     """No message does."""
     assert [text for text in strings(module) if stiff(text)] == []
+
+
+def test_one_place():
+    """A sentence of five words and more stands in one module: those who change it find it."""
+    where = collections.defaultdict(set)
+    for module in MODULES:
+        tree = ast.parse(module.read_text())
+        described = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree)
+                      if isinstance(node, described)}  # fmt: skip
+        for text in strings(module):
+            words = re.findall(r"[A-Za-z]{2,}|\ba\b", text.replace("{}", ""))
+            if len(words) >= 5 and text not in docstrings and " " in text:
+                where[text].add(module.relative_to(ROOT / "lib"))
+    assert len(where) > 500  # it looks where messages are
+    assert {text: places for text, places in where.items() if len(places) > 1} == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from overlay.change import steps
-from overlay.errors import CANNOT_CREATE, OverlayError, quote
+from overlay.errors import OverlayError
 from overlay.host import ending, process
 from overlay.image import ext3, ext3_write
 from overlay.plan import Plan, Step
@@ -124,9 +124,7 @@ class Growth:
             raise self._failed("e2fsck finds the result unsound")
 
     def _failed(self, why: str) -> OverlayError:
-        return OverlayError(
-            f"cannot resize {quote(self._path)}: {why}; it is as it was", status=CANNOT_CREATE
-        )
+        return steps.failed(self._path, why)
 
     def _closing(self) -> Step:
         def close() -> None:

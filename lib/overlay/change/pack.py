@@ -17,6 +17,7 @@ from overlay.host import ending, namespace, private, process
 from overlay.host.permissions import Access
 from overlay.host.tools import TOOLS
 from overlay.image import ext3, markers
+from overlay.image.ext3_contents import DEEPEST, TOO_DEEP
 from overlay.image.ext3_read import Reader
 from overlay.image.partial import partial_name
 from overlay.image.record import write
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 # zstd at level 3 packs nearly as tight as at 15, and several times faster.
 _LEVELS = {"zstd": ("-Xcompression-level", "3")}
 
-_DEEPEST = 16384  # bytes of a path; four times what Linux takes
 _LONGEST = 1 << 28  # bytes of all paths that are told
 
 OLDEST = (4, 4)  # version of squashfs-tools: see _tool()
@@ -67,6 +67,8 @@ _LIST = (
     r" find . -type f -print0 | xargs -0 -r sha256sum -z; printf '\0'; }} | sort -z"
 )
 _NAME = 6  # the field of a record of find that is the name
+
+_APART = "pack each of them apart, and name them in the same order"
 
 
 class Packing:
@@ -228,9 +230,7 @@ class Packing:
             raise OverlayError(
                 f"what was packed is not the same as the original ({quote(why)}); nothing was changed",
                 status=DATA_LOST,
-                hint="pack each of them apart, and name them in the same order"
-                if len(self._found) > 1
-                else None,
+                hint=_APART if len(self._found) > 1 else None,
             )
 
     def _into_place(self) -> int:
@@ -374,7 +374,7 @@ def _no_definition(name: bytes) -> OverlayError:
     return OverlayError(
         f"the deletion of {quote(os.fsdecode(name))} cannot be put into a pack of several overlays",
         status=CANNOT_CREATE,
-        hint="pack each of them apart, and name them in the same order",
+        hint=_APART,
     )
 
 
@@ -405,8 +405,8 @@ def closed(image: Ext3Image) -> list[bytes]:
     pending = [(b"", reader.upper()[1])]
     while pending:
         path, inode = pending.pop()
-        if len(path) > _DEEPEST:
-            raise ext3.FormatError("directories in it are nested too deeply")
+        if len(path) > DEEPEST:
+            raise ext3.FormatError(TOO_DEEP)
         for name, number, _kind in reader.entries(inode, blocks):
             if name in (b".", b".."):
                 continue

@@ -7,7 +7,7 @@ import os
 
 from overlay import size
 from overlay.change import steps
-from overlay.errors import CANNOT_CREATE, USAGE, OverlayError, quote
+from overlay.errors import USAGE, OverlayError, quote
 from overlay.host import ending, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3
@@ -134,6 +134,4 @@ def _too_small(
         what = f"{quote(path)} holds too much for {size.format_size(wanted)}"
         return OverlayError(what, status=USAGE, hint=hint)
     why = process.last_line(result.errors, otherwise="resize2fs fails")
-    return OverlayError(
-        f"cannot resize {quote(path)}: {why}; it is as it was", status=CANNOT_CREATE
-    )
+    return steps.failed(path, why)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from overlay.image.ext3_image import Ext3Image
 
+SMALLER = "choose a smaller size, or make room"
+
 
 def checking(whole: Ext3Image, environ: Mapping[str, str]) -> Step:
     """Return the Step that looks at an image, and repairs what a session would."""
@@ -47,7 +49,7 @@ def reserving(
     return Step(
         [process.need("fallocate", environ), "-l", str(bytes_), name],
         action=action,
-        why="the blocks become its own without being written",
+        why=replace.RESERVING,
     )
 
 
@@ -64,12 +66,13 @@ def check_room(path: str, needed: int) -> None:
             f"there is no room for {quote(path)}: {size.format_size(needed)} more are needed,"
             f" {size.format_size(free)} are free",
             status=CANNOT_CREATE,
-            hint="choose a smaller size, or make room",
+            hint=SMALLER,
         )
 
 
-def failed(path: str, error: OSError) -> OverlayError:
+def failed(path: str, why: OSError | str) -> OverlayError:
     """Return what to say of a resize that failed and changed nothing."""
+    words = why if isinstance(why, str) else reason(why)
     return OverlayError(
-        f"cannot resize {quote(path)}: {reason(error)}; it is as it was", status=CANNOT_CREATE
+        f"cannot resize {quote(path)}: {words}; it is as it was", status=CANNOT_CREATE
     )

@@ -6,7 +6,7 @@ from overlay.change.own import own
 from overlay.change.packed import check_packed
 from overlay.change.repair import repair_copy
 from overlay.commands.arguments import Command, add_named, add_verbosity, parse_mixed, take_named
-from overlay.errors import DAMAGED, NOT_ALLOWED, USAGE, OverlayError, quote
+from overlay.errors import DAMAGED, OverlayError, nothing_named, quote
 from overlay.host import holders, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, lock, record
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Check every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
-        raise OverlayError("no overlay is named", status=USAGE, hint="check-overlay OVERLAY")
+        raise nothing_named("check-overlay OVERLAY")
     config = configuration.load(environ, root, output.notice)
     worst = 0
     for path in options.overlays:
@@ -48,7 +48,7 @@ def _check(
     found = images.look(path, write=True)
     try:
         if options.own and not found.writable:
-            raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
+            raise guard.may_not_write(path)
         if found.is_compressed:
             return check_packed(found, scratch_directory(config), environ, deep=options.deep)
         if not found.can_be_unclean:
@@ -73,7 +73,7 @@ def _check(
             return repair_copy(whole, scratch, environ)
         said = repair.check(path, whole.descriptor, environ, full=True)
         record.end(whole.descriptor)
-        return "clean" if said == "no damage found" else said
+        return "clean" if said == repair.NOTHING else said
     finally:
         whole.close()
 
@@ -94,7 +94,7 @@ def _look_only(path: str, environ: Mapping[str, str]) -> str:
         raise OverlayError(
             f"{quote(path)} is damaged, and it is not yours to repair",
             status=DAMAGED,
-            hint=f"ask its owner to type: check-overlay {quote(path)}",
+            hint=guard.ask_owner(path),
         )
     finally:
         found.close()

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 
-from overlay.errors import USAGE, OverlayError, quote
+from overlay.errors import USAGE, OverlayError, nothing_named, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def explained(
     if what == "the following arguments are required: DIR":
         return _error("no directory is named", f"the current one: {parser.prog} report .")
     if what == "the following arguments are required: OVERLAY":
-        return _error("no overlay is named", f"{parser.prog} OVERLAY")
+        return nothing_named(f"{parser.prog} OVERLAY")
     choice = re.fullmatch(r"argument (\S+): '(.*)' is not one of (.+)", what)
     if choice:
         return _not_one_of(choice[1].split("/")[-1], choice[2], choice[3])

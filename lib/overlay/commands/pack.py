@@ -7,7 +7,16 @@ import os
 from overlay.change import pack
 from overlay.commands.arguments import Command, add_verbosity
 from overlay.create.request import check_names_file
-from overlay.errors import CANNOT_CREATE, DAMAGED, IN_USE, USAGE, OverlayError, quote, reason
+from overlay.errors import (
+    CANNOT_CREATE,
+    DAMAGED,
+    IN_USE,
+    USAGE,
+    OverlayError,
+    nothing_named,
+    quote,
+    reason,
+)
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, lock
 from overlay.image import image as images
@@ -34,7 +43,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     config = configuration.load(environ, root, output.notice)
     config.hold("pack.compression", "--compression", options.compression)
     if not options.overlays:
-        raise OverlayError("no overlay is named", status=USAGE, hint="pack-overlay OVERLAY")
+        raise nothing_named("pack-overlay OVERLAY")
     path = _path(options)
     found = _look(options)
     existing = None
@@ -53,7 +62,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
                 raise OverlayError(
                     f"{quote(path)} is what is to be packed",
                     status=USAGE,
-                    hint="choose another name with -o",
+                    hint=replace.OTHER_NAME,
                 )
         if options.dry_run:
             _tell_of_repairs(found, output)
@@ -144,11 +153,7 @@ def _check(found: Sequence[Image], path: str) -> None:
                 f" {quote(one.path)} -o NAME",
             )
         one.as_ext3("only ext3 overlays can be packed")
-        if one.lacks_upper:
-            raise OverlayError(
-                f"{quote(one.path)} holds no upper directory: it was not made as an overlay",
-                status=DAMAGED,
-            )
+        one.check_upper()
 
 
 def _removing(found: Sequence[Image], output: Output) -> Step:
@@ -177,7 +182,7 @@ def _remove(found: Sequence[Image], output: Output) -> None:
             raise OverlayError(
                 f"{quote(path)} is packed, but was not removed: {reason(error)}",
                 status=CANNOT_CREATE,
-                hint=f"if it is not needed: rm {quote(path)}",
+                hint=replace.if_not_needed(path),
             ) from None
         output.notice(f"removed {quote(path)}")
 

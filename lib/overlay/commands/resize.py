@@ -6,6 +6,7 @@ import os
 
 from overlay import size
 from overlay.change import resize
+from overlay.change.steps import SMALLER
 from overlay.commands.arguments import (
     Command,
     add_json,
@@ -16,10 +17,10 @@ from overlay.commands.arguments import (
     take_named,
 )
 from overlay.create.policy import check_policy, check_room, room_for
-from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
+from overlay.create.request import check_largest
+from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, nothing_named, quote
 from overlay.host import process
-from overlay.host.names import user_name
-from overlay.image import ext3, ext3_size
+from overlay.image import ext3
 from overlay.safety import guard, repair
 from overlay.settings import config as configuration
 
@@ -109,17 +110,10 @@ def _check(
            not held against the policy
     """
     if not whole.upper_is_mine:
-        raise OverlayError(
-            f"what is inside {quote(whole.path)} belongs to another user ({user_name(whole.upper or 0)})",
-            status=NOT_ALLOWED,
-            hint=f"to make all inside yours: check-overlay --own {quote(whole.path)}",
-        )
-    if wanted > ext3_size.LARGEST:
-        raise OverlayError(
-            f"{size.format_size(wanted)} is more than an ext3 image can be"
-            f" ({size.format_size(ext3_size.LARGEST)})",
-            status=USAGE,
-        )
+        why, hint = whole.whose_inside()
+        what = f"{quote(whole.path)} cannot be resized: {why}"
+        raise OverlayError(what, status=NOT_ALLOWED, hint=hint)
+    check_largest(wanted)
     check_policy(config, size=wanted, files=files)
     more = wanted - whole.status.st_size
     if files is None and more > 0:
@@ -129,7 +123,7 @@ def _check(
             room = room_for(os.path.realpath(whole.path), config)
             check_room(room, output.notice, size=more, sparse=sparse)
         except OverlayError as error:
-            error.hint = "choose a smaller size, or make room"
+            error.hint = SMALLER
             raise
 
 
@@ -159,7 +153,7 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     """Take one overlay, named with -o or without; words that are a size are told apart."""
     options = take_named(parse_mixed(parser, words))
     if not options.overlays:
-        parser.error("the following arguments are required: OVERLAY")
+        raise nothing_named("resize-overlay OVERLAY")
     options.overlay = options.overlays.pop(0)
     if options.overlays:
         parser.error(f"unrecognized arguments: {' '.join(options.overlays)}")

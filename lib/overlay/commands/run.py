@@ -14,7 +14,7 @@ from overlay.commands.arguments import (
 )
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.launch import engines
-from overlay.launch.request import Session, parse_overlay
+from overlay.launch.request import Session, check_commands, parse_overlay
 from overlay.launch.run import rehearse, run, show
 from overlay.settings import config as configuration
 
@@ -94,8 +94,7 @@ def _check_commands(commands: str | None, command: list[str] | None) -> None:
             hint="run-overlay -o OVERLAY -f FILE, or run-overlay -o OVERLAY -- COMMAND;"
             " for a shell: mount-overlay -o OVERLAY",
         )
-    if commands == "":
-        raise OverlayError("the name of the command file is empty", status=USAGE)
+    check_commands(commands)
     if commands and os.sep not in commands and commands.endswith(".ext3"):
         raise OverlayError(
             f"{commands} is an overlay, not a file of commands",

@@ -14,7 +14,7 @@ from overlay.commands.arguments import (
     parse_mixed,
     take_named,
 )
-from overlay.errors import USAGE, OverlayError, quote
+from overlay.errors import OverlayError, nothing_named, quote
 from overlay.host.names import user_name
 from overlay.image import contents, record
 from overlay.image import image as images
@@ -47,7 +47,7 @@ _DIRECTORIES = {
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
-        raise OverlayError("no overlay is named", status=USAGE, hint="show-overlay OVERLAY")
+        raise nothing_named("show-overlay OVERLAY")
     low = configuration.load(environ, root, output.notice)["safety.low"]
     worst, documents = 0, []
     for number, path in enumerate(options.overlays):

@@ -13,6 +13,8 @@ from overlay.size import MIB, format_size
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
+LARGER = "choose a larger size with -s"
+
 
 class Allowance:
     """What may be unpacked: what the overlay holds, and what there is room for on scratch.
@@ -50,7 +52,7 @@ class Allowance:
             f"{quote(path)} does not fit: its files have more than the {format_size(self.bytes)}"
             " of the overlay",
             status=CANNOT_CREATE,
-            hint="choose a larger size with -s",
+            hint=LARGER,
         )
 
     def too_many(self, path: str) -> OverlayError:

@@ -7,6 +7,7 @@ import os
 import time
 
 from overlay.create.allowance import NO_ROOM, Allowance, check_room, no_room
+from overlay.create.workplace import was_changed
 from overlay.errors import CANNOT_CREATE, INTERRUPTED, OverlayError, quote, reason
 from overlay.host import ending, foreground, private, process
 from overlay.host.scratch import can_execute
@@ -229,11 +230,7 @@ def _unpack(base: str, place: str, workplace: Workplace, config: Config, output:
                 f"cannot unpack the base image {quote(base)}: {why}", status=CANNOT_CREATE
             )
         if unpacked_name(base, workplace) != place:
-            raise OverlayError(
-                f"the base image {quote(base)} was changed while it was unpacked",
-                status=CANNOT_CREATE,
-                hint="try again when nobody writes to it",
-            )
+            raise was_changed(f"the base image {quote(base)}")
         try:
             os.utime(tree)  # the image's own time would be old
             os.rename(tree, place)

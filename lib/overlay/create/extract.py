@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from overlay.create.place import copy_tree
-from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import namespace
 from overlay.image import image as images
 from overlay.safety import guard
@@ -41,11 +40,7 @@ def extract(
     try:
         guard.acquire(found, False, config=config, environ=environ, notice=notice, session=False)
         image = found[0].as_ext3()
-        if image.lacks_upper:
-            raise OverlayError(
-                f"{quote(path)} holds no upper directory: it was not made as an overlay",
-                status=DAMAGED,
-            )
+        image.check_upper()
         if image.superblock.used_bytes > allowance.bytes:
             raise allowance.too_much(path)
         if image.superblock.used_inodes_count - image.own_files > allowance.files:

@@ -18,6 +18,7 @@ from overlay.create.request import Content
 from overlay.create.source import parse_source, unpack
 from overlay.errors import MISSING, USAGE, OverlayError, quote
 from overlay.host import namespace, permissions, places
+from overlay.launch.request import check_commands
 from overlay.plan import Step
 
 TYPE_CHECKING = False
@@ -77,8 +78,7 @@ def parse(
             )
         # Read by its name: what is wrong with it, such as a variable that is not set, is told.
         words = [*config[f"templates.{template}"], *words]
-    if commands == "":
-        raise OverlayError("the name of the command file is empty", status=USAGE)
+    check_commands(commands)
     if commands is None and (container is not None or binds):
         raise OverlayError(
             "-c and -b are for the commands of -f, and there is no -f",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 
+from overlay.create.allowance import LARGER
 from overlay.create.request import Created, file_name
 from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
-from overlay.host import namespace, process
+from overlay.host import namespace, places, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write, markers
 from overlay.image.ext3_image import Ext3Image
@@ -114,9 +115,7 @@ def look(
     try:
         path = replace.place(name)
     except OSError as error:
-        raise OverlayError(
-            f"the current directory is gone: {reason(error)}", status=CANNOT_CREATE, hint="cd"
-        ) from None
+        raise places.current_is_gone(error) from None
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
         raise OverlayError(
@@ -255,7 +254,7 @@ class _Making:
                 Step(
                     [facts.tools["fallocate"], "-l", str(creation.size), facts.partial],
                     action=self._reserve,
-                    why="the blocks become its own without being written",
+                    why=replace.RESERVING,
                 )
             )
         if facts.existing is None or creation.content:
@@ -333,7 +332,7 @@ class _Making:
                 error = replace.cannot(facts.path, why)
                 if "allocate" not in why:
                     raise error
-                raise TooSmall(error.what, status=error.status, hint="choose a larger size with -s")
+                raise TooSmall(error.what, status=error.status, hint=LARGER)
             self._superblock = ext3.read_superblock(self._new.descriptor)
             needed = files + self._inside + ext3.RESERVED_INODES + 2
             missing = needed - self._superblock.inodes_count

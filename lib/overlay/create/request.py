@@ -6,6 +6,7 @@ import os
 
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.image import ext3_size
+from overlay.launch.request import check_name
 from overlay.size import format_files, format_size, mebibytes, thousands
 
 TYPE_CHECKING = False
@@ -216,13 +217,7 @@ def full_name(path: str) -> str:
     """
     check_names_file(path)
     path = path if path.endswith(SUFFIXES) else path + ".ext3"
-    if ":" in path or not path.isprintable():
-        raise OverlayError(
-            f"{quote(path)}: colons, control characters and bytes that are not UTF-8 in the name of"
-            " an overlay would be misread by the engine",
-            status=USAGE,
-            hint="choose another name",
-        )
+    check_name(path, "choose another name")
     return path
 
 
@@ -233,6 +228,17 @@ def check_names_file(path: str) -> None:
             f"{quote(path)} names a directory, not a file",
             status=USAGE,
             hint=f"-o {quote(os.path.join(path, 'NAME'))}",
+        )
+
+
+def check_largest(size: int) -> None:
+    """Refuse a size, in bytes, that no image can have. Raises OverlayError (USAGE)."""
+    if size > ext3_size.LARGEST:
+        raise OverlayError(
+            f"{format_size(size)} is more than an ext3 image can be"
+            f" ({format_size(ext3_size.LARGEST)})",
+            status=USAGE,
+            hint="make several overlays, each for a part of the data",
         )
 
 
@@ -256,13 +262,7 @@ def check_request(creation: Creation, plain_count: bool = False) -> None:
     smallest = ext3_size.smallest_size(creation.files, data)
     if data:
         count += f" and {format_size(data)} of data"
-    if creation.size > ext3_size.LARGEST:
-        raise OverlayError(
-            f"{format_size(creation.size)} is more than an ext3 image can be"
-            f" ({format_size(ext3_size.LARGEST)})",
-            status=USAGE,
-            hint="make several overlays, each for a part of the data",
-        )
+    check_largest(creation.size)
     if smallest is None:
         what = f"{count} are more than an ext3 image can hold"
         most = ext3_size.most_files(creation.size) // 1000

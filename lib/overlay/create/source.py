@@ -97,8 +97,7 @@ def _kind(path: str) -> str:
             head = start[:512]
             empty = not start.strip(b"\0") and _is_empty_tar(start + file.read(_LONGEST_EMPTY))
     except (OSError, ValueError) as error:
-        words = reason(error) if isinstance(error, OSError) else "it is not a file name"
-        raise OverlayError(f"cannot read {quote(path)}: {words}", status=MISSING) from None
+        raise OverlayError(f"cannot read {quote(path)}: {reason(error)}", status=MISSING) from None
     if is_squashfs(head):
         return "squashfs"
     if is_superblock(start[SUPERBLOCK_OFFSET:]):

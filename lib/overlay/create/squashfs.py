@@ -10,7 +10,8 @@ import stat
 from overlay.create.allowance import check_room
 from overlay.create.place import DEEPEST, copy_tree, make_directories
 from overlay.create.tar import open_regular
-from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote
+from overlay.create.workplace import was_changed
+from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import private, process
 from overlay.image.squashfs import LONGEST_LISTING
 
@@ -65,11 +66,7 @@ def unpack_squashfs(
         try:
             _run_unsquashfs(program, path, file.fileno(), into, whiteouts, environ, left_out)
             if private.identity(os.fstat(file.fileno())) != before:
-                raise OverlayError(
-                    f"{quote(path)} was changed while it was unpacked",
-                    status=CANNOT_CREATE,
-                    hint="try again when nobody writes to it",
-                )
+                raise was_changed(quote(path))
             if into != target:
                 copy_tree(into, target, environ, "--link")
         finally:

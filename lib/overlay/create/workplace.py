@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import reason
+from overlay.errors import CANNOT_CREATE, OverlayError, reason
 from overlay.host import private
 from overlay.plan import Step
 from overlay.safety import replace
@@ -12,6 +12,15 @@ from overlay.safety import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from overlay.settings.config import Config
+
+
+def was_changed(what: str) -> OverlayError:
+    """Return the error for what somebody has written to while it was unpacked."""
+    return OverlayError(
+        f"{what} was changed while it was unpacked",
+        status=CANNOT_CREATE,
+        hint="try again when nobody writes to it",
+    )
 
 
 class Workplace:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 
-from overlay.errors import MISSING, OverlayError, quote
+from overlay.errors import MISSING, OverlayError, quote, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ def parse_binds(text: str) -> Iterator[tuple[str, str]]:
         source, _colon, rest = bind.partition(":")
         source = source.rstrip("/") or "/"
         yield source, rest.partition(":")[0].rstrip("/") or source
+
+
+def current_is_gone(error: OSError) -> OverlayError:
+    """Return the error for a current directory that has been removed."""
+    return OverlayError(
+        f"the current directory is gone: {reason(error)}", status=MISSING, hint="cd"
+    )
 
 
 def check_current(path: str) -> None:

@@ -9,7 +9,7 @@ import os
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host.room import free_bytes
 from overlay.image import lock
-from overlay.image.kind import Image
+from overlay.image.kind import Image, as_base_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class DirectoryImage(Image):
             raise OverlayError(
                 f"{quote(path)} is an unpacked container image, not an overlay",
                 status=DAMAGED,
-                hint=f"to use it as the base image: -c {quote(path)}",
+                hint=as_base_image(path),
             )
         image = cls(path, status, descriptor, writable)
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from overlay.image.ext3_image import Ext3Image
 
 DEEPEST = 16384  # bytes of a path; four times what Linux takes
+TOO_DEEP = "directories in it are nested too deeply"
 
 
 def walk(image: Ext3Image, top: str) -> Iterator[Entry]:
@@ -53,7 +54,7 @@ def walk(image: Ext3Image, top: str) -> Iterator[Entry]:
             if number in seen:
                 raise ext3.FormatError("a directory in it has two names")
             if len(path) > DEEPEST:
-                raise ext3.FormatError("directories in it are nested too deeply")
+                raise ext3.FormatError(TOO_DEEP)
             seen.add(number)
             stack.append((path, _names(reader, inode, blocks)))
 

@@ -7,7 +7,7 @@ import os
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.image import ext3, lock, magic
 from overlay.image.ext3_read import Reader
-from overlay.image.kind import Image
+from overlay.image.kind import MAKE_ONE, MAY_NOT_WRITE, Image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Ext3Image(PlannedImage):
                 raise OverlayError(
                     f"{quote(path)} is an {family} image, and the engines take ext3 only",
                     status=DAMAGED,
-                    hint="make an ext3 one: create-overlay -s SIZE -n FILES",
+                    hint=MAKE_ONE,
                 )
             if superblock.size > status.st_size and not superblock.in_change:
                 raise ext3.FormatError(
@@ -121,7 +121,7 @@ class Ext3Image(PlannedImage):
         )
 
     def why_not_replaced(self) -> str | None:
-        return None if self.writable else "you may not write it"
+        return None if self.writable else MAY_NOT_WRITE
 
     def holds(self, path: str) -> bool:
         try:

@@ -9,6 +9,7 @@ import stat
 from overlay.errors import DAMAGED, MISSING, OverlayError, quote, reason
 from overlay.image import ext3, magic
 from overlay.image.ext3_image import Ext3Image, second_superblock
+from overlay.image.kind import MAKE_ONE, as_base_image
 from overlay.image.layout import check_layout
 
 TYPE_CHECKING = False
@@ -170,12 +171,9 @@ def _not_an_overlay(path: str, what: str, hint: str | None = None) -> OverlayErr
 def _describe(path: str, head: bytes, size: int) -> tuple[str, str]:
     """Return what a file that is not an overlay is, and a hint."""
     if size == 0:
-        return "is empty, not an overlay", "make one: create-overlay -s SIZE -n FILES"
+        return "is empty, not an overlay", MAKE_ONE
     if magic.is_sif(head):
-        return (
-            "is a container image (SIF), not an overlay",
-            f"to use it as the base image: -c {quote(path)}",
-        )
+        return "is a container image (SIF), not an overlay", as_base_image(path)
     if path.endswith(_ARCHIVES) or head[257:262] == b"ustar":  # tar(5)
         return (
             "is an archive, not an overlay",
@@ -184,5 +182,5 @@ def _describe(path: str, head: bytes, size: int) -> tuple[str, str]:
     if head[:2] == b"\x1f\x8b":
         return "is compressed with gzip", f"unpack it first: gunzip {quote(path)}"
     if head.strip(b"\0") == b"":
-        return "holds no file system", "make an overlay: create-overlay -s SIZE -n FILES"
+        return "holds no file system", MAKE_ONE
     return "is not an overlay", "overlays are ext3 images, squashfs files and directories"

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from overlay.image.survey import Survey
 
 
+MAY_NOT_WRITE = "you may not write it"
+MAKE_ONE = "make one: create-overlay -s SIZE -n FILES"
+
+
+def as_base_image(path: str) -> str:
+    """Return the hint for a container image in the place of an overlay."""
+    return f"to use it as the base image: -c {quote(path)}"
+
+
 class Image:
     """An overlay as it was found, kept open.
 
@@ -104,6 +113,22 @@ class Image:
     def is_data(self) -> bool:
         """Whether it is a plain directory with something in it."""
         return False
+
+    def check_upper(self) -> None:
+        """Refuse it when it was not made as an overlay. Raises OverlayError (DAMAGED)."""
+        if self.lacks_upper:
+            raise OverlayError(
+                f"{quote(self.path)} holds no upper directory: it was not made as an overlay",
+                status=DAMAGED,
+                hint=MAKE_ONE,
+            )
+
+    def whose_inside(self) -> tuple[str, str]:
+        """Return in words that what is inside belongs to another user, and what mends that."""
+        from overlay.host.names import user_name  # asks a server on many sites
+
+        why = f"what is inside belongs to another user ({user_name(self.upper or 0)})"
+        return why, f"to make all inside yours: check-overlay --own {quote(self.path)}"
 
     def overlays_in_it(self) -> list[str]:
         """Return the names in a plain directory that are those of overlays. Raises OSError."""

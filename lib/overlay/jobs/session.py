@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from overlay.errors import DATA_LOST, USAGE, OverlayError, quote
+from overlay.errors import DATA_LOST, USAGE, OverlayError, nothing_named, quote
 from overlay.host import ending, foreground, private
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
@@ -56,9 +56,7 @@ def run_in_job(options: Namespace, request: Session, config: Config, output: Out
 def _check(options: Namespace, request: Session, layered: bool) -> None:
     """Refuse wishes that do not go together. Raises OverlayError (USAGE)."""
     if not request.overlays:
-        raise OverlayError(
-            "no overlay is named", status=USAGE, hint=f"{request.program} -o OVERLAY"
-        )
+        raise nothing_named(f"{request.program} -o OVERLAY")
     first, *others = request.overlays
     path = quote(first.path)
     if layered and first.mode == "rw":
@@ -158,8 +156,7 @@ class _Job:
             )
 
         if not image.is_file:
-            words = f"{quote(overlay.path)} is a directory and is not staged"
-            return Step(action=stage, why=words)
+            return Step(action=stage, why=staging.not_staged(overlay.path, "it is a directory"))
         self._paths[overlay] = copy
         words = "once for all tasks of the node"
         return Step(["cp", "--sparse=always", "-n", overlay.path, copy], action=stage, why=words)

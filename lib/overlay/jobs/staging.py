@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 _SPARE = 64 << 20  # bytes that stay free on scratch
 
 
+def not_staged(path: str, why: str) -> str:
+    """Return the line for the user that an original is used in the place of a copy."""
+    return f"{quote(path)} is not staged: {why}"
+
+
 def copy_name(image: Image, directory: str) -> str:
     """Return the path of the copy of an Image in a directory on scratch."""
     status = os.fstat(image.descriptor) if image.descriptor >= 0 else image.status
@@ -61,16 +66,16 @@ def stage(path: str, config: Config, *, scratch: str, wait: float | None, notice
     try:
         image = overlays[0]
         if not image.is_file:
-            notice(f"{quote(path)} is a directory and is not staged", "notice")
+            notice(not_staged(path, "it is a directory"), "notice")
             return path
         _prepared(private.make, scratch)
         copy = copy_name(image, private.name(scratch))
         return _use(copy) or _share(overlays, scratch, config, wait, notice)
     except OSError as error:
-        notice(f"{quote(path)} is not staged: {reason(error)}", "notice")
+        notice(not_staged(path, reason(error)), "notice")
         return path
     except _NotStaged as error:
-        notice(f"{quote(path)} is not staged: {error}", "notice")
+        notice(not_staged(path, str(error)), "notice")
         return path
     finally:
         overlays[0].close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError, quote
+from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError, nothing_named, quote
 from overlay.host import places, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image.image import look
+from overlay.image.kind import MAY_NOT_WRITE
 from overlay.launch import engines
 from overlay.launch.engine import Told
 from overlay.launch.request import check_twice, find_container, read_commands
@@ -207,9 +208,7 @@ def gather(session: Session, config: Config, images: Sequence[Image] = ()) -> Fa
     cannot work, USAGE for an overlay that is named twice.
     """
     if not session.overlays:
-        raise OverlayError(
-            "no overlay is named", status=USAGE, hint=f"{session.program} -o OVERLAY"
-        )
+        raise nothing_named(f"{session.program} -o OVERLAY")
     if any(one.mode == "rw" for one in session.overlays[1:]):
         raise OverlayError(
             "only the first overlay can be writable",
@@ -408,13 +407,11 @@ def decide_writable(session: Session, facts: Facts) -> tuple[bool, str | None]:
         hint = f"to write above it: -o NEW -o {quote(path)}; to make it writable:"
         hint += f" create-overlay --from {quote(path)} -o NAME"
     elif not first.writable:
-        why = "you may not write it" if first.status.st_uid == facts.uid else "it is not yours"
+        why = MAY_NOT_WRITE if first.status.st_uid == facts.uid else "it is not yours"
     elif first.upper not in (None, facts.uid) and facts.uid != 0 and not session.fakeroot:
-        from overlay.host.names import user_name  # asks a server on many sites
-
-        why = f"what is inside belongs to another user ({user_name(first.upper or 0)})"
+        why, own = first.whose_inside()
         if first.status.st_uid == facts.uid:
-            hint = f"to make all inside yours: check-overlay --own {quote(path)}"
+            hint = own
     elif (
         facts.foreign_group is not None
         and not (first.is_file and facts.unshare)

@@ -6,7 +6,7 @@ import fnmatch
 import os
 
 from overlay import size
-from overlay.errors import CANNOT_CREATE, DAMAGED, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
 from overlay.host import places, private
 from overlay.launch import engine as engines
 from overlay.launch.facts import GPUS, NAMED
@@ -146,12 +146,7 @@ def make_plan(
 def _check_upper(facts: Facts) -> None:
     """Refuse images that were not made as overlays. Raises OverlayError (DAMAGED)."""
     for one in facts.overlays:
-        if one.image.lacks_upper:
-            raise OverlayError(
-                f"{quote(one.path)} holds no upper directory: it was not made as an overlay",
-                status=DAMAGED,
-                hint="make one with: create-overlay -s SIZE -n FILES",
-            )
+        one.image.check_upper()
 
 
 def _of_what_is_seen(facts: Facts, bound: Sequence[str], no_cwd: bool) -> Iterator[Notice]:

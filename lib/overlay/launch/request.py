@@ -140,14 +140,25 @@ def parse_overlay(text: str) -> Overlay:
         )
     if not path:
         raise OverlayError("the name of an overlay is empty", status=USAGE)
+    check_name(path, f"rename the file, or make a link to it: ln -s {quote(path)} NAME")
+    return Overlay(path, mode)
+
+
+def check_name(path: str, hint: str) -> None:
+    """Refuse the name of an overlay that the engine would misread. Raises OverlayError (USAGE)."""
     if ":" in path or not path.isprintable():
         raise OverlayError(
             f"{quote(path)}: colons, control characters and bytes that are not UTF-8 in the name of"
             " an overlay would be misread by the engine",
             status=USAGE,
-            hint=f"rename the file, or make a link to it: ln -s {quote(path)} NAME",
+            hint=hint,
         )
-    return Overlay(path, mode)
+
+
+def check_commands(commands: str | None) -> None:
+    """Refuse an empty name of a file of commands. Raises OverlayError (USAGE)."""
+    if commands == "":
+        raise OverlayError("the name of the command file is empty", status=USAGE)
 
 
 def _how_to_fetch(source: str, config: Config) -> str | None:
@@ -231,9 +242,8 @@ def read_commands(path: str, program: str = "run-overlay") -> CommandFile:
             return CommandFile(path, regular=False)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        words = reason(error) if isinstance(error, OSError) else "it is not a file name"
         raise OverlayError(
-            f"cannot read the command file {quote(path)}: {words}",
+            f"cannot read the command file {quote(path)}: {reason(error)}",
             status=MISSING,
             hint="to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND"
             if program == "run-overlay"

@@ -15,7 +15,7 @@ from overlay.image import ext3, lock, record
 from overlay.image import image as images
 from overlay.image.ext3_image import read_superblock
 from overlay.image.layout import check_locked_layout
-from overlay.safety.use import END_WAIT, in_use, is_freed
+from overlay.safety.use import END_WAIT, in_use, is_freed, waiting_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def acquire(
                 if not is_freed(held, busy):
                     raise in_use(held, busy, environ if session else None) from None
             elif notice and not said:
-                notice(f"waiting for {quote(held.path)}: it is in use")
+                notice(waiting_for(held.path))
                 said = True
             time.sleep(lock.POLL)
 
@@ -236,7 +236,6 @@ def _read_as_it_is(
     That is so when only its flag is wrong: e2fsck finds nothing, and no journal waits.
     """
     path = quote(image.path)
-    hint = f"ask its owner to type: check-overlay {path}"
     superblock = image.superblock
     needs_more = superblock.incompatible & ext3.RECOVER
     if not needs_more and not superblock.read_only_compatible & ext3.DIR_NLINK:
@@ -251,8 +250,18 @@ def _read_as_it_is(
     raise OverlayError(
         f"{path} was left unclean by its last session, and it is not yours to repair",
         status=NOT_ALLOWED,
-        hint=hint,
+        hint=ask_owner(image.path),
     )
+
+
+def ask_owner(path: str) -> str:
+    """Return the hint for an overlay that only its owner may repair."""
+    return f"ask its owner to type: check-overlay {quote(path)}"
+
+
+def may_not_write(path: str) -> OverlayError:
+    """Return the error for an overlay that the caller may only read."""
+    return OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
 
 
 def open_whole(path: str) -> Ext3Image:
@@ -265,7 +274,7 @@ def open_whole(path: str) -> Ext3Image:
     try:
         image = looked.as_ext3()
         if not image.writable:
-            raise OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
+            raise may_not_write(path)
         try:
             image.lock_whole()
         except lock.Busy as busy:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from overlay.host.process import Result
     from overlay.image.ext3 import Superblock
 
+NOTHING = "no damage found"  # what check() says of a sound image
 _NOTE = b"overlay-note-1\n\0"
 _HEAD = struct.Struct("<16s26s26s")  # _NOTE, the fingerprints before and after the repair
 _END = struct.Struct("<Q16s")  # where the note begins, and _NOTE: the last bytes of the file
@@ -59,7 +60,7 @@ def check(path: str, descriptor: int, environ: Mapping[str, str], *, full: bool 
         clean = ext3.read_superblock(descriptor).is_clean
         if clean and (not full or is_sound(program, descriptor, environ)):
             check_layout(path, descriptor)
-            return "repaired (what was interrupted is done)" if finished else "no damage found"
+            return "repaired (what was interrupted is done)" if finished else NOTHING
         return _repair(program, path, descriptor, environ)
 
 
@@ -140,7 +141,7 @@ def _repair(program: str, path: str, descriptor: int, environ: Mapping[str, str]
     if result.status or found:
         return _corrections(said + result.output) + salvage.describe(descriptor, found, 10)
     made_ext4 = superblock.read_only_compatible & ext3.DIR_NLINK
-    return "repaired (it is an ext3 image again)" if made_ext4 else "no damage found"
+    return "repaired (it is an ext3 image again)" if made_ext4 else NOTHING
 
 
 def _judge(path: str, result: Result) -> None:

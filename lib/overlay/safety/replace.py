@@ -24,7 +24,7 @@ from overlay.host.room import free_bytes
 from overlay.image import ext3, lock
 from overlay.image import image as images
 from overlay.image.partial import PARTIAL, is_partial, partial_name
-from overlay.safety.use import in_use, is_freed
+from overlay.safety.use import in_use, is_freed, waiting_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ _WAYS_OUT = (
     "choose a smaller size, make room, or add --sparse to take blocks only as they are written"
 )
 _BLOCK = 1 << 20  # bytes that are copied at a time
+
+RESERVING = "the blocks become its own without being written"
+OTHER_NAME = "choose another name with -o"
 
 
 def place(path: str) -> str:
@@ -64,7 +67,7 @@ def place(path: str) -> str:
         raise OverlayError(
             f"{quote(path)} exists already: it is a link to {quote(os.readlink(whole))}, {why}",
             status=CANNOT_CREATE,
-            hint="choose another name with -o",
+            hint=OTHER_NAME,
         )
     return target
 
@@ -130,7 +133,7 @@ class Unfinished:
             raise OverlayError(
                 f"{quote(self.path)} exists already",
                 status=CANNOT_CREATE,
-                hint="choose another name with -o",
+                hint=OTHER_NAME,
             )
         self._rename()
 
@@ -446,7 +449,7 @@ def replaceable(
                 existing.close()
                 raise error from None
             if notice and not ended and not said:
-                notice(f"waiting for {quote(path)}: it is in use")
+                notice(waiting_for(path))
                 said = True
             existing.close()
             time.sleep(lock.POLL)
@@ -461,6 +464,11 @@ def _lock(existing: Image) -> None:
         existing.lock_against_writers()
 
 
+def if_not_needed(path: str) -> str:
+    """Return the hint for a file that is the user's to remove."""
+    return f"if it is not needed: rm {quote(path)}"
+
+
 def _existing(path: str) -> Image:
     """Return the Image of an overlay that may be replaced. Raises OverlayError."""
     try:
@@ -468,7 +476,7 @@ def _existing(path: str) -> Image:
     except OverlayError as error:
         if error.status == DAMAGED:
             error.what += "; --force replaces overlays only"
-            error.hint = f"if it is not needed: rm {quote(path)}"
+            error.hint = if_not_needed(path)
         raise
     why = existing.why_not_replaced()
     if why:

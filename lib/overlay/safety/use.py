@@ -92,6 +92,11 @@ def is_freed(image: Image, busy: Busy) -> bool:
     return True
 
 
+def waiting_for(path: str) -> str:
+    """Return the line for the user that an overlay in use is waited for."""
+    return f"waiting for {quote(path)}: it is in use"
+
+
 def end_servers(image: Image, servers: Iterable[Process]) -> list[Process]:
     """End servers that were left behind, and their companions; return all of them.
 
