@@ -14,8 +14,8 @@ from overlay.errors import DAMAGED, OverlayError
 from overlay.image import ext3, layout, markers
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.ext3_read import Reader
+from overlay.image.paths import Paths, TooLong
 from overlay.safety import salvage
-from overlay.safety.tidy import Paths, TooLong
 
 NAMES = [b".", b"..", b"", b"a/b", b"a\0b", b"upper", b"work", b"\x1b[2J", b"a\nb", b".wh.x"]
 NAMES += [b".wh..wh..opq", b".wh.", b".wh...", b"-rf", b"\xff\xfe", b"x" * 255]

@@ -16,7 +16,7 @@ from e2e.safety.conftest import start  # noqa: F401
 from e2e.safety.trees import descendants, named
 from overlay.image import ext3, markers
 from overlay.image.ext3_read import Reader
-from overlay.safety.tidy import Paths
+from overlay.image.paths import Paths
 from support import ROOT, base_of, execute, is_clean, shell, tool, wait_until
 
 MIB = 1 << 20

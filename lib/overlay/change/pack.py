@@ -20,10 +20,10 @@ from overlay.image import ext3, markers
 from overlay.image.ext3_contents import DEEPEST, TOO_DEEP
 from overlay.image.ext3_read import Reader
 from overlay.image.partial import partial_name
+from overlay.image.paths import Paths, TooLong, parents
 from overlay.image.record import write
 from overlay.plan import Plan, Step, named
 from overlay.safety import replace
-from overlay.safety.tidy import Paths, TooLong, parents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

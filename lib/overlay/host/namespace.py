@@ -85,3 +85,31 @@ def need(environ: Mapping[str, str]) -> None:
             status=UNAVAILABLE,
             hint="try it on another node, or ask the site's admin: overlay-admin doctor",
         )
+
+
+# Unpacks an archive into the upper/ of an image, and ends when all is written: fuse2fs IMAGE
+# ARCHIVE. The directory is one in memory, which goes with the namespace.
+_UNPACK = """
+mount -t tmpfs -o mode=700 overlay /tmp && mkdir /tmp/image || exit 125
+"$1" -f -o fakeroot "$2" /tmp/image >/dev/null 2>&1 &
+tries=0
+until mountpoint -q /tmp/image; do
+    kill -0 $! && [ $tries -lt 1500 ] || exit 125
+    tries=$((tries + 1))
+    sleep 0.02
+done
+tar --delay-directory-restore -xpf "$3" -C /tmp/image/upper
+status=$?
+umount /tmp/image && wait $! && exit $status
+"""
+
+
+def unpack(image: int, archive: int, environ: Mapping[str, str]) -> bool:
+    """Unpack a tar archive into the upper/ of an ext3 image; return whether all went well.
+
+    image, archive  descriptors; the image locked whole, and seen to have its upper/
+    Raises OverlayError (UNAVAILABLE) when a tool is missing.
+    """
+    unshare, fuse2fs = process.need("unshare", environ), process.need("fuse2fs", environ)
+    words = [unshare, *OPTIONS, *_FLEETING, "/bin/sh", "-c", _UNPACK, "sh", fuse2fs]
+    return process.run([*words, image, archive], environ).status == 0

@@ -406,6 +406,34 @@ class Reader:
                 if bits[index >> 3] >> (index & 7) & 1:
                     yield first + index, Inode(data[index * size : index * size + 128])
 
+    def made_since(self, seconds: int) -> Iterator[int]:
+        """Yield the numbers of the regular files that were made since then; none where unknown.
+
+        seconds  since 1970; i_crtime of an inode is compared, see "Inode Timestamps"
+                 in the kernel's documentation of ext4
+        """
+        size = self.superblock.inode_size
+        if size < 160:
+            return
+        for first, _offset, data, bits in self._used_tables():
+            modes, extra = array("H", data)[:: size // 2], array("H", data)[64 :: size // 2]
+            times, more = array("I", data)[36 :: size // 4], array("I", data)[37 :: size // 4]
+            for index, mode in enumerate(modes):
+                if mode >> 12 != 8 or extra[index] < 24 or not bits[index >> 3] >> (index & 7) & 1:
+                    continue
+                made = times[index]
+                if made - (made >> 31 << 32) + ((more[index] & 3) << 32) >= seconds:
+                    yield first + index
+
+    def linked(self) -> Iterator[int]:
+        """Yield the numbers of the regular files that have more than one name."""
+        half = self.superblock.inode_size // 2
+        for first, _offset, data, bits in self._used_tables():
+            words = array("H", data)
+            for index, (mode, links) in enumerate(zip(words[::half], words[13::half])):
+                if mode >> 12 == 8 and links > 1 and bits[index >> 3] >> (index & 7) & 1:
+                    yield first + index
+
 
 def _longer() -> ext3.FormatError:
     return ext3.FormatError("a directory in it has more blocks than its size says")

@@ -6,6 +6,7 @@ end, two seconds later it kills it, and reports success either way.
 
 from __future__ import annotations
 
+import os
 import time
 
 from overlay.errors import DATA_LOST, OverlayError, quote
@@ -17,7 +18,7 @@ from overlay.size import format_files, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from overlay.image.ext3_image import Ext3Image
     from overlay.image.kind import Image
@@ -34,7 +35,7 @@ def finish(
     status: int,
     *,
     base: str,
-    below: Iterable[Image],
+    below: Sequence[Image],
     full_is_told: bool,
     token: str,
     failed: int,
@@ -83,6 +84,7 @@ def finish(
                 "warning",
             )
         if not lost:
+            lost = _join(image, below, environ, output)
             removed = tidy(image, base, below, environ)
             if not ext3.read_superblock(descriptor).is_clean:
                 _repair(image, environ)  # removing them was cut short
@@ -116,6 +118,31 @@ def _tell_of_full(
 def _is_full(superblock: ext3.Superblock) -> tuple[bool, bool]:
     """Return whether the room, and the number of files, are as good as used up."""
     return superblock.available_bytes < _NO_ROOM, superblock.free_inodes_count < _NO_FILES
+
+
+def _join(
+    image: Ext3Image, below: Sequence[Image], environ: Mapping[str, str], output: Listener
+) -> bool:
+    """Give what was written the other names of lower files; return whether some are lost."""
+    if not below:
+        return False
+    from overlay.safety.links import join  # not needed for one overlay
+
+    joined = join(image, below, environ)
+    path = quote(image.path)
+    if joined.count:
+        words = "other names of files that were written lead to what was written"
+        output.notice(f"{path}: {joined.count} {words}", "detail")
+    if joined.failed:
+        listed = ", ".join(quote("/" + os.fsdecode(name)) for name in joined.failed[:5])
+        more = len(joined.failed) - 5
+        output.notice(
+            f"{path}: files of a lower overlay with several names were written, and under these"
+            f" they show what they were before: {listed}"
+            + (f" and {more} more" if more > 0 else ""),
+            "warning",
+        )
+    return bool(joined.failed)
 
 
 def _tell_of_the_left_behind(path: str, token: str, output: Listener) -> None:

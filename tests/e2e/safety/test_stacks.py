@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from e2e.safety.test_view import in_overlay
+from e2e.safety.trees import CLEAN, debugfs, state
 from overlay.launch import stack as stacks
 from support import ROOT, shell, wait_until
 
@@ -170,3 +171,85 @@ def test_dry_run(run, environ, scratch, three):
         assert f"descriptor {stacks.DESCRIPTOR}" in printed
         listed = shell(printed, environ, scratch).stdout.split()
         assert len(listed) == 2 * PAIRS - 2 and "f01" not in listed
+
+
+# ------------------------------------------------------- written through one name --
+
+# What is done to a file with three names, all looked up before; and by which it is seen then.
+WRITES = {
+    "append": ("echo more >>d/b", "a d/b d/e/c"),
+    "overwrite": ("echo x >a", "a d/b d/e/c"),
+    "mode": ("chmod 600 d/b", "a d/b d/e/c"),
+    "time": ("touch -d 2001-02-03 d/e/c", "a d/b d/e/c"),
+    "empty": (": >d/b", "a d/b d/e/c"),
+    "rename": ("mv d/b d/z; echo more >>d/z", "a d/z d/e/c"),
+    "rename two": ("mv d/b d/z; mv a y", "y d/z d/e/c"),
+    "link": ("ln a d/y; echo more >>d/y", "a d/b d/e/c d/y"),
+    "delete": ("rm a; echo more >>d/b", "d/b d/e/c"),
+    "directory moved": ("cp -a d f; rm -r d; echo more >>a", "a"),
+    "in a new name": ("echo new >n; mv n a", "d/b d/e/c"),
+}
+SHOW = r"""stat -c '%a %s' $names; sha256sum $names; ls -AR
+for name in $names; do stat -c %D.%i $name; done | sort -u | wc -l"""
+
+
+def shown():
+    """Return the line that shows what has become of all of WRITES."""
+    return "; ".join(
+        f"cd '/data/{name}' && names='{names}' && {SHOW}" for name, (_line, names) in WRITES.items()
+    )
+
+
+def test_written_by_one_name(run, make):
+    """What is written by one name of a lower file shows under all, then and in later sessions."""
+    low, top = make("low.ext3"), make("top.ext3")
+    made = [
+        f"mkdir -p '/data/{name}/d/e' && cd '/data/{name}' && echo old content >a && touch -d 2000-01-01 a"
+        " && ln a d/b && ln a d/e/c"
+        for name in WRITES
+    ]
+    in_overlay(run, "low.ext3", line="; ".join(made))
+    lines = [
+        f"cd '/data/{name}' && cat a d/b d/e/c >/dev/null && {{ {line}; }}"
+        for name, (line, _names) in WRITES.items()
+    ]
+    inside = in_overlay(run, "top.ext3", "low.ext3", line="; ".join([*lines, shown()]))
+    for layers in (["top.ext3:ro", "low.ext3"], ["top.ext3", "low.ext3"]):
+        assert in_overlay(run, *layers, line=shown()) == inside
+    assert (state(top), state(low)) == (CLEAN, CLEAN)
+    assert in_overlay(run, "low.ext3:ro", line="cat /data/*/a | sort -u") == "old content\n"
+
+
+def test_written_by_one_name_in_the_middle(run, make):
+    """Names that an overlay between hides or has anew are left alone."""
+    for name in ("low.ext3", "middle.ext3", "top.ext3"):
+        make(name)
+    line = "mkdir -p /data/d; cd /data; echo old >a; ln a d/b; ln a d/c; ln a d/e; ln a f"
+    in_overlay(run, "low.ext3", line=line)
+    line = "cd /data; rm d/b; rm d/c; echo middle >d/c; rm f; mkdir f"
+    in_overlay(run, "middle.ext3", "low.ext3", line=line)
+    layers = ["middle.ext3", "low.ext3"]
+    times = "stat -c '%a %Y' /data/d"
+    before = in_overlay(run, "middle.ext3:ro", "low.ext3", line=times)
+    in_overlay(run, "top.ext3", *layers, line="echo more >>/data/a")
+    assert in_overlay(run, "top.ext3:ro", *layers, line=times) == before
+    line = "cd /data; ls; ls d; cat a d/c d/e"
+    expected = "a d f c e old more middle old more".split()
+    for top in ("top.ext3:ro", "top.ext3"):
+        assert in_overlay(run, top, *layers, line=line).split() == expected
+
+
+def test_names_that_cannot_be_made(run, scratch, make):
+    """Where the other names cannot be had, they are named, and the status is 74."""
+    path = make("low.ext3")
+    make("top.ext3")
+    in_overlay(run, "low.ext3", line="mkdir -p /data/d; cd /data; echo old >a; ln a d/b")
+    debugfs(path, "sif /upper/data/d uid 0")
+    words = ["run-overlay", "-o", "top.ext3", "-o", "low.ext3", "--", "sh", "-c"]
+    result = run(*words, "echo more >>/data/a")
+    assert (result.status, result.stdout) == (74, "")
+    assert result.stderr == (
+        "run-overlay: top.ext3: files of a lower overlay with several names were written, and"
+        " under these they show what they were before: /data/d/b\n"
+    )
+    assert run(*words, "cat /data/a; cat /data/d/b").stdout == "old\nmore\nold\n"
