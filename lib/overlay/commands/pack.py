@@ -104,7 +104,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 def _tell_of_repairs(found: Sequence[Image], output: Output) -> None:
     for one in found:
         if not one.as_ext3().superblock.is_clean:
-            output.notice(f"{quote(one.path)} is not clean, and is repaired first", "warning")
+            output.notice(guard.repaired_first(one.path), "warning")
 
 
 def _closed(image: Ext3Image) -> list[bytes]:

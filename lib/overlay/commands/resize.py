@@ -70,9 +70,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
             # One that was cut short is undone before anything is reckoned from it.
             _repair(whole, config)
         elif not whole.superblock.is_clean:
-            output.notice(
-                f"{quote(options.overlay)} is not clean, and is repaired first", "warning"
-            )
+            output.notice(guard.repaired_first(options.overlay), "warning")
         now, files_now = resize.now(whole)
         wanted = options.size.from_now(now) if options.size else now
         files = options.files.from_now(files_now) if options.files else None

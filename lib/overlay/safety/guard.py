@@ -259,6 +259,11 @@ def ask_owner(path: str) -> str:
     return f"ask its owner to type: check-overlay {quote(path)}"
 
 
+def repaired_first(path: str) -> str:
+    """Return the line of a dry run for an overlay that would be repaired."""
+    return f"{quote(path)} is not clean, and is repaired first"
+
+
 def may_not_write(path: str) -> OverlayError:
     """Return the error for an overlay that the caller may only read."""
     return OverlayError(f"you may not write {quote(path)}", status=NOT_ALLOWED)
