@@ -822,6 +822,30 @@ def test_build_keeps_a_log_of_the_user(ok, run, scratch):
     assert (scratch / "a.log").read_text() == "mine"
 
 
+def test_build_takes_its_log_anew(ok, run, start, scratch):  # noqa: F811
+    """One log stays, of the last build that failed; one that is being written is left alone."""
+    build = scratch / "build.txt"
+    words = ["create-overlay", "-q", "-s", "20", "-n", "1", "-f", "build.txt", "-o"]
+    for said in ("a long first line", "second"):
+        build.write_text(f"echo {said}; false")
+        assert run(*words, "a").status == 73
+    assert (scratch / "a.log").read_text() == "second\n"
+    assert sorted(os.listdir(scratch)) == ["a.log", "build.txt"]
+    os.mkfifo(scratch / "go")
+    build.write_text("echo running; read _ <go; false")
+    session = start(*words, "a")
+    wait_until(lambda: (scratch / "a.log").read_text() == "running\n")
+    build.write_text("echo other; false")
+    assert run(*words, "a").status == 73
+    (scratch / "go").write_text("\n")
+    assert session.end()[0] == 73
+    assert (scratch / "a.log").read_text() == "running\n"
+    assert (scratch / "a.log.2").read_text() == "other\n"
+    build.write_text("true")
+    ok(*words, "a")
+    assert sorted(os.listdir(scratch)) == ["a.ext3", "a.log.2", "build.txt", "go"]
+
+
 def test_build_refused(run, scratch):
     """What belongs to -f is refused without it; a file of commands that is not there."""
     assert run("create-overlay", "-s", "16", "-n", "1", "-c", "base").status == 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import os
+import stat
 import time
 
 from overlay.create.allowance import NO_ROOM, Allowance, check_room, no_room
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from overlay.output import Output
     from overlay.settings.config import Config
 
+_LOG = "user.overlay.log"  # the attribute of a log that a build has made
 _UNUSED = 7 * 86400  # seconds after which an unpacked base image is removed
 
 
@@ -101,7 +105,7 @@ class Build:
         try:
             commands = read_input(found.commands, output.notice)
             plan = make_plan(request, config, found, learn(request, found, commands=commands))
-            with _new_file(log) as file:
+            with _new_log(log) as file:
                 log = file.name
                 output.notice(
                     f"running the commands of {quote(self.commands)};"
@@ -139,14 +143,44 @@ class Build:
             )
 
 
-def _new_file(path: str) -> BinaryIO:
-    """Open a new file, with a number behind its name when there is one of that name."""
+def _new_log(path: str) -> BinaryIO:
+    """Open the log of a build, empty, with a number behind its name when that is another file's.
+
+    The log that an earlier build has left is taken anew: it is marked as ours, and nobody writes it.
+    Raises OSError.
+    """
     for number in itertools.count(1):
-        try:
-            return open(path if number == 1 else f"{path}.{number}", "xb")
-        except FileExistsError:
-            continue
+        name = path if number == 1 else f"{path}.{number}"
+        with contextlib.suppress(FileExistsError):
+            file = open(name, "xb")
+            with contextlib.suppress(OSError):  # no attributes here: it is never taken anew
+                os.setxattr(file.fileno(), _LOG, b"")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return file
+        old = _old_log(name)
+        if old is not None:
+            return old
     raise AssertionError("no name is free")
+
+
+def _old_log(name: str) -> BinaryIO | None:
+    """Open a log that an earlier build of ours has left, empty; None when it is not such a one."""
+    try:
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = open(name, "wb", opener=lambda path, _flags: os.open(path, flags))
+    except OSError:
+        return None
+    try:
+        status = os.fstat(file.fileno())
+        os.getxattr(file.fileno(), _LOG)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
+            file.truncate(0)
+            return file
+    except OSError:
+        pass
+    file.close()
+    return None
 
 
 def unpacked_name(base: str, workplace: Workplace) -> str:
