@@ -206,7 +206,19 @@ def being_ended(identity: tuple[int, int]) -> bool:
     """Return whether a session that has an image open was killed, and its keeper ends it."""
     found = holding(identity)
     known = {process.pid for process in found}
-    return any(one.name == KEEPER and one.parent not in known for one in found)
+    return any(
+        one.name == KEEPER and one.parent not in known and _is_mine(one.pid) for one in found
+    )
+
+
+def _is_mine(pid: int) -> bool:
+    """Return whether a process is the caller's: root sees others', and anybody takes any name."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            users = next(line for line in file if line.startswith(b"Uid:")).split()
+    except (OSError, StopIteration):
+        return False
+    return int(users[1]) == os.getuid()
 
 
 def left_by_killed(found: Iterable[Process]) -> list[Process]:

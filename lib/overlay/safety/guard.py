@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from overlay.settings.config import Config
 
 _REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
+_TOLD_AFTER = 2  # seconds of such a wait after which a line says so
+_ENDING_WAIT = 120  # seconds that others wait for the end of what a killed session has left
 _DRAIN_WAIT = 10  # seconds that a repair waits for those who wait for it to let go
 
 
@@ -54,7 +56,8 @@ def acquire(
     The locks hold until the descriptors are closed, by exec's inheritance beyond this
     program. Raises OverlayError: IN_USE, DAMAGED, NOT_ALLOWED.
     """
-    deadline = None if wait is None else time.monotonic() + wait
+    start = time.monotonic()
+    deadline = None if wait is None else start + wait
     said = False
     while True:
         try:
@@ -70,7 +73,7 @@ def acquire(
                 _release(image)
             if deadline is None or time.monotonic() >= deadline:
                 # What is left of a killed session is soon ended, and no reason to fail.
-                if not is_freed(held, busy):
+                if time.monotonic() >= start + _ENDING_WAIT or not is_freed(held, busy):
                     raise in_use(held, busy, environ if session else None) from None
             elif notice and not said:
                 notice(waiting_for(held.path))
@@ -87,7 +90,7 @@ def _acquire_one(
     notice: Callable[[str], object] | None,
 ) -> None:
     """Lock one of some images and look at its state. Raises lock.Busy with .image set."""
-    repaired_by_others, asked_again = time.monotonic() + _REPAIR_WAIT, False
+    start, asked_again, said = time.monotonic(), False, False
     while True:
         image = found[number]
         try:
@@ -106,8 +109,12 @@ def _acquire_one(
             # Somebody repairs it: that is soon over, and no reason to fail. That may have ended
             # between the two questions, so the first is asked once more.
             repairing = lock.repairing(image.descriptor)
-            if (repairing or not asked_again) and time.monotonic() < repaired_by_others:
+            waited = time.monotonic() - start
+            if (repairing or not asked_again) and waited < _REPAIR_WAIT:
                 asked_again = not repairing
+                if repairing and notice and not said and waited >= _TOLD_AFTER:
+                    notice(f"waiting for {quote(image.path)}: somebody repairs it")
+                    said = True
                 time.sleep(lock.POLL if repairing else 0)
                 continue
             busy.image = image

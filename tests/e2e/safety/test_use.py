@@ -1,13 +1,17 @@
 """An overlay in use: one writer or many readers, who it is, and how one waits."""
 
+import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from e2e.safety.trees import CLEAN, Session, debugfs, descendants, e2fsck, holders, kill_tree, state
 from overlay.errors import DAMAGED, IN_USE, OverlayError
+from overlay.host import holders as processes
 from overlay.host import mounts
 from overlay.image import image as images
 from overlay.image import record
@@ -393,3 +397,58 @@ def test_others_unclean_image(run, make):
         " repair\nrun-overlay: hint: ask its owner to type: check-overlay a.ext3\n"
     )
     assert not holders(path)
+
+
+# ------------------------------------------------------- what others only pretend --
+
+PRETEND = """
+import fcntl, struct, sys
+open("/proc/self/comm", "w").write(sys.argv[2])
+file = open(sys.argv[1], "r+b")
+fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def pretend(make):
+    """Return an overlay that a process of a name has locked, all that can be locked of it."""
+
+    @contextlib.contextmanager
+    def pretend(name):
+        path = make()
+        words = [sys.executable, "-c", PRETEND, str(path), name]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(words, **pipes) as other:
+            assert other.stdout.readline() == b"locked\n"
+            found = images.look(str(path), write=True)
+            yield found
+            found.close()
+            other.stdin.close()
+
+    return pretend
+
+
+def test_repair_that_does_not_end(pretend, settings, environ, monkeypatch):
+    """Who pretends to repair an overlay makes others wait, who are told; and not for ever."""
+    monkeypatch.setattr(guard, "_TOLD_AFTER", 0)
+    monkeypatch.setattr(guard, "_REPAIR_WAIT", 1)
+    said = []
+    with pretend("other") as found, pytest.raises(OverlayError, match="is in use"):
+        guard.acquire([found], True, config=settings(), environ=environ, notice=said.append)
+    assert len(said) == 1 and said[0].endswith(": somebody repairs it")
+
+
+def test_keeper_by_name_only(pretend, settings, environ, monkeypatch):
+    """A process that only calls itself the end of a killed session is not waited for for ever.
+
+    That of another user, which root would see, not at all.
+    """
+    monkeypatch.setattr(guard, "_REPAIR_WAIT", 0)
+    monkeypatch.setattr(guard, "_ENDING_WAIT", 1)
+    with pretend(processes.KEEPER) as found:
+        assert processes.being_ended(found.identity)
+        with pytest.raises(OverlayError, match="is in use"):
+            guard.acquire([found], True, config=settings(), environ=environ)
+    assert processes._is_mine(os.getpid()) and not processes._is_mine(1)
