@@ -9,7 +9,6 @@ from overlay.commands.arguments import Command, add_verbosity
 from overlay.create.request import check_names_file
 from overlay.errors import (
     CANNOT_CREATE,
-    DAMAGED,
     IN_USE,
     USAGE,
     OverlayError,
@@ -20,6 +19,7 @@ from overlay.errors import (
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, lock
 from overlay.image import image as images
+from overlay.image.kind import damaged
 from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch.request import check_twice, parse_overlay
 from overlay.plan import Plan, Step
@@ -111,11 +111,7 @@ def _closed(image: Ext3Image) -> list[bytes]:
     try:
         return pack.closed(image)
     except ext3.FormatError as error:
-        raise OverlayError(
-            f"{quote(image.path)} is damaged: {error}",
-            status=DAMAGED,
-            hint=f"check-overlay {quote(image.path)}",
-        ) from None
+        raise damaged(image.path, error) from None
 
 
 def _path(options: Namespace) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import DAMAGED, OverlayError, quote, reason
 from overlay.image.ext3 import FormatError
+from overlay.image.kind import damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,13 +32,8 @@ def walk(image: Image, top: str, environ: Mapping[str, str]) -> Iterator[Entry]:
     try:
         yield from image.walk(top, environ)
     except (FormatError, OSError) as error:
-        words = reason(error) if isinstance(error, OSError) else error
-        raise OverlayError(
-            f"{quote(image.path)} is damaged: {words}",
-            status=DAMAGED,
-            hint="when a session is writing to it, try again; else:"
-            f" check-overlay {quote(image.path)}",
-        ) from None
+        hint = "when a session is writing to it, try again; else: check-overlay {}"
+        raise damaged(image.path, error, hint) from None
 
 
 class Usage:
@@ -69,9 +64,7 @@ def directories(image: Image, top: str, environ: Mapping[str, str]) -> list[Usag
         if entry.is_directory:
             left -= len(entry.path)
             if left < 0:
-                raise OverlayError(
-                    f"{quote(image.path)} is damaged: the names in it are too long", status=DAMAGED
-                )
+                raise damaged(image.path, "the names in it are too long", None)
             found[entry.path] = Usage(entry.path)
         elif entry.links is not None and entry.links > 1:
             if entry.number in counted:

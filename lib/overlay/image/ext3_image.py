@@ -7,7 +7,7 @@ import os
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.image import ext3, lock, magic
 from overlay.image.ext3_read import Reader
-from overlay.image.kind import MAKE_ONE, MAY_NOT_WRITE, Image
+from overlay.image.kind import MAKE_ONE, MAY_NOT_WRITE, Image, damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,11 +74,8 @@ class Ext3Image(PlannedImage):
             image = cls(path, status, descriptor, writable, superblock)
             upper = image.reader().lookup(b"upper")
         except (ext3.FormatError, OSError) as error:
-            raise OverlayError(
-                f"{quote(path)} is damaged: {error}",
-                status=DAMAGED,
-                hint=f"look at it without changing it: /sbin/e2fsck -fn {quote(path)}",
-            ) from None
+            hint = "look at it without changing it: /sbin/e2fsck -fn {}"
+            raise damaged(path, error, hint) from None
         if upper and upper[1].is_directory:
             image.upper, image.group = upper[1].owner, upper[1].group
         return image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import DAMAGED, OverlayError, quote
+from overlay.errors import DAMAGED, OverlayError, quote, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,20 @@ MAKE_ONE = "make one: create-overlay -s SIZE -n FILES"
 def as_base_image(path: str) -> str:
     """Return the hint for a container image in the place of an overlay."""
     return f"to use it as the base image: -c {quote(path)}"
+
+
+def damaged(path: str, why: object, hint: str | None = "check-overlay {}") -> OverlayError:
+    """Return the OverlayError (DAMAGED) for an overlay that is not what it should be.
+
+    why   the exception that came of it, or words
+    hint  where {} stands, it gets the path
+    """
+    words = reason(why) if isinstance(why, OSError) else why
+    return OverlayError(
+        f"{quote(path)} is damaged: {words}",
+        status=DAMAGED,
+        hint=hint and hint.format(quote(path)),
+    )
 
 
 class Image:

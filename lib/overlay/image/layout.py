@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay.errors import DAMAGED, OverlayError, quote, reason
+from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.image import magic
 from overlay.image.ext3 import FormatError
+from overlay.image.kind import damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +32,7 @@ def check_locked_layout(image: Image) -> None:
     try:
         check_layout(image)
     except (FormatError, OSError) as error:
-        words = reason(error) if isinstance(error, OSError) else error
-        raise OverlayError(
-            f"{quote(image.path)} is damaged: {words}",
-            status=DAMAGED,
-            hint=f"check-overlay {quote(image.path)}",
-        ) from None
+        raise damaged(image.path, error) from None
 
 
 def check_layout(image: Image) -> None:

@@ -40,6 +40,10 @@ class Busy(Exception):
         self.image: Image | None = None
 
 
+class _Held(Exception):
+    """A lock that somebody else has is in the way."""
+
+
 def _flock(kind: int, start: int, length: int) -> bytes:
     return struct.pack(_FLOCK, kind, 0, start, length, 0)
 
@@ -59,9 +63,20 @@ def _probe(descriptor: int, kind: int, start: int, length: int) -> int | None:
     return None if found == fcntl.F_UNLCK else found
 
 
-def _set(descriptor: int, kind: int, start: int, length: int) -> None:
-    """Take or drop an open file description lock. Raises OSError, BlockingIOError when held."""
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, start, length))
+def _set(descriptor: int, kind: int, start: int, length: int) -> bool:
+    """Take or drop an open file description lock.
+
+    Returns False where the file system has no locks, else True. Raises OSError, _Held.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, start, length))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise _Held from None
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def holder(descriptor: int, *, write: bool) -> str | None:
@@ -87,25 +102,17 @@ def take_engine(descriptor: int, *, write: bool = True) -> bool:
     file system has no locks, else True.
     """
     try:
-        _set(descriptor, fcntl.F_WRLCK if write else fcntl.F_RDLCK, 0, OURS)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise Busy(holder(descriptor, write=False) == "writer") from None
-        if error.errno in _NO_LOCKS:
-            return False
-        raise
-    return True
+        return _set(descriptor, fcntl.F_WRLCK if write else fcntl.F_RDLCK, 0, OURS)
+    except _Held:
+        raise Busy(holder(descriptor, write=False) == "writer") from None
 
 
 def take_repair(descriptor: int) -> bool:
     """Announce a repair. Returns False when another process repairs already."""
     try:
         _set(descriptor, fcntl.F_WRLCK, _REPAIR, 1)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        if error.errno not in _NO_LOCKS:
-            raise
+    except _Held:
+        return False
     return True
 
 
@@ -121,20 +128,11 @@ def take(descriptor: int, *, write: bool) -> bool:
     """
     kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
     try:
-        _set(descriptor, kind, OURS, 1)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise Busy(_probe(descriptor, fcntl.F_RDLCK, OURS, 1) == fcntl.F_WRLCK) from None
-        if error.errno in _NO_LOCKS:
-            return False
-        raise
-    return True
+        return _set(descriptor, kind, OURS, 1)
+    except _Held:
+        raise Busy(_probe(descriptor, fcntl.F_RDLCK, OURS, 1) == fcntl.F_WRLCK) from None
 
 
 def release(descriptor: int) -> None:
     """Drop all locks that this open file description holds."""
-    try:
-        _set(descriptor, fcntl.F_UNLCK, 0, 0)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+    _set(descriptor, fcntl.F_UNLCK, 0, 0)

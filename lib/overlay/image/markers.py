@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import DAMAGED, OverlayError, quote
+from overlay.errors import quote
 from overlay.image import ext3, record
 from overlay.image.ext3_read import Reader, parse_entries
+from overlay.image.kind import damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,11 +77,7 @@ def present(found: Image, environ: Mapping[str, str], *, remember: bool = True) 
     try:
         there = found.has_markers(environ)
     except (ext3.FormatError, OSError) as error:
-        raise OverlayError(
-            f"{quote(found.path)} is damaged: {error}",
-            status=DAMAGED,
-            hint=f"check-overlay {quote(found.path)}",
-        ) from None
+        raise damaged(found.path, error) from None
     if remember and found.is_file:
         note(found, there)
     return there

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import time
 
-from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote
 from overlay.host import holders, mounts, process
 from overlay.image import ext3, lock, record
 from overlay.image import image as images
 from overlay.image.ext3_image import read_superblock
+from overlay.image.kind import damaged
 from overlay.image.layout import check_locked_layout
 from overlay.safety.use import END_WAIT, in_use, is_freed, waiting_for
 
@@ -128,7 +129,7 @@ def _lock(image: Image, write: bool) -> None:
     try:
         image.read_again()
     except (ext3.FormatError, OSError) as error:
-        raise OverlayError(f"{quote(image.path)} is damaged: {error}", status=DAMAGED) from None
+        raise damaged(image.path, error, None) from None
 
 
 def _check_replaced(image: Image) -> None:
@@ -302,8 +303,7 @@ def open_whole(path: str) -> Ext3Image:
         return open_whole(path)
     except (ext3.FormatError, OSError) as error:
         looked.close()
-        words = reason(error) if isinstance(error, OSError) else error
-        raise OverlayError(f"{quote(path)} is damaged: {words}", status=DAMAGED) from None
+        raise damaged(path, error, None) from None
     except BaseException:
         looked.close()
         raise
