@@ -121,11 +121,14 @@ class Build:
             ) from None
         finally:
             found.close()
-        self._see(status, log, workplace.scratch)
+        self._see(status, log, workplace.scratch, "bash" in found.lacking)
         os.unlink(log)
 
-    def _see(self, status: int, log: str, scratch: str) -> None:
-        """Raise what the status of the commands means, when it is not 0."""
+    def _see(self, status: int, log: str, scratch: str, without_bash: bool) -> None:
+        """Raise what the status of the commands means, when it is not 0.
+
+        without_bash  whether the base image seems to have none
+        """
         if status in (-2, 130):
             raise KeyboardInterrupt
         if status in (-1, -15):  # we got the signal, too, and handed it on
@@ -133,7 +136,10 @@ class Build:
         if status:
             ended = f"status {status}" if status > 0 else f"signal {-status}"
             hint = f"see what they printed: less {quote(log)}"
-            if Allowance(scratch).is_used_up:
+            if without_bash:
+                ended += ": the base image seems to have no bash"
+                hint = "choose one that has: -c NAME-or-PATH"
+            elif Allowance(scratch).is_used_up:
                 ended += f", and {quote(scratch)} is full"
                 hint = private.HINT
             raise OverlayError(

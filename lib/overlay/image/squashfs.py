@@ -123,6 +123,22 @@ def has_markers(descriptor: int, environ: Mapping[str, str]) -> bool:
     return result.status != 0 or "/.wh." in result.output
 
 
+def those_named(descriptor: int, paths: list[str], environ: Mapping[str, str]) -> set[str]:
+    """Return those of some paths, below the top, that an open squashfs file, or that in a SIF, has.
+
+    Without a listing of all of it. All of them where that cannot be found out. Raises OSError.
+    """
+    program = process.which("unsquashfs", environ)
+    offset = sif.squashfs_offset(descriptor)
+    if program is None or offset is None:
+        return set(paths)
+    words: list[str | int] = [program, "-o", str(offset), "-l", "-d", "", descriptor, *paths]
+    result = process.run(words, environ, most=LONGEST_LISTING)
+    if result.status:
+        return set(paths)
+    return set(paths).intersection(line[1:] for line in result.output.split("\n"))
+
+
 def those_inside(descriptor: int, names: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
     """Return those of some paths that an open squashfs file, or that in a SIF, has; or may have."""
     names = set(names)

@@ -12,7 +12,7 @@ from overlay.image import image as images
 from overlay.image.ext3_image import PlannedImage
 from overlay.jobs import staging
 from overlay.jobs.layer import keep_layer, plan_layer, plan_making, remove_layer
-from overlay.launch.facts import Opened
+from overlay.launch.facts import Opened, gather
 from overlay.launch.request import Overlay
 from overlay.launch.run import rehearse, run, show
 from overlay.plan import Plan, Step
@@ -118,6 +118,8 @@ class _Job:
 
     def do(self) -> int:
         """Do it, and return the status of its end, negative for a signal."""
+        # What cannot work at all is said before anything is copied or made.
+        gather(self._request, self._config).close()
         before, after = self._around()
         Plan(before=[*before, Step(action=self._run)], after=after).do()
         assert self._status is not None

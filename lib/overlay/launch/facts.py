@@ -13,6 +13,7 @@ from overlay.image.kind import MAY_NOT_WRITE
 from overlay.launch import engines
 from overlay.launch.engine import Told
 from overlay.launch.request import check_twice, find_container, read_commands
+from overlay.launch.shells import lacking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Facts:
     gpus             "nv", "rocm": those that this machine has
     commands         a CommandFile, or None
     command_here     whether the host has the command, where it is a path
+    lacking          those of SHELLS that neither the base image nor an overlay seems to have
     scratch          a node-local directory for temporary files
     room             bytes left on the file system of the first overlay, or None
     launchers        how our launchers can come before the engine's helpers, or None
@@ -129,6 +131,7 @@ class Facts:
         gpus: Sequence[str] = (),
         commands: CommandFile | None = None,
         command_here: bool = False,
+        lacking: frozenset[str] = frozenset(),
         scratch: str = "/tmp",
         room: int | None = None,
         launchers: Launchers | None = None,
@@ -157,6 +160,7 @@ class Facts:
         self.gpus = gpus
         self.commands = commands
         self.command_here = command_here
+        self.lacking = lacking
         self.scratch = scratch
         self.room = room
         self.launchers = launchers
@@ -268,6 +272,7 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
         gpus=[name for name, device in GPUS.items() if detect and os.path.exists(device)],
         commands=commands,
         command_here=_is_here(session.command),
+        lacking=lacking(base, found, environ, known=session.container in (None, *config.images())),
         scratch=scratch_directory(config),
         room=_room(first),
         launchers=launchers,

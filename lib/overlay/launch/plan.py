@@ -374,11 +374,20 @@ def _inside(session: Session, facts: Facts, learned: Learned, view: View, *, awa
     away  whether it begins in another directory
     """
     if session.command is not None:
+        if "sh" in facts.lacking:  # the engine starts it, and says why it cannot
+            return _Inside(list(session.command))
         unseen = _unseen(session.command[0], facts, view)
         return _Inside(command_line(session.command, session.program, unseen))
+    notices: list[tuple[str, str]] = []
+    shell = "sh" if learned.commands is None else "bash"
+    if shell in facts.lacking:
+        words = f"the base image {quote(facts.base)} seems to have no {shell}, and without it"
+        what = "there is no shell" if learned.commands is None else "no file of commands can run"
+        words += f" {what}; one program: run-overlay … -- /PATH/PROGRAM"
+        notices.append(("warning", words))
     if learned.commands is None:
-        return _Inside(None)
-    commands, notices = learned.commands, []
+        return _Inside(None, notices=notices)
+    commands = learned.commands
     if commands.text is not None:
         words = "has" if commands.descriptor is None else "have"
         name = quote(commands.path) if commands.descriptor is None else "the commands"
