@@ -24,7 +24,7 @@ def check(path, **options):
     """Check an image as one does who has it locked; return what was done."""
     descriptor = os.open(path, os.O_RDWR)
     try:
-        return repair.check(str(path), descriptor, ENVIRON, **options)
+        return repair.make_sound(str(path), descriptor, ENVIRON, **options)
     finally:
         os.close(descriptor)
 

@@ -73,7 +73,7 @@ def recover(path):
     """Put back what an undo file holds, as one does who has the image locked."""
     descriptor = os.open(path, os.O_RDWR)
     try:
-        return undo.recover(path, descriptor, ENVIRON)
+        return undo.take_back(path, descriptor, ENVIRON)
     finally:
         os.close(descriptor)
 

@@ -139,10 +139,10 @@ class Growth:
         length  bytes that the file had
         """
         path, descriptor, environ = self._path, self._whole.descriptor, self._environ
-        if not undo.recover(path, descriptor, environ):
+        if not undo.take_back(path, descriptor, environ):
             # Never shorter than what the file system says that it spans.
             os.truncate(descriptor, max(length, ext3.read_superblock(descriptor).size))
-        repair.check(path, descriptor, environ, full=True)
+        repair.make_sound(path, descriptor, environ, full=True)
 
 
 def _resize(

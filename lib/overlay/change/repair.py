@@ -30,7 +30,7 @@ def repair_copy(whole: Ext3Image, scratch: str, environ: Mapping[str, str]) -> s
     path = os.path.realpath(whole.path)
     e2fsck = process.need("e2fsck", environ)
     replace.check_names(path, os.fstat(whole.descriptor))
-    repair.recover(path, whole.descriptor, environ)
+    repair.finish_interrupted(path, whole.descriptor, environ)
     replace.remove_stale(os.path.dirname(path), scratch)
     if ext3.read_superblock(whole.descriptor).is_clean and repair.is_sound(
         e2fsck, whole.descriptor, environ

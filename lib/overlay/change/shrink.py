@@ -102,7 +102,7 @@ class Shrinking:
             raise _too_small(self._path, copy, wanted, result, self._resize2fs, environ)
 
     def _verify(self) -> None:
-        repair.check(self._new.name, self._new.descriptor, self._environ, full=True)
+        repair.make_sound(self._new.name, self._new.descriptor, self._environ, full=True)
 
     def _reserve(self) -> None:
         copy, wanted, environ = self._new.descriptor, self._wanted, self._environ

@@ -26,7 +26,7 @@ def checking(whole: Ext3Image, environ: Mapping[str, str]) -> Step:
     path = os.path.realpath(whole.path)
 
     def check() -> None:
-        repair.check(path, whole.descriptor, environ, full=True)
+        repair.make_sound(path, whole.descriptor, environ, full=True)
         whole.superblock = ext3.read_superblock(whole.descriptor)
         whole.status = os.fstat(whole.descriptor)
 

@@ -31,14 +31,14 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     if not options.overlays:
         raise nothing_named("check-overlay OVERLAY")
     config = configuration.load(environ, root, output.notice)
-    worst = 0
+    status = 0
     for path in options.overlays:
         try:
             output.result(f"{quote(path)}: {_check(path, options, config, environ, output)}")
         except OverlayError as error:
             output.error(error)
-            worst = worst or error.status
-    return worst
+            status = status or error.status
+    return status
 
 
 def _check(
@@ -54,7 +54,7 @@ def _check(
         if not found.can_be_unclean:
             return f"a {found.kind}: there is nothing in it that a session could have left unclean"
         if options.recover:
-            recover(found, output)
+            end_left_behind(found, output)
     finally:
         found.close()
     if not found.writable:
@@ -65,13 +65,13 @@ def _check(
         if not (whole.superblock.is_clean or options.repair):
             guard.check_may_repair(whole, config)
         if options.own:
-            repair.check(path, whole.descriptor, environ, full=True)
+            repair.make_sound(path, whole.descriptor, environ, full=True)
             whole.superblock = ext3.read_superblock(whole.descriptor)
             own(whole, output.notice)
         if options.repair:
             scratch = scratch_directory(config)
             return repair_copy(whole, scratch, environ)
-        said = repair.check(path, whole.descriptor, environ, full=True)
+        said = repair.make_sound(path, whole.descriptor, environ, full=True)
         record.end(whole.descriptor)
         return "clean" if said == repair.NOTHING else said
     finally:
@@ -100,7 +100,7 @@ def _look_only(path: str, environ: Mapping[str, str]) -> str:
         found.close()
 
 
-def recover(found: Image, output: Output) -> None:
+def end_left_behind(found: Image, output: Output) -> None:
     """End the servers that a killed session left behind, so that nothing they hold is lost.
 
     The server of the image goes first: on TERM it writes everything and marks the image

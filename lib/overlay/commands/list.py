@@ -50,14 +50,14 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         check_current(os.getcwd())
     tops = options.directories or reachable([".", *config["scratch.locations"]])
     search = Search(_progress(output))
-    rows, worst = [], 0
+    rows, status = [], 0
     for top in tops:
         try:
             rows += [_row(path, found, low) for path, found in search.under(top)]
         except OverlayError as error:
             output.progress("")
             output.error(error)
-            worst = worst or error.status
+            status = status or error.status
     output.progress("")
     if search.unreadable:
         output.notice(_unreadable(search.unreadable), "warning")
@@ -70,10 +70,10 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         output.result("\n".join(table(rows, time.time())))
         if not options.quiet:
             output.result(totals(rows))
-    elif not worst:
+    elif not status:
         places = " or ".join("this directory" if top == "." else quote(top) for top in tops)
         output.notice(f"there is no overlay below {places}")
-    return worst
+    return status
 
 
 def _progress(output: Output) -> Callable[[Search], None]:

@@ -94,7 +94,7 @@ def _repair(whole: Ext3Image, config: Config) -> None:
     """Do what a session would do first with an image that is not clean."""
     if not whole.superblock.is_clean:
         guard.check_may_repair(whole, config)
-    repair.check(whole.path, whole.descriptor, config.environ)
+    repair.make_sound(whole.path, whole.descriptor, config.environ)
     whole.superblock = ext3.read_superblock(whole.descriptor)
     whole.status = os.fstat(whole.descriptor)
 

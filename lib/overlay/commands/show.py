@@ -49,7 +49,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     if not options.overlays:
         raise nothing_named("show-overlay OVERLAY")
     low = configuration.load(environ, root, output.notice)["safety.low"]
-    worst, documents = 0, []
+    status, documents = 0, []
     for number, path in enumerate(options.overlays):
         try:
             found = images.look(path)
@@ -65,12 +65,12 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         except OverlayError as error:
             output.error(error)
             documents.append({"path": path, "error": error.what})
-            worst = worst or error.status
+            status = status or error.status
     if options.json:
         import json
 
         output.result(json.dumps(documents))
-    return worst
+    return status
 
 
 def _document(

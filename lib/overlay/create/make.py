@@ -366,7 +366,9 @@ class _Making:
             return
         most = max(inode.links for _number, inode in _directories(descriptor))
         try:
-            if most > ext3.MOST_LINKS and repair.check(facts.path, descriptor, environ, full=True):
+            if most > ext3.MOST_LINKS and repair.make_sound(
+                facts.path, descriptor, environ, full=True
+            ):
                 return
         except OverlayError:
             pass

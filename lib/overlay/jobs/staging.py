@@ -184,7 +184,7 @@ def _make(image: Image, path: str, directory: str, config: Config, notice: Notic
             # It was seen to be whole; only a copy may be marked so by somebody else.
             from overlay.safety import repair  # not needed where all is clean
 
-            repair.check(partial, descriptor, config.environ)
+            repair.make_sound(partial, descriptor, config.environ)
         lock.take(descriptor, write=False)
         os.rename(partial, path)
     except BaseException:

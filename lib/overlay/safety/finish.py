@@ -208,4 +208,4 @@ def _repair(image: Ext3Image, environ: Mapping[str, str]) -> str:
         return "another session has begun to use it"
     from overlay.safety import repair  # not needed where all is well
 
-    return repair.check(image.path, image.descriptor, environ)
+    return repair.make_sound(image.path, image.descriptor, environ)

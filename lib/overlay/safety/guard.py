@@ -188,7 +188,7 @@ def _repair(
             return True  # repaired by another session just before
         if notice:
             notice(f"{path} was left unclean by the session before: checking it")
-        summary = repair.check(image.path, descriptor, environ)
+        summary = repair.make_sound(image.path, descriptor, environ)
         if notice:
             for line in summary.split("\n"):
                 notice(f"{path}: {line.strip()}")

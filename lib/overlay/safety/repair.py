@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from overlay.host.process import Result
     from overlay.image.ext3 import Superblock
 
-NOTHING = "no damage found"  # what check() says of a sound image
+NOTHING = "no damage found"  # what make_sound() says of a sound image
 _NOTE = b"overlay-note-1\n\0"
 _HEAD = struct.Struct("<16s26s26s")  # _NOTE, the fingerprints before and after the repair
 _END = struct.Struct("<Q16s")  # where the note begins, and _NOTE: the last bytes of the file
@@ -45,7 +45,9 @@ _UNIT = 4096  # bytes that are compared at once, or a block if that is smaller
 _MOST = 1 << 30  # bytes that a note holds: who has made an image could make that very long
 
 
-def check(path: str, descriptor: int, environ: Mapping[str, str], *, full: bool = False) -> str:
+def make_sound(
+    path: str, descriptor: int, environ: Mapping[str, str], *, full: bool = False
+) -> str:
     """Look at an image, and repair what can be without a loss; return what was done, in words.
 
     path        of the image, for messages and for what lies beside it
@@ -56,7 +58,7 @@ def check(path: str, descriptor: int, environ: Mapping[str, str], *, full: bool 
     """
     program = process.need("e2fsck", environ)
     with ending.cleaning_up():  # else a signal would leave e2fsck behind
-        finished = recover(path, descriptor, environ)
+        finished = finish_interrupted(path, descriptor, environ)
         clean = ext3.read_superblock(descriptor).is_clean
         if clean and (not full or is_sound(program, descriptor, environ)):
             check_layout(path, descriptor)
@@ -64,7 +66,7 @@ def check(path: str, descriptor: int, environ: Mapping[str, str], *, full: bool 
         return _repair(program, path, descriptor, environ)
 
 
-def recover(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
+def finish_interrupted(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
     """Complete or undo what an interrupted change of an image left; return whether there was any.
 
     descriptor  the image, open for writing, locked whole by the caller
@@ -74,7 +76,7 @@ def recover(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
         done = go_on(descriptor)
     except OSError as error:
         raise _cannot_write(path, error) from None
-    return undo.recover(path, descriptor, environ) or done
+    return undo.take_back(path, descriptor, environ) or done
 
 
 def is_sound(

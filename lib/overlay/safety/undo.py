@@ -152,7 +152,7 @@ def _records(file: BinaryIO) -> Iterator[tuple[int, bytes] | None]:
     yield from read_records(file)
 
 
-def recover(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
+def take_back(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
     """Play back what an interrupted change of an image left; return whether there was any.
 
     path        of the image, to find what lies beside it

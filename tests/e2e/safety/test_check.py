@@ -348,7 +348,7 @@ def test_the_locked_file_and_not_its_name(scratch, make):
     set_state(other, 0)
     descriptor = os.open(path, os.O_RDWR)
     os.rename(other, path)
-    repair.check(str(path), descriptor, {"PATH": "/usr/bin:/bin"})
+    repair.make_sound(str(path), descriptor, {"PATH": "/usr/bin:/bin"})
     assert ext3.read_superblock(descriptor).is_clean
     os.close(descriptor)
     with open(path, "rb") as file:
