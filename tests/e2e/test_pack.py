@@ -8,9 +8,10 @@ import stat
 import subprocess
 import time
 
+import pexpect
 import pytest
 from e2e.listing import listed, plant, unlock
-from e2e.safety.conftest import count, full, hold, make, rounds, start  # noqa: F401
+from e2e.safety.conftest import count, full, hold, make, rounds, start, terminal  # noqa: F401
 from e2e.safety.test_view import (
     BASE_FILES,
     IN_BASE,
@@ -600,3 +601,22 @@ def test_interrupted(start, scratch, rich, number):  # noqa: F811
     assert status in (128 + number, -number)
     assert os.listdir(scratch) == ["a.ext3"]
     assert state(rich) == CLEAN
+
+
+@pytest.mark.parametrize("options", [[], ["-q"]], ids=["", "quiet"])
+def test_on_a_terminal(terminal, overlay, scratch, options):  # noqa: F811
+    """One line shows how far it is, and none of mksquashfs's figures follow; with -q nothing."""
+    overlay()
+    child = terminal("pack-overlay", *options, "a.ext3")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    lines = [line.rpartition("\r")[2] for line in child.before.split("\r\n")][:-1]
+    assert (scratch / "a.sqsh").exists()
+    if options:
+        assert lines == []
+        return
+    bar, *said = lines
+    assert re.fullmatch(r"\[=*. *\] +(\d+)/\1 100%", bar)
+    assert said[0] == "pack-overlay: comparing it with the original"
+    assert [line.partition(" ")[0] for line in said[1:]] == ["packed", "next:"]

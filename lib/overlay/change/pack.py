@@ -83,6 +83,7 @@ class Packing:
         everybody: bool = False,
         verify: bool = True,
         existing: Image | None = None,
+        progress: bool = True,
         scratch: str,
         environ: Mapping[str, str],
         notice: Callable[[str], object],
@@ -95,6 +96,7 @@ class Packing:
         everybody    whether everything is made readable for all
         verify       whether the new file is compared with the original
         existing     the Image whose place it takes, None when there is none
+        progress     whether a terminal shows how far it is
         scratch      a directory on a disk of this node
         """
         self._found = found
@@ -108,9 +110,12 @@ class Packing:
         self._tool = _tool(environ)
         namespace.need(environ)
         several = len(found) > 1
-        self._options = _SEVERAL if several and _keeps_apart(self._tool, environ) else ()
-        # Without that option only a comparison tells whether content was mixed up.
-        self._compared = verify or (several and not self._options)
+        known = _known(self._tool, environ)
+        apart = _SEVERAL if several else ()
+        wanted = (*apart, "-quiet", *(() if progress else ("-no-progress",)))
+        self._options = [option for option in wanted if option in known]
+        # Without those options only a comparison tells whether content was mixed up.
+        self._compared = verify or not known.issuperset(apart)
         host, pid = os.uname().nodename, os.getpid()
         self._partial = partial_name(self._path, host, pid)
         self._staging = private.work_name(scratch, host, pid)
@@ -289,10 +294,10 @@ def _tool(environ: Mapping[str, str]) -> str:
     return tool
 
 
-def _keeps_apart(tool: str, environ: Mapping[str, str]) -> bool:
-    """Return whether mksquashfs can be told not to take files for names of one."""
+def _known(tool: str, environ: Mapping[str, str]) -> set[str]:
+    """Return the words of what mksquashfs says of its options, which not every version has."""
     said = process.run([tool, "-help"], environ)
-    return _SEVERAL[0] in (said.output + said.errors).split()
+    return set((said.output + said.errors).split())
 
 
 def _reader(image: Ext3Image) -> Reader:

@@ -78,6 +78,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
             everybody=options.open,
             verify=options.verify,
             existing=existing,
+            progress=not options.quiet,
             scratch=scratch_directory(config),
             environ=environ,
             notice=output.notice,

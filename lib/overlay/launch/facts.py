@@ -458,6 +458,8 @@ def decide_writable(session: Session, facts: Facts) -> tuple[bool, str | None]:
         raise OverlayError(
             f"{quote(path)} cannot be mounted writable: {why}", status=NOT_ALLOWED, hint=hint
         )
+    if first.never_writable:
+        return False, None  # nobody expects it to be written
     if hint and ("--own" in hint or hint.startswith("to write it")):
         why += f"; {hint}"
     return False, why
