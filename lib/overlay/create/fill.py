@@ -93,7 +93,7 @@ def parse(
 
 def _hidden(config: Config) -> list[str]:
     """Return the directories of the host that cover what lies in their place inside."""
-    hidden = [bind.split(":")[1] if ":" in bind else bind for bind in config["binds.paths"]]
+    hidden = [bind.split(":")[1] if ":" in bind else bind for bind in config.binds]
     hidden += ["/proc", "/sys", "/dev", "/tmp", "/var/tmp"]
     if config.environ.get("HOME", "").strip("/"):
         hidden.append(config.environ["HOME"])

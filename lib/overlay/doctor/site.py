@@ -92,7 +92,7 @@ def binds(node: Node) -> Iterator[Check]:
     """Yield the Checks of the directories that the site binds."""
     config = node.config
     why = "the site wants these directories of the host to be seen inside"
-    for bind in config["binds.paths"]:
+    for bind in config.binds:
         source = bind.partition(":")[0]
         name = f"bind {quote(source)}"
         if os.path.exists(source):
@@ -110,7 +110,7 @@ def binds(node: Node) -> Iterator[Check]:
 
 def _links(config: Config) -> Iterator[Check]:
     """Yield where a directory that users rely on leads out of what is bound."""
-    points = [point for bind in config["binds.paths"] for point in places.parse_binds(bind)]
+    points = [point for bind in config.binds for point in places.parse_binds(bind)]
     view = places.View(points)
     home = config.environ.get("HOME", "")
     for path in dict.fromkeys(

@@ -253,7 +253,7 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
                 status=MISSING,
                 hint="-b SOURCE[:DESTINATION[:ro]]",
             )
-    binds = [bind for bind in config["binds.paths"] if os.path.exists(bind.partition(":")[0])]
+    binds = [bind for bind in config.binds if os.path.exists(bind.partition(":")[0])]
     if commands:
         commands.way = places.follow(os.path.join(cwd, commands.path))
     foreign_group = _foreign_group(first, engine, base)

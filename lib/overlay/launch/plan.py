@@ -58,6 +58,11 @@ class SessionPlan(Plan):
         self.features = list(features)
 
 
+# What keeps Python and R from what is installed in the home directory: python(1); R's ?.libPaths
+# takes NULL for none.
+_NO_USER_SITE = {"PYTHONNOUSERSITE": "1", "R_LIBS_USER": "NULL"}
+
+
 class _Inside:
     """What runs inside, and what that takes.
 
@@ -128,7 +133,7 @@ def make_plan(
     final = Step(
         arguments,
         unset=cleared + _foreign(config, facts),
-        variables=_variables(session, facts, token, shell=inside.words is None),
+        variables=_variables(session, config, facts, token, shell=inside.words is None),
         path_first=path_first,
         why=learned.stack.why if learned.stack else None,
         commands=learned.commands.descriptor if learned.commands else None,
@@ -188,13 +193,17 @@ def _of_the_shell(config: Config, facts: Facts) -> Iterator[Notice]:
         yield "message", config["site.message"]
 
 
-def _variables(session: Session, facts: Facts, token: str | None, *, shell: bool) -> dict[str, str]:
+def _variables(
+    session: Session, config: Config, facts: Facts, token: str | None, *, shell: bool
+) -> dict[str, str]:
     """Return the variables that the engine gets.
 
     token  see make_plan()
     shell  whether an interactive shell runs inside
     """
-    variables = {}
+    variables: dict[str, str] = {}
+    if config["launch.user_site"] == "hide":
+        variables |= {facts.engine.variable(name): value for name, value in _NO_USER_SITE.items()}
     if facts.environ.get("PWD", facts.cwd) != facts.cwd:
         # Where it finds a name of the shell's inside, the engine does not mount what is there.
         variables["PWD"] = facts.cwd

@@ -36,7 +36,9 @@ class Config:
                 self._texts[setting.name] = (setting.default, Origin("default"))
 
     def put(self, name: str, text: str, origin: Origin) -> None:
-        """Set one value as text. The last put wins."""
+        """Set one value as text. The last put wins; of those that add up, all count."""
+        if name in table.ADDING_UP:
+            text = f"{self.text(name)} {text}".strip()
         self._texts[name] = (text, origin)
 
     def origin(self, name: str) -> Origin:
@@ -103,6 +105,11 @@ class Config:
             return self.environ
         own = {"USER": user.pw_name, "LOGNAME": user.pw_name, "HOME": user.pw_dir}
         return {**self.environ, **own}
+
+    @property
+    def binds(self) -> tuple[str, ...]:
+        """The directories of the host that are seen inside, each as it is written, once."""
+        return tuple(dict.fromkeys((*self["binds.paths"], *self["binds.add"])))
 
     def get(self, name: str) -> Any:
         """Return the typed value of a setting, None where it is wrong or a variable not set."""
@@ -182,6 +189,9 @@ def load(
     lock, image = config.lock("images.default"), config.get("images.default")
     if lock and image:  # else a user could give that name to another image
         config.locks.setdefault(f"images.{image}", lock)
+    lock = config.lock("binds.paths")
+    if lock:
+        config.locks.setdefault("binds.add", lock)
     user = user_file(environ)
     if user and os.path.isfile(user):
         read_file(config, user, own=True, owners={0, uid})

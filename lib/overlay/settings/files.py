@@ -106,7 +106,6 @@ def read_file(
         if name == "site.lock":  # locks add up: no file takes away those of another
             for word in value:
                 config.locks.setdefault(word, origin)
-            text = f"{config.text(name)} {text}".strip()
         config.put(name, text, origin)
 
 

@@ -149,6 +149,16 @@ SETTINGS = (
         " not have are skipped.",
     ),
     Setting(
+        "binds",
+        "add",
+        PATHS,
+        "",
+        "More of them, in the same form. What several files and the environment name adds up, so a"
+        " file in overlay.d, or a user, can add one path to those of the site. Where binds.paths is"
+        " locked, only the site's files can.",
+        example="/data/reference:/reference:ro",
+    ),
+    Setting(
         "create",
         "size",
         SIZE,
@@ -261,6 +271,16 @@ SETTINGS = (
         " whose file is the host's and not seen inside.",
     ),
     Setting(
+        "launch",
+        "user_site",
+        one_of("keep", "hide"),
+        "keep",
+        "hide: what users have installed into their home directories does not come before what an"
+        " overlay holds: ~/.local/lib/pythonX.Y of Python (PYTHONNOUSERSITE is set inside) and"
+        " ~/R/…-library of R (R_LIBS_USER is). keep: it is found as on the host, where the home"
+        " directory is seen inside.",
+    ),
+    Setting(
         "safety",
         "trust_locks",
         BOOLEAN,
@@ -362,6 +382,9 @@ SETTINGS = (
 )
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+# Of these the values of several files, and of the environment, add up.
+ADDING_UP = ("site.lock", "binds.add")
 
 # Sections in which the site chooses the names.
 CHOSEN = {setting.section for setting in SETTINGS if setting.is_chosen}
