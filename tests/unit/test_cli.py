@@ -18,6 +18,7 @@ def overlays(scratch, make_image):
     """Put an overlay and a file of commands where the programs are called."""
     os.rename(make_image(), scratch / "a.ext3")
     (scratch / "commands").write_text("echo hello\n")
+    (scratch / "script.py").write_text("#!/usr/bin/env python3\nprint(1)\n")
 
 
 def told(program, sentence, hint=None):
@@ -216,6 +217,25 @@ NOTHING = (
             "packages are installed inside, when it is made: mount-overlay -o NAME",
         ),
         ("create-overlay-conda -s abc", 2, f"-s: {AMOUNTS}", None),
+        (
+            "create-overlay-conda -s 7G -n 700",
+            66,
+            "this site offers no conda",
+            "put the lines that install one into a file: create-overlay -f FILE -s 10G -n 200 -o"
+            " conda; the user's guide has them, under: A conda environment",
+        ),
+        (
+            "check-overlay --own .",
+            65,
+            ". is a directory, and only what is in an ext3 overlay can be made yours",
+            "make an ext3 overlay of it: create-overlay --from . -o NAME",
+        ),
+        (
+            "run-overlay -o a.ext3 -f script.py",
+            2,
+            "script.py begins with #!/usr/bin/env python3, and -f runs bash commands",
+            "a program in another language: run-overlay -o OVERLAY -- ./script.py",
+        ),
         ("create-overlay-conda --name x", 2, "there is no option --name", "did you mean -o?"),
         (
             "mount-overlay -o a.ext3 -- ls",

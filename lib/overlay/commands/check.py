@@ -47,6 +47,8 @@ def _check(
     """Check one overlay and return what to say of it. Raises OverlayError."""
     found = images.look(path, write=True)
     try:
+        if options.own:
+            found.as_ext3("only what is in an ext3 overlay can be made yours")
         if options.own and not found.writable:
             raise guard.may_not_write(path)
         if found.is_compressed:

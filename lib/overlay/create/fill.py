@@ -68,6 +68,13 @@ def parse(
     if template is not None:
         templates = config.templates()
         if template not in templates:
+            if template == "conda":
+                raise OverlayError(
+                    "this site offers no conda",
+                    status=MISSING,
+                    hint="put the lines that install one into a file: create-overlay -f FILE -s 10G"
+                    " -n 200 -o conda; the user's guide has them, under: A conda environment",
+                )
             known = ", ".join(map(quote, sorted(templates))) or "none"
             raise OverlayError(
                 f"there is no template {quote(template)}",

@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay.errors import CONFIGURATION, DAMAGED, MISSING, USAGE, OverlayError, quote, reason
+from overlay.errors import (
+    CONFIGURATION,
+    DAMAGED,
+    MISSING,
+    USAGE,
+    OverlayError,
+    printable,
+    quote,
+    reason,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +26,9 @@ if TYPE_CHECKING:
 
 # What names the standard input in the place of a file of commands.
 _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
+# The interpreters of scripts that are handed to bash by mistake.
+_NOT_BASH = (b"python", b"Rscript", b"perl", b"csh", b"julia")
 
 # The descriptor on which bash finds commands that we have read, where it is free: low, so that
 # every shell can name it in what --dry-run prints, and none that scripts use by habit (3, 4).
@@ -260,6 +272,19 @@ def read_commands(path: str, program: str = "run-overlay") -> CommandFile:
         )
     with open(descriptor, "rb") as file:
         text = file.read()
+    first = text.partition(b"\n")[0]
+    if (
+        first.startswith(b"#!")
+        and b"overlay" not in first
+        and any(word in first for word in _NOT_BASH)
+    ):
+        raise OverlayError(
+            f"{quote(path)} begins with {printable(os.fsdecode(first))}, and -f runs bash commands",
+            status=USAGE,
+            hint=f"a program in another language: run-overlay -o OVERLAY -- ./{quote(path)}"
+            if program == "run-overlay" and os.sep not in path
+            else "name a file of bash commands that starts it",
+        )
     plain = _plain(text)
     return CommandFile(path, text=plain if plain != text else None)
 
