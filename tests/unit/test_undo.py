@@ -218,6 +218,37 @@ def test_not_to_be_trusted(half_grown, how):
         assert recover(path)
 
 
+@pytest.mark.parametrize("same", [False, True], ids=["another", "a copy"])
+def test_renamed_for_another(half_grown, same):
+    """The undo file of one image, renamed to fit another of its owner's, is not played back there."""
+    path, back, _before = half_grown()
+    ours = open(back, "rb").read(12) == b"overlay-undo"
+    other, other_back, other_before = half_grown("b.ext3")
+    if same:
+        shutil.copy(path, other)
+    os.rename(other_back, f"{other}.undo")
+    forged = undo.name(other, os.stat(other), superblock(other))
+    os.rename(back, forged)
+    now = digest(other)
+    # A copy differs by its inode only, of which resize2fs says nothing.
+    assert recover(other) == (same and not ours)
+    if not same or ours:
+        assert digest(other) == now and os.path.exists(forged)
+    os.rename(f"{other}.undo", other_back)
+    if not same:
+        assert recover(other) and os.stat(other).st_size == len(other_before)
+
+
+def test_of_the_first_version(half_grown):
+    """A file that the first version left says nothing of itself, and is played back."""
+    path, back, before = half_grown()
+    data = open(back, "rb").read()
+    if data.startswith(b"overlay-undo-2"):
+        with open(back, "wb") as file:
+            file.write(b"overlay-undo-1" + data[14:16] + data[16:].partition(b"\n")[2])
+    assert recover(path) and os.stat(path).st_size == len(before)
+
+
 @pytest.mark.parametrize(
     "name", [".overlay-undo.{}", ".overlay-undo.{}.x.0.0", ".overlay-undo.{}.1"]
 )

@@ -18,7 +18,7 @@ import struct
 
 from overlay.errors import DAMAGED, OverlayError, quote, reason
 from overlay.host import process
-from overlay.image import ext3, ext3_write, pending
+from overlay.image import ext3, ext3_write, magic, pending
 from overlay.image.ext3_read import Reader
 from overlay.safety import replace
 
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from overlay.image.ext3 import Superblock
 
 _E2UNDO = b"E2UNDO02"
-_OURS = b"overlay-undo-1\n\0"  # then records: offset and length in bytes, and what was there
+# Then a line with the words of its name, and records: offset and length in bytes, and what was
+# there. Files of the first version, which begin like _FIRST, have no such line.
+_OURS = b"overlay-undo-2\n\0"
+_FIRST = b"overlay-undo-1\n\0"
 _RECORD = struct.Struct("<QQ")  # the last one: the checksum of all before, and 0
+_LONGEST_LINE = 256  # bytes of the words of a name
 _LONGEST = 1 << 28  # bytes of a record; there is none of half that size
 
 
@@ -79,7 +83,7 @@ def note(back: str, descriptor: int, superblock: Superblock, size: int) -> bool:
     block = superblock.block_size
     try:
         with open(make(back, descriptor), "wb") as file:
-            file.write(_OURS)
+            file.write(_OURS + _line(pending.words_in(os.path.basename(back))))
             pieces = (
                 (first * block, os.pread(descriptor, count * block, first * block))
                 for first, count in places
@@ -146,9 +150,40 @@ def read_records(
         yield offset, data
 
 
+def _line(words: Iterable[object]) -> bytes:
+    """Return the line that says of which image, and of which state of it, an undo file is."""
+    return " ".join(map(str, words)).encode() + b"\n"
+
+
+def _is_of(file: BinaryIO, words: Iterable[object]) -> bool:
+    """Return whether an undo file says itself what its name does, as far as it says anything.
+
+    words  in its name
+    Who may write in its directory can give it another image's name. resize2fs(8) has a copy of
+    the superblock in it, which tells one image and mount from another: undo_io.c of e2fsprogs.
+    """
+    start = os.pread(file.fileno(), 512, 0)
+    if start.startswith(_OURS):
+        return start[len(_OURS) :].startswith(_line(words))
+    if start.startswith(_E2UNDO) and len(start) == 512:
+        place, block = struct.unpack_from("<Q8xI", start, 16)
+        if place < 1 << 40:
+            data = os.pread(file.fileno(), magic.SUPERBLOCK_SIZE, place * block)
+            if data[56:58] == b"\xac\x10":  # the mark of a superblock, turned round
+                data = data[:56] + b"\x53\xef" + data[58:]
+            try:
+                superblock = ext3.Superblock(data, in_change=True)
+            except ext3.FormatError:
+                return True  # it was not finished
+            return pending.identity_of(superblock) == tuple(words)[2:]
+    return True
+
+
 def _records(file: BinaryIO) -> Iterator[tuple[int, bytes] | None]:
     """Yield what an undo file of ours holds, see read_records()."""
-    file.seek(len(_OURS))
+    file.seek(0)
+    if file.read(len(_OURS)) == _OURS:
+        file.readline(_LONGEST_LINE)
     yield from read_records(file)
 
 
@@ -177,6 +212,8 @@ def take_back(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
         with file:
             superblock = pending.read_superblock(path, descriptor)
             fits = tuple(numbers[2:]) == pending.identity_of(superblock)
+            if not _is_of(file, numbers):
+                continue  # it is another image's way back
             if fits and not superblock.is_clean and numbers[1].isdecimal():
                 try:
                     _play_back(undo, file, descriptor, path, environ)
@@ -217,7 +254,7 @@ def _play_back(
     Raises OverlayError (DAMAGED).
     """
     start = file.read(len(_OURS))
-    if start == _OURS:
+    if start in (_OURS, _FIRST):
         try:
             if None in _records(file):
                 for offset, data in filter(None, _records(file)):
