@@ -32,9 +32,8 @@ COMMANDS = {
 
 def load(program: str) -> tuple[ModuleType, Command]:
     """Return the module of a command, and the Command that it is."""
-    from importlib import import_module
-
-    module = import_module(f"overlay.commands.{COMMANDS[program]}")
+    # importlib would be one more module to import.
+    module = __import__(f"overlay.commands.{COMMANDS[program]}", fromlist=["PROGRAMS"])
     return module, module.PROGRAMS[program]
 
 

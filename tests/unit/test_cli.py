@@ -801,6 +801,40 @@ def test_imports(environ, scratch, tmp_path, arguments):
     assert found & HEAVY == set()
 
 
+# All of ours that is imported for a session: each costs a task of a job some 0.2 ms. What a dry run
+# takes (room: the overlay is sparse), what a session that only reads takes besides, and what one
+# that writes does.
+PLANNED = """overlay overlay.cli overlay.commands overlay.commands.arguments overlay.commands.run
+overlay.errors overlay.host overlay.host.places overlay.host.process overlay.host.room
+overlay.host.trust overlay.image overlay.image.ext3 overlay.image.ext3_image
+overlay.image.ext3_read overlay.image.image overlay.image.kind overlay.image.layout
+overlay.image.lock overlay.image.magic overlay.image.markers overlay.image.record overlay.launch
+overlay.launch.engine overlay.launch.engines overlay.launch.engines.apptainer
+overlay.launch.facts overlay.launch.inside overlay.launch.learned overlay.launch.plan
+overlay.launch.request overlay.launch.run overlay.output overlay.plan overlay.settings
+overlay.settings.config overlay.settings.files overlay.settings.table overlay.settings.values
+overlay.size"""
+READ = "overlay.host.holders overlay.host.keeper overlay.safety overlay.safety.guard"
+WRITTEN = "overlay.host.foreground overlay.image.paths overlay.safety.finish overlay.safety.tidy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        (["--dry-run", "-o", "a.ext3", "--", "ls"], PLANNED),
+        (["-o", "a.ext3:ro", "--", "ls"], f"{PLANNED} {READ}"),
+        (["-o", "a.ext3", "--", "ls"], f"{PLANNED} {READ} {WRITTEN}"),
+    ],
+    ids=["planned", "read", "written"],
+)
+def test_imports_of_ours(environ, scratch, tmp_path, arguments, known):
+    """No module comes onto the launch path by chance: one that is needed there is added above."""
+    environ["RECORD"] = str(tmp_path / "record")
+    found = imported(environ, scratch, "run-overlay", *arguments)
+    ours = {name for name in found if name.partition(".")[0] == "overlay"}
+    assert ours == set(known.split())
+
+
 def test_nothing_runs_at_import(environ):
     """No module of ours reads the command line or the environment, or prints, when imported."""
     script = (

@@ -1,5 +1,6 @@
 """What a session decides: every row is what the user asked, what the machine is, what is run."""
 
+import fnmatch
 import os
 import types
 
@@ -17,7 +18,7 @@ from overlay.launch.engines.apptainer import Apptainer
 from overlay.launch.facts import Facts, Opened, decide_writable, gather
 from overlay.launch.inside import command_line
 from overlay.launch.learned import Learned, learn
-from overlay.launch.plan import make_plan
+from overlay.launch.plan import _matches, make_plan
 from overlay.launch.request import (
     CommandFile,
     Overlay,
@@ -674,6 +675,13 @@ def test_files_that_are_not_seen(settings, way, passes):
     found = facts(image(), environ=environ, binds=["/home"], files={"SSL_CERT_FILE": way})
     plan = decided(settings, modes("a.ext3", command=["x"]), found)
     assert ("SSL_CERT_FILE" in plan.final.environment(environ)) == passes
+
+
+@pytest.mark.parametrize("pattern", ["A", "A*", "*", "*A", "A*B", "?B", "[AB]B", "A?*", "", "A.B"])
+def test_clear_matches(pattern):
+    """A pattern of [launch] clear is one of the shell's."""
+    for name in ("A", "AB", "BA", "AxB", "", "a", "A.B", "A*", "[AB]B", "BASH_FUNC_x%%"):
+        assert _matches(name, pattern) == fnmatch.fnmatchcase(name, pattern), name
 
 
 def test_clear_is_the_sites_choice(settings):

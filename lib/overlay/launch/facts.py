@@ -6,14 +6,11 @@ import os
 
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError, nothing_named, quote
 from overlay.host import places, process
-from overlay.host.room import free_bytes
-from overlay.host.scratch import scratch_directory
 from overlay.image.image import look
 from overlay.image.kind import MAY_NOT_WRITE
 from overlay.launch import engines
 from overlay.launch.engine import Told
 from overlay.launch.request import check_twice, find_container, read_commands
-from overlay.launch.shells import lacking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,8 +96,8 @@ class Facts:
     commands         a CommandFile, or None
     command_here     whether the host has the command, where it is a path
     lacking          those of SHELLS that neither the base image nor an overlay seems to have
-    scratch          a node-local directory for temporary files
-    room             bytes left on the file system of the first overlay, or None
+    scratch          a node-local directory for commands that are not bound as they are
+    room             bytes left on the file system of the first overlay, where it may grow; or None
     launchers        how our launchers can come before the engine's helpers, or None
     plain_directory  whether the first is a directory that was not an overlay yet
     data             whether it holds something all the same
@@ -272,8 +269,8 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
         gpus=[name for name, device in GPUS.items() if detect and os.path.exists(device)],
         commands=commands,
         command_here=_is_here(session.command),
-        lacking=lacking(base, found, environ, known=session.container in (None, *config.images())),
-        scratch=scratch_directory(config),
+        lacking=_lacking(session, config, base, found),
+        scratch=_scratch(commands, config),
         room=_room(first),
         launchers=launchers,
         plain_directory=first.is_plain_directory,
@@ -294,6 +291,18 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
 def _is_here(command: Sequence[str] | None) -> bool:
     """Return whether the host has a command, where that is a path."""
     return any("/" in word and os.path.exists(word) for word in (command or ())[:1])
+
+
+def _lacking(session: Session, config: Config, base: str, found: Sequence[Image]) -> frozenset[str]:
+    """Return the shells that seem to be missing inside.
+
+    The site's images have them: their files are not listed, because that takes a program.
+    """
+    if session.container in (None, *config.images()) and not os.path.isdir(base):
+        return frozenset()
+    from overlay.launch.shells import lacking  # for images of the user's own
+
+    return lacking(base, found, config.environ)
 
 
 def _ways(environ: Mapping[str, str], cwd: str) -> dict[str, Way]:
@@ -388,8 +397,24 @@ def _foreign_group(image: Image, engine: Engine, base: str) -> int | None:
     return image.group
 
 
+def _scratch(commands: CommandFile | None, config: Config) -> str:
+    """Return a node-local directory, where some commands are to be written to a file of ours."""
+    if commands is None or commands.text is None:
+        return "/tmp"  # nobody asks
+    from overlay.host.scratch import scratch_directory
+
+    return scratch_directory(config)
+
+
 def _room(image: Image) -> int | None:
-    """Return the bytes that an ordinary user has left on the file system of an image."""
+    """Return the bytes that an ordinary user has left on the file system of an image.
+
+    None where that has all of its blocks; to ask takes a server on a shared file system.
+    """
+    if image.status.st_blocks * 512 >= image.status.st_size:
+        return None
+    from overlay.host.room import free_bytes
+
     try:
         return free_bytes(image.descriptor)
     except OSError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 
 from overlay import size
 from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
-from overlay.host import places, private
+from overlay.host import places
 from overlay.launch import engine as engines
 from overlay.launch.facts import GPUS, NAMED
 from overlay.launch.inside import command_line
@@ -413,9 +412,7 @@ def _inside(session: Session, facts: Facts, learned: Learned, view: View, *, awa
     before: list[Step] = []
     after: list[Step] = []
     if commands.text is not None:
-        place = private.name(facts.scratch)
-        source = os.path.join(place, f"commands.{os.uname().nodename}.{os.getpid()}")
-        before, after = _without_carriage_returns(way.real, source, facts.scratch, commands.text)
+        source, before, after = _without_carriage_returns(way.real, facts.scratch, commands.text)
     target = view.place_of(way)
     name = path if away else commands.path
     if way.links and ".." in path.split("/"):
@@ -440,16 +437,20 @@ def _unseen(command: str, facts: Facts, view: View) -> str:
 
 
 def _without_carriage_returns(
-    original: str, path: str, scratch: str, text: bytes
-) -> tuple[list[Step], list[Step]]:
-    """Return the Steps that write commands to a path in the user's directory, and remove them.
+    original: str, scratch: str, text: bytes
+) -> tuple[str, list[Step], list[Step]]:
+    """Return a path in the user's directory, and the Steps that write commands to it and remove it.
 
     scratch  the directory in which that is
     text     the commands, without carriage returns and byte order mark
     """
+    from overlay.host import private  # for commands that have some
+
+    directory = private.name(scratch)
+    path = os.path.join(directory, f"commands.{os.uname().nodename}.{os.getpid()}")
     before = [
         Step(
-            ["mkdir", "-p", "-m", "700", private.name(scratch)],
+            ["mkdir", "-p", "-m", "700", directory],
             action=lambda: private.make(scratch),
         ),
         Step(
@@ -459,7 +460,7 @@ def _without_carriage_returns(
             why="the commands without the carriage returns of Windows",
         ),
     ]
-    return before, [Step(["rm", "-f", path], action=lambda: private.leave(scratch, path))]
+    return path, before, [Step(["rm", "-f", path], action=lambda: private.leave(scratch, path))]
 
 
 def _cleared(config: Config, facts: Facts, view: View) -> list[str]:
@@ -469,8 +470,21 @@ def _cleared(config: Config, facts: Facts, view: View) -> list[str]:
         name
         for name in sorted(environ)
         if (name in facts.files and not view.leads_to(facts.files[name]))
-        or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        or any(_matches(name, pattern) for pattern in patterns)
     ]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether a name is of a pattern, as fnmatch says it.
+
+    That would compile an expression for each, which takes longer than all else that is planned.
+    """
+    start, star, rest = pattern.partition("*")
+    if rest or "?" in start or "[" in start:
+        import fnmatch  # for patterns of a site's own
+
+        return fnmatch.fnmatchcase(name, pattern)
+    return name.startswith(start) if star else name == start
 
 
 def _foreign(config: Config, facts: Facts) -> list[str]:

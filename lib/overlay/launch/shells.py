@@ -14,19 +14,11 @@ SHELLS = ("sh", "bash")
 _PLACES = ("bin", "usr/bin", "usr/local/bin")
 
 
-def lacking(
-    base: str, overlays: Iterable[Image], environ: Mapping[str, str], *, known: bool
-) -> frozenset[str]:
-    """Return those of SHELLS that neither a base image nor an overlay seems to have.
-
-    known  whether the image is one of the site's, which have them: then its file is not listed,
-           because that takes a program
-    """
+def lacking(base: str, overlays: Iterable[Image], environ: Mapping[str, str]) -> frozenset[str]:
+    """Return those of SHELLS that neither a base image nor an overlay seems to have."""
     paths = {shell: [f"{place}/{shell}" for place in _PLACES] for shell in SHELLS}
     if os.path.isdir(base):
         there = {path for path in _all(paths) if os.path.lexists(os.path.join(base, path))}
-    elif known:
-        return frozenset()
     else:
         there = _listed(base, list(_all(paths)), environ)
     overlays = list(overlays)

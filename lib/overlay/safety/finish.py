@@ -13,7 +13,6 @@ from overlay.errors import DATA_LOST, OverlayError, quote
 from overlay.host import holders
 from overlay.image import ext3, lock, record
 from overlay.safety.tidy import tidy
-from overlay.safety.use import end_servers
 from overlay.size import format_files, format_size
 
 TYPE_CHECKING = False
@@ -176,6 +175,8 @@ def _end_abandoned(image: Image, output: Listener) -> bool:
     processes, left_behind = holders.users(image.identity)
     if not left_behind or not any(map(holders.serves, processes)):
         return False
+    from overlay.safety.use import end_servers
+
     servers = end_servers(image, processes)
     output.notice(
         f"{quote(image.path)}: the engine failed, and what it left behind was ended"

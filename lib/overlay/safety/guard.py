@@ -10,13 +10,12 @@ import os
 import time
 
 from overlay.errors import DAMAGED, IN_USE, NOT_ALLOWED, OverlayError, quote
-from overlay.host import holders, mounts, process
+from overlay.host import process
 from overlay.image import ext3, lock, record
 from overlay.image import image as images
 from overlay.image.ext3_image import read_superblock
 from overlay.image.kind import damaged
 from overlay.image.layout import check_locked_layout
-from overlay.safety.use import END_WAIT, in_use, is_freed, waiting_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ def acquire(
                 _acquire_one(found, number, writable and number == 0, config, environ, notice)
             return
         except lock.Busy as busy:
+            from overlay.safety.use import in_use, is_freed, waiting_for  # rarely needed
+
             held = busy.image
             assert held is not None  # _acquire_one() has set it
             # All are let go while we wait: two sessions that hold what the other wants
@@ -151,6 +152,9 @@ def _release(image: Image) -> None:
 
 def wait_for_end(image: Image) -> None:
     """Wait while what is left of a killed session is ended, or its engine just ends."""
+    from overlay.host import holders
+    from overlay.safety.use import END_WAIT
+
     deadline = time.monotonic() + END_WAIT
     while time.monotonic() < deadline:
         if not holders.being_ended(image.identity):
@@ -222,6 +226,8 @@ def check_may_repair(image: Image, config: Config) -> None:
     last = record.read(image.descriptor)
     if config["safety.trust_locks"] or last.get("host") == here:
         return
+    from overlay.host import mounts  # not needed where all is clean
+
     mount = mounts.find(image.descriptor)
     if mount and mount.is_local:
         return
@@ -291,6 +297,8 @@ def open_whole(path: str) -> Ext3Image:
         try:
             image.lock_whole()
         except lock.Busy as busy:
+            from overlay.safety.use import in_use, is_freed
+
             if is_freed(image, busy):
                 wait_for_end(image)
                 raise _Replaced from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from overlay.host import process
-from overlay.image import ext3, ext3_write, lock, record
+from overlay.image import ext3, lock, record
 from overlay.image.ext3_read import Reader
 from overlay.image.markers import OPAQUE, note, scan
 from overlay.image.paths import Paths, TooLong, parents
@@ -131,6 +131,8 @@ def _remove(
     is then erased, and only when that is written the name goes. Returns whether all went
     well; if not, the image is to be checked.
     """
+    from overlay.image import ext3_write  # most sessions leave none
+
     reader = Reader(found.descriptor, found.superblock)
     last = {  # number of a device -> the name that it keeps
         marker.number: marker for marker in markers if reader.inode(marker.number).is_whiteout

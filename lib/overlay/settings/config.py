@@ -247,18 +247,20 @@ def check_limits(config: Config) -> None:
 
 def variable(name: str) -> str:
     """Return the environment variable of a setting: create.size is OVERLAY_CREATE_SIZE."""
-    return "OVERLAY_" + "".join(char if char.isalnum() else "_" for char in name).upper()
+    plain = name.replace(".", "_")
+    if not plain.isidentifier():  # the name of an image, which may hold anything
+        plain = "".join(char if char.isalnum() else "_" for char in name)
+    return f"OVERLAY_{plain.upper()}"
 
 
 def warnings(environ: Mapping[str, str]) -> list[str]:
     """Return a line for every variable that looks like a setting's, and is none's."""
-    known = set(map(variable, table.BY_NAME))
+    ours = {name for name in environ if name.startswith("OVERLAY_")}
     found = []
-    for name in sorted(environ.keys() - known):
-        prefix, _underscore, rest = name.partition("_")
-        section, _underscore, key = rest.partition("_")
+    for name in sorted(ours - set(map(variable, table.BY_NAME))) if ours else ():
+        section, _underscore, key = name[len("OVERLAY_") :].partition("_")
         # Which images and templates there are is the site's choice.
-        if prefix == "OVERLAY" and key and section.lower() in table.SECTIONS.keys() - table.CHOSEN:
+        if key and section.lower() in table.SECTIONS.keys() - table.CHOSEN:
             keys = [one.key.upper() for one in table.SETTINGS if one.section == section.lower()]
             hint = nearest(key.upper(), keys, f"OVERLAY_{section.upper()}_{{}}")
             found.append(f"{quote(name)} is not a setting; {hint}")
