@@ -740,8 +740,12 @@ def test_dry_run_of_a_job(run, environ, scratch, overlay, options):
     environ |= {"OVERLAY_SCRATCH_LOCAL": str(own.parent), "SLURM_JOB_ID": "7"}
     line = ["--", "sh", "-c", "ls /new; touch /new && echo written; cat /etc/issue"]
 
+    def touched():
+        return [os.stat(scratch / name).st_ctime_ns for name in ("a.ext3", "b.ext3")]
+
+    before = touched()
     printed = run("run-overlay", "--dry-run", *options, *line)
-    assert printed.status == 0 and not own.exists()
+    assert printed.status == 0 and not own.exists() and touched() == before
     assert ("\ncp " in printed.stdout) == ("--stage" in options)
     assert ("/mke2fs " in printed.stdout) == ("-s" in options)
     (scratch / "pasted").write_text(printed.stdout)

@@ -266,7 +266,7 @@ def test_fakeroot_writes_what_belongs_to_others(settings):
 def test_own_helpers_of_the_engine(settings, monkeypatch, mode, base, marked, entered):
     """Our launchers cover an engine's own helpers where data or the view depend on them."""
     monkeypatch.setattr("overlay.launch.learned.markers.present", lambda *_args, **_known: marked)
-    monkeypatch.setattr("overlay.launch.stack.look", lambda *_arguments: (None, None))
+    monkeypatch.setattr("overlay.launch.stack.look", lambda *_known, remember: (None, None))
     monkeypatch.setattr("overlay.host.process.succeeds", lambda *_arguments: True)
     found = facts(image("a"), launchers=Launchers("/usr/libexec/apptainer/bin", base=base))
     request = modes(mode, command=["true"])

@@ -103,9 +103,12 @@ def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
 
-def hidden(image: Image, environ: Mapping[str, str]) -> Hidden:
-    """Return what an overlay hides. Raises Unknown, ext3.FormatError, OSError."""
-    if not markers.present(image, environ):
+def hidden(image: Image, environ: Mapping[str, str], *, remember: bool = True) -> Hidden:
+    """Return what an overlay hides. Raises Unknown, ext3.FormatError, OSError.
+
+    remember  whether it is noted on the image that it hides nothing
+    """
+    if not markers.present(image, environ, remember=remember):
         return Hidden()
     if image.kind == "ext3":
         return of_ext3(image.as_ext3().reader())

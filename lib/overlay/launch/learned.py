@@ -69,7 +69,7 @@ def learn(
     if marked or (mixed and any(image.is_file for image in facts.images[1:])):
         from overlay.launch import stack as stacks  # not needed for one overlay
 
-        stack, not_apart = stacks.look(facts, launchers)
+        stack, not_apart = stacks.look(facts, launchers, remember=remember)
     return Learned(
         markers=marked,
         launchers=launchers,

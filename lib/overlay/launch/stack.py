@@ -89,10 +89,13 @@ class Stack:
         return "the kernel does not let you mount them" if alone else None
 
 
-def look(facts: Facts, launchers: Launchers | None) -> tuple[Stack | None, str | None]:
+def look(
+    facts: Facts, launchers: Launchers | None, *, remember: bool
+) -> tuple[Stack | None, str | None]:
     """Return what our launcher is to be told of a stack, or why the layers cannot be told apart.
 
     launchers  ours, as they were settled
+    remember   whether what was found is noted on the images, which are locked then
     """
     layers = facts.images[1:] if facts.writable else facts.images
     try:
@@ -100,7 +103,8 @@ def look(facts: Facts, launchers: Launchers | None) -> tuple[Stack | None, str |
             raise Unknown("this engine does not take our launchers")
         if not _kernel_mounts():
             raise Unknown(f"the kernel is older than {'.'.join(map(str, KERNEL))}")
-        return Stack(_archive(layers, facts.environ, view=not facts.writable)), None
+        found = [hidden(image, facts.environ, remember=remember) for image in layers]
+        return Stack(_archive(layers, found, facts.environ, view=not facts.writable)), None
     except Unknown as error:
         # An engine that is setuid root has the kernel mount all of them.
         several = sum(image.is_file for image in facts.images) > 1
@@ -116,14 +120,16 @@ def _kernel_mounts() -> bool:
     return tuple(int(word) for word in words if word.isdecimal()) >= KERNEL
 
 
-def _archive(layers: Sequence[Image], environ: Mapping[str, str], *, view: bool) -> bytes:
+def _archive(
+    layers: Sequence[Image], found: Sequence[Hidden], environ: Mapping[str, str], *, view: bool
+) -> bytes:
     """Return the tar archive for our launcher.
 
     layers  Images of the read-only overlays, locked, the top one first
+    found   what they hide
     view    whether the kernel's overlayfs alone is to be seen, without fuse-overlayfs above it
     Raises Unknown, ext3.FormatError, OSError.
     """
-    found = [hidden(image, environ) for image in layers]
     kernel = view and all(map(_can_be_made, found))
     trees = _trees(layers, found, environ, kernel=kernel)
     if sum(len(names) for names, _directories in trees) > _MOST:
