@@ -7,7 +7,8 @@ import types
 import pytest
 from overlay.create import fill
 from overlay.create.build import unpacked_name, unpacking
-from overlay.create.source import Source
+from overlay.create.source import Directory
+from overlay.create.tar import Tar
 from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, MISSING, USAGE, OverlayError
 from overlay.host import private, process
@@ -69,15 +70,13 @@ def test_bindable(scratch, monkeypatch, pairs, bound):
     for name in ("a/sub", "b", "c"):
         os.makedirs(name)
     os.symlink("a", "link")
-    parsed = [
-        Source(path, dest, "tar" if path.endswith("tar") else "directory") for path, dest in pairs
-    ]
+    parsed = [(Tar if path.endswith("tar") else Directory)(path, dest) for path, dest in pairs]
     assert fill._bindable(parsed, "/elsewhere", ENVIRON) == [parsed[number] for number in bound]
 
 
 def test_overlay_in_its_own_source(scratch):
     """A source in which the new overlay will lie is copied: else that would be copied too."""
-    source = Source(str(scratch), "/x", "directory")
+    source = Directory(str(scratch), "/x")
     assert fill._bindable([source], str(scratch.parent), ENVIRON) == [source]
     for place in (scratch, scratch / "below"):
         assert fill._bindable([source], str(place), ENVIRON) == []

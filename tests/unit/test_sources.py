@@ -8,12 +8,17 @@ import os
 import stat
 import subprocess
 import tarfile
+import types
 
 import pytest
 from overlay.create import source as sources
 from overlay.create import squashfs as create_squashfs
 from overlay.create.allowance import Allowance
+from overlay.create.attributes import LeftOut
+from overlay.create.kind import Means
 from overlay.create.measure import measure
+from overlay.create.squashfs import Squashfs
+from overlay.create.tar import Tar
 from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, USAGE, OverlayError
 from overlay.host import private
@@ -28,6 +33,13 @@ TIME = 1_000_000_000
 def allowance(size=64 * MIB, files=None):
     """Return the Allowance of an overlay, with all the room of scratch."""
     return Allowance("/tmp", size=size, files=files)
+
+
+def bring(source, target, *, allowance, environ):
+    """Bring a source into a directory."""
+    config = types.SimpleNamespace(environ=environ)
+    more = {"config": config, "left_out": LeftOut(), "notice": print}
+    source.bring(target, Means(allowance, scratch="/tmp", through=f"{target}.through", **more))
 
 
 def refused(function, *arguments, **options):
@@ -76,7 +88,7 @@ def test_parse(place, monkeypatch, text, kind, path, dest):
     """SOURCE[:DEST]: a directory goes to its own name, an archive to the top."""
     monkeypatch.chdir(place)
     found = sources.parse_source(text, [])
-    assert (found.kind, found.path, found.dest) == (kind, path, dest)
+    assert (type(found).__name__.lower(), found.path, found.dest) == (kind, path, dest)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +255,8 @@ def unpack(tmp_path):
     def unpack(data, limit=64 * MIB):
         path = tmp_path / "a.tar"
         path.write_bytes(data)
-        source = sources.Source(str(path), "/", "tar")
-        sources.unpack(source, str(target), allowance=allowance(limit), environ=ENVIRON)
+        source = Tar(str(path), "/")
+        bring(source, str(target), allowance=allowance(limit), environ=ENVIRON)
         return target
 
     unpack.target = target
@@ -559,8 +571,8 @@ def squash(tmp_path):
 
 def unpack_squashfs(path, target, limit=64 * MIB):
     """Unpack a squashfs file."""
-    source = sources.Source(str(path), "/", "squashfs")
-    sources.unpack(source, str(target), allowance=allowance(limit), environ=ENVIRON)
+    source = Squashfs(str(path), "/")
+    bring(source, str(target), allowance=allowance(limit), environ=ENVIRON)
 
 
 def test_squashfs(tmp_path, squash):
@@ -604,12 +616,12 @@ def test_squashfs_of_many(tmp_path, squash):
     for number in range(50):
         (tree / str(number) / ("n" * 200)).mkdir(parents=True)
     path, target = squash(tree), tmp_path / "target"
-    source = sources.Source(str(path), "/", "squashfs")
+    source = Squashfs(str(path), "/")
     options = {"allowance": allowance(files=99), "environ": ENVIRON}
-    error = refused(sources.unpack, source, str(target), **options)
+    error = refused(bring, source, str(target), **options)
     assert (error.status, "more than 99 files" in error.what) == (CANNOT_CREATE, True)
     assert os.listdir(target) == []
-    sources.unpack(source, str(target), allowance=allowance(files=100), environ=ENVIRON)
+    bring(source, str(target), allowance=allowance(files=100), environ=ENVIRON)
     assert len(os.listdir(target)) == 50
 
 
@@ -692,9 +704,9 @@ def test_too_many_members(tmp_path):
     with tarfile.open(path, "w") as archive:
         for number in range(50):
             archive.addfile(tarfile.TarInfo(f"f{number}"))
-    source = sources.Source(str(path), "/", "tar")
+    source = Tar(str(path), "/")
     options = {"allowance": allowance(files=20), "environ": ENVIRON}
-    error = refused(sources.unpack, source, str(tmp_path / "target"), **options)
+    error = refused(bring, source, str(tmp_path / "target"), **options)
     assert (error.status, "more than 20 files" in error.what) == (CANNOT_CREATE, True)
     assert len(os.listdir(tmp_path / "target")) == 20
 
@@ -711,11 +723,11 @@ def test_too_many_directories(tmp_path, kind):
         info = tarfile.TarInfo("0")  # after what is in it
         info.type, info.mode = tarfile.DIRTYPE, 0o755
         archive.addfile(info)
-    source = sources.Source(str(path), "/", "tar")
+    source = Tar(str(path), "/")
     place = str(tmp_path / "target")
-    error = refused(sources.unpack, source, place, allowance=allowance(files=19), environ=ENVIRON)
+    error = refused(bring, source, place, allowance=allowance(files=19), environ=ENVIRON)
     assert (error.status, "more than 19 files" in error.what) == (CANNOT_CREATE, True)
     assert len(list((tmp_path / "target").rglob("*"))) in (18, 19)
     place = str(tmp_path / "exact")
-    sources.unpack(source, place, allowance=allowance(files=30), environ=ENVIRON)
+    bring(source, place, allowance=allowance(files=30), environ=ENVIRON)
     assert len(list((tmp_path / "exact").rglob("*"))) == 30

@@ -4,17 +4,53 @@ from __future__ import annotations
 
 import os
 
+from overlay.create.allowance import Allowance
+from overlay.create.kind import Source
 from overlay.create.place import copy_tree
+from overlay.errors import quote
 from overlay.host import namespace
 from overlay.image import image as images
+from overlay.image.magic import SUPERBLOCK_OFFSET, is_superblock
 from overlay.safety import guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overlay.create.allowance import Allowance
+    from overlay.create.kind import Means
     from overlay.settings.config import Config
+
+
+class Ext3(Source):
+    """An ext3 overlay."""
+
+    __slots__ = ()
+
+    task = "copy"
+    is_overlay = True
+
+    @classmethod
+    def begins(cls, head: bytes) -> bool:
+        return is_superblock(head[SUPERBLOCK_OFFSET:])
+
+    def words(self, target: str) -> list[str]:
+        return []
+
+    def why(self, target: str) -> str | None:
+        return f"what is in {quote(self.path)} is copied to {target}"
+
+    def notice(self) -> str | None:
+        return f"copying what is in {quote(self.path)}"
+
+    def _bring(self, target: str, means: Means) -> None:
+        extract(
+            self.path,
+            target,
+            means.through,
+            allowance=Allowance(means.scratch),
+            config=means.config,
+            notice=means.notice,
+        )
 
 
 def extract(

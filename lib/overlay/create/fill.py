@@ -11,11 +11,11 @@ import os
 from overlay.create import attributes, build, moved
 from overlay.create.allowance import NO_ROOM, Allowance, no_room
 from overlay.create.attributes import LeftOut
-from overlay.create.extract import extract
+from overlay.create.kind import Means
 from overlay.create.measure import BLOCK, Amount, measure
 from overlay.create.place import copy_tree, make_place
 from overlay.create.request import Content
-from overlay.create.source import parse_source, unpack
+from overlay.create.source import parse_source
 from overlay.errors import MISSING, USAGE, OverlayError, quote
 from overlay.host import namespace, permissions, places
 from overlay.launch.request import check_commands
@@ -25,8 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from overlay.create.kind import Source
     from overlay.create.request import Order
-    from overlay.create.source import Source
     from overlay.create.workplace import Workplace
     from overlay.output import Output
     from overlay.settings.config import Config
@@ -138,9 +138,7 @@ class Collection:
             (os.path.abspath(source.path), source.dest.lstrip("/")) for source in bindable
         ]
         self._made_of = [
-            permissions.Access(source.path)
-            for source in filling.sources
-            if source.kind in ("squashfs", "ext3")
+            permissions.Access(source.path) for source in filling.sources if source.is_overlay
         ]
         self._is_bound = filling.build is None and len(bindable) == len(filling.sources)
         self.steps: list[Step] = []
@@ -159,20 +157,12 @@ class Collection:
     def _bring(self, source: Source) -> list[Step]:
         """Return the Steps that put a source in its place."""
         target, top = self._target(source), self._workplace.upper
-        if source.kind == "directory":
-            words = ["cp", "-a", "--remove-destination", "--", source.path + "/.", target]
-        elif source.kind == "ext3":
-            words = []
-        elif source.kind == "tar":
-            words = ["tar", "-C", target, "-xf", source.path]
-        else:
-            words = ["unsquashfs", "-n", "-f", "-d", target, source.path]
         return [
             *self._place(source),
             Step(
-                words,
+                source.words(target),
                 action=lambda: self._unpack(source, target),
-                why=None if words else f"what is in {quote(source.path)} is copied to {target}",
+                why=source.why(target),
             ),
             Step(
                 ["chmod", "755", top],
@@ -186,36 +176,24 @@ class Collection:
 
     def _unpack(self, source: Source, target: str) -> None:
         scratch, output, order = self._workplace.scratch, self._output, self._order
-        task = "copy" if source.kind in ("directory", "ext3") else "unpack"
+        means = Means(
+            Allowance(scratch, size=order.size, files=order.files),
+            scratch=scratch,
+            through=self._workplace.path,
+            config=self._config,
+            left_out=self._left_out,
+            notice=output.notice,
+            tick=lambda count: output.progress(f"{count:,} files"),
+        )
+        words = source.notice()
+        if words:
+            output.notice(words)
         try:
-            if source.kind == "directory":
-                through = self._workplace.path + ".source"
-                copy_tree(source.path, target, self._environ, through=through)
-                return
-            if source.kind == "ext3":
-                output.notice(f"copying what is in {quote(source.path)}")
-                extract(
-                    source.path,
-                    target,
-                    self._workplace.path,
-                    allowance=Allowance(scratch),
-                    config=self._config,
-                    notice=output.notice,
-                )
-                return
-            output.notice(f"unpacking {quote(source.path)}")
-            unpack(
-                source,
-                target,
-                allowance=Allowance(scratch, size=order.size, files=order.files),
-                environ=self._environ,
-                left_out=self._left_out,
-                tick=lambda count: output.progress(f"{count:,} files"),
-            )
+            source.bring(target, means)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            raise no_room(f"{task} {quote(source.path)}", scratch, error) from None
+            raise no_room(f"{source.task} {quote(source.path)}", scratch, error) from None
         finally:
             output.progress("")
 
@@ -365,7 +343,7 @@ def _bindable(parsed: Sequence[Source], place: str, environ: Mapping[str, str]) 
             for other in rest
         )
         inside = places.is_below(place, [os.path.realpath(source.path)])
-        if source.kind == "directory" and source.dest != "/" and apart and not inside:
+        if source.is_tree and source.dest != "/" and apart and not inside:
             found.append(source)
     if not all(map(_is_mine, found)) and not namespace.blocks_links(environ):
         found = list(filter(_is_mine, found))

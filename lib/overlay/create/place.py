@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from overlay.create.source import Source
+    from overlay.create.kind import Source
 
 DEEPEST = 256  # directories in one another; what walks through trees later is recursive
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 
-from overlay.create.allowance import NO_ROOM
-from overlay.create.attributes import LeftOut
-from overlay.create.squashfs import unpack_squashfs
-from overlay.create.tar import Unpacker, compression, is_tar, open_regular, unpack_tar
+from overlay.create.extract import Ext3
+from overlay.create.kind import HEAD, Source
+from overlay.create.place import copy_tree
+from overlay.create.squashfs import Squashfs
+from overlay.create.tar import Tar, open_regular
 from overlay.errors import DAMAGED, MISSING, USAGE, OverlayError, quote, reason
-from overlay.image.magic import HEAD, SUPERBLOCK_OFFSET, is_squashfs, is_superblock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable
 
-    from overlay.create.allowance import Allowance
+    from overlay.create.kind import Means
 
 # Archives that are not read, as (how it begins, what it is, what unpacks it into DIR).
 _OTHERS = (
@@ -35,23 +35,28 @@ _OTHERS = (
     (b"\x1f\x9d", "compressed by compress", "gzip -dc {} | tar -C DIR -x"),
     (b"\x04\x22\x4d\x18", "compressed by lz4", "lz4 -dc {} | tar -C DIR -x"),
 )
-_LONGEST_EMPTY = 1 << 20  # bytes; tar(1) writes 10,240 zeros for an archive of nothing
 
 
-class Source:
-    """Something to fill an overlay with.
+class Directory(Source):
+    """A directory, which is copied where it is not read in its place."""
 
-    path  where it is
-    dest  where its content appears inside, an absolute path
-    kind  "directory", "tar", "squashfs" or "ext3"
-    """
+    __slots__ = ()
 
-    __slots__ = ("dest", "kind", "path")
+    task = "copy"
+    is_tree = True
 
-    def __init__(self, path: str, dest: str, kind: str) -> None:
-        self.path = path
-        self.dest = dest
-        self.kind = kind
+    def words(self, target: str) -> list[str]:
+        return ["cp", "-a", "--remove-destination", "--", self.path + "/.", target]
+
+    def notice(self) -> str | None:
+        return None
+
+    def _bring(self, target: str, means: Means) -> None:
+        copy_tree(self.path, target, means.config.environ, through=means.through + ".source")
+
+
+# Kinds of files: the first that one begins like is taken.
+FILES: tuple[type[Source], ...] = (Squashfs, Ext3, Tar)
 
 
 def parse_source(text: str, hidden: Iterable[str]) -> Source:
@@ -70,9 +75,7 @@ def parse_source(text: str, hidden: Iterable[str]) -> Source:
         if colon and not dest and os.path.exists(first):
             error.hint = f"where it goes inside begins with /: --from {quote(first)}:/{rest}"
         raise
-    if not dest:
-        name = os.path.basename(os.path.realpath(path))
-        dest = "/" + name if kind == "directory" else "/"
+    dest = dest or kind.usual_dest(path)
     if ".." in dest.split("/"):
         raise OverlayError(f"{quote(dest)} must not hold ..", status=USAGE)
     dest = os.path.normpath("/" + dest.strip("/"))
@@ -83,27 +86,22 @@ def parse_source(text: str, hidden: Iterable[str]) -> Source:
                 status=USAGE,
                 hint=f"choose another place: --from {quote(path)}:/opt/NAME",
             )
-    return Source(path, dest, kind)
+    return kind(path, dest)
 
 
-def _kind(path: str) -> str:
-    """Return what a source is."""
+def _kind(path: str) -> type[Source]:
+    """Return what kind of source is at a path."""
     try:
         if os.path.isdir(path):
             os.listdir(path)
-            return "directory"
+            return Directory
         with open_regular(path) as file:
-            start = file.read(HEAD)
-            head = start[:512]
-            empty = not start.strip(b"\0") and _is_empty_tar(start + file.read(_LONGEST_EMPTY))
+            head = file.read(HEAD)
     except (OSError, ValueError) as error:
         raise OverlayError(f"cannot read {quote(path)}: {reason(error)}", status=MISSING) from None
-    if is_squashfs(head):
-        return "squashfs"
-    if is_superblock(start[SUPERBLOCK_OFFSET:]):
-        return "ext3"
-    if empty or compression(head) or is_tar(head):
-        return "tar"
+    for kind in FILES:
+        if kind.begins(head):
+            return kind
     for mark, what, command in _OTHERS:
         if head.startswith(mark):
             raise OverlayError(
@@ -116,42 +114,3 @@ def _kind(path: str) -> str:
         f"{quote(path)} is neither a directory, a tar archive, a squashfs file nor an overlay",
         status=DAMAGED,
     )
-
-
-def _is_empty_tar(content: bytes) -> bool:
-    """Return whether the content of a file is an archive of nothing: two blocks of zeros or more."""
-    return 1024 <= len(content) <= _LONGEST_EMPTY and not content.strip(b"\0")
-
-
-def unpack(
-    source: Source,
-    target: str,
-    *,
-    allowance: Allowance,
-    environ: Mapping[str, str],
-    left_out: LeftOut | None = None,
-    tick: Callable[[int], object] = lambda count: None,
-) -> None:
-    """Unpack an archive into a directory.
-
-    allowance  the Allowance: how much it may be
-    left_out   takes note of attributes that cannot be carried; None: nobody is told
-    tick       called with how many files there are by now, now and then
-    Raises OverlayError: DAMAGED for a member that would reach outside, CANNOT_CREATE when
-    that is not enough, UNAVAILABLE without the tool; OSError (ENOSPC, EDQUOT) when the room on
-    scratch is used up meanwhile.
-    """
-    os.makedirs(target, exist_ok=True)
-    left_out = left_out or LeftOut()
-    try:
-        if source.kind == "squashfs":
-            unpack_squashfs(source.path, target, allowance, environ, left_out)
-        else:
-            unpacker = Unpacker(source.path, target, allowance, source.dest != "/", left_out, tick)
-            unpack_tar(source.path, unpacker, environ)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise
-        raise OverlayError(
-            f"cannot unpack {quote(source.path)}: {reason(error)}", status=DAMAGED
-        ) from None

@@ -8,11 +8,13 @@ import signal
 import stat
 
 from overlay.create.allowance import check_room
+from overlay.create.kind import Source
 from overlay.create.place import DEEPEST, copy_tree, make_directories
 from overlay.create.tar import open_regular
 from overlay.create.workplace import was_changed
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import private, process
+from overlay.image.magic import is_squashfs
 from overlay.image.squashfs import LONGEST_LISTING
 
 TYPE_CHECKING = False
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from overlay.create.allowance import Allowance
     from overlay.create.attributes import LeftOut
+    from overlay.create.kind import Means
     from overlay.host.process import Result
 
 # A line of unsquashfs -lln: kind, size or device number, path.
@@ -34,6 +37,25 @@ _REFUSED = {
     "root": r"could not write xattr (\S+) for file (.*?) because you're not superuser",
 }
 _EXPECTED = re.compile(r"could not create character device|^write_xattr: |^Further error messages")
+
+
+class Squashfs(Source):
+    """A squashfs file, such as pack-overlay makes."""
+
+    __slots__ = ()
+
+    is_overlay = True
+
+    @classmethod
+    def begins(cls, head: bytes) -> bool:
+        return is_squashfs(head)
+
+    def words(self, target: str) -> list[str]:
+        return ["unsquashfs", "-n", "-f", "-d", target, self.path]
+
+    def _bring(self, target: str, means: Means) -> None:
+        environ = means.config.environ
+        unpack_squashfs(self.path, target, means.allowance, environ, means.left_out)
 
 
 def unpack_squashfs(

@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 
+from overlay.create.kind import HEAD, Source
 from overlay.create.place import DEEPEST, make_directory
 from overlay.errors import DAMAGED, UNAVAILABLE, OverlayError, quote
 from overlay.host import process
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from overlay.create.allowance import Allowance
     from overlay.create.attributes import LeftOut
+    from overlay.create.kind import Means
 
     class Readable(Protocol):
         """What bytes are read from."""
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST_HEADER = 8 << 20  # bytes of what describes one member of a tar archive
+_BLOCK = 512  # bytes of a header
 _LATEST = 1 << 40  # seconds since 1970
 
 # How compressed archives begin, and what decompresses them: modules of Python, one program.
@@ -80,6 +83,32 @@ def compression(head: bytes) -> str | None:
     """Return what decompresses an archive that begins so; None for a plain one."""
     found = [name for magic, name in _COMPRESSED.items() if head.startswith(magic)]
     return found[0] if found and not is_tar(head) else None
+
+
+def _is_empty(head: bytes) -> bool:
+    """Return whether a file of these bytes is an archive of nothing: some blocks of zeros.
+
+    tar(1) writes 10,240; of a file that is longer than a megabyte nobody could say.
+    """
+    return 2 * _BLOCK <= len(head) < HEAD and not head.strip(b"\0")
+
+
+class Tar(Source):
+    """A tar archive, compressed or not."""
+
+    __slots__ = ()
+
+    @classmethod
+    def begins(cls, head: bytes) -> bool:
+        return is_tar(head[:_BLOCK]) or compression(head) is not None or _is_empty(head)
+
+    def words(self, target: str) -> list[str]:
+        return ["tar", "-C", target, "-xf", self.path]
+
+    def _bring(self, target: str, means: Means) -> None:
+        below = self.dest != "/"
+        unpacker = Unpacker(self.path, target, means.allowance, below, means.left_out, means.tick)
+        unpack_tar(self.path, unpacker, means.config.environ)
 
 
 def unpack_tar(path: str, unpacker: Unpacker, environ: Mapping[str, str]) -> None:
