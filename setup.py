@@ -1,5 +1,6 @@
 """Everything is in setup.cfg; here stands what only code can say."""
 
+import glob
 import os
 import re
 import shutil
@@ -46,4 +47,7 @@ class Launchers(build_scripts):
                 file.write(re.sub(r"^(#!.*) -IS\n", r"\1 -I\n", text))
 
 
-setup(cmdclass={"build_py": Modules, "build_scripts": Launchers})
+setup(
+    scripts=sorted(glob.glob("bin/*")),
+    cmdclass={"build_py": Modules, "build_scripts": Launchers},
+)

@@ -1,6 +1,5 @@
 """`make install`, `make uninstall` and `pip install`: what an admin gets, and where."""
 
-import configparser
 import filecmp
 import os
 import shutil
@@ -45,7 +44,7 @@ def prefix(tmp_path):
 
 
 def test_version_in_one_place(prefix):
-    """The modulefiles get the version at installation, and every command is known to pip."""
+    """The modulefiles get the version at installation."""
     modules = ["clone", "clone.lua"]
     assert sorted(os.listdir(ROOT / "modulefiles/overlay")) == modules
     installed = sorted(os.listdir(prefix / "modulefiles/overlay"))
@@ -54,10 +53,6 @@ def test_version_in_one_place(prefix):
         source = ROOT / "modulefiles/overlay" / name
         assert source.read_text() == (prefix / "modulefiles/overlay" / copy).read_text()
         assert VERSION not in source.read_text().replace("#%Module1.0", "")
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg")
-    listed = parser["options"]["scripts"].split()
-    assert listed == sorted(f"bin/{name}" for name in os.listdir(ROOT / "bin") if name[0] != ".")
 
 
 def test_reproducible(prefix, tmp_path):
@@ -160,6 +155,7 @@ def test_pip(tmp_path):
         capture_output=True,
         cwd=tmp_path,
     )
+    assert set(os.listdir(ROOT / "bin")) <= set(os.listdir(place / "bin"))
     done = command(place / "bin", "create-overlay", "-s", "20", "-n", "1", "-o", tmp_path / "new")
     assert done.returncode == 0 and (tmp_path / "new.ext3").exists(), done
     done = command(place / "bin", "run-overlay", "-o", tmp_path / "new.ext3", "--", "true")
