@@ -26,7 +26,7 @@ def mount(environ, scratch):
             cwd=str(scratch),
             dimensions=(30, 150),
             encoding="utf-8",
-            timeout=20,
+            timeout=60,
             echo=False,
         )
         started.append(child)
@@ -211,7 +211,7 @@ def test_run_overlay_in_a_terminal(environ, scratch, overlay):
         env=environ,
         cwd=str(scratch),
         encoding="utf-8",
-        timeout=20,
+        timeout=60,
     )
     wait_until(lambda: ["sleep", nap] in command_lines())
     child.sendintr()

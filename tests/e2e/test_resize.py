@@ -114,7 +114,7 @@ def test_sparse(ok, scratch, make):  # noqa: F811
     ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", "mkdir /data; echo text >/data/f")
     begin = time.monotonic()
     ok("resize-overlay", "a.ext3", "-s", "20G")
-    assert time.monotonic() - begin < 20  # tools/benchmark has the figure
+    assert time.monotonic() - begin < 60  # tools/benchmark has the figure
     status = os.stat(path)
     assert (status.st_size, status.st_blocks * 512 < 1000 * MIB) == (20 << 30, True)
     for options in (["-s", "500"], ["-n", "30"], ["-s", "+500"]):

@@ -93,7 +93,7 @@ def complete(request, place, environ):
     script = place.parent / "start"
     script.write_text(START[name])
     shell = pexpect.spawn(
-        name, words, cwd=place, env=environ, encoding="utf-8", timeout=15, dimensions=(50, 200)
+        name, words, cwd=place, env=environ, encoding="utf-8", timeout=60, dimensions=(50, 200)
     )
     shell.delaybeforesend = None
     shell.sendline(f"unset zle_bracketed_paste; . '{script}'")

@@ -226,7 +226,7 @@ def test_huge_tables(small):
         [sys.executable, "-IS", "-c", HUGE, lib, str(small)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -230,7 +230,7 @@ def test_wait_ends(run, hold, make):
     session = hold()
     before = time.monotonic()
     result = run("run-overlay", "-o", "a.ext3", "--wait", "1", "--", "true")
-    assert 1 <= time.monotonic() - before < 5
+    assert 1 <= time.monotonic() - before < 60
     assert result.status == 75
     first, second, _hint = result.stderr.splitlines()
     assert first == "run-overlay: waiting for a.ext3: it is in use"
