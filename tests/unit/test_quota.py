@@ -320,7 +320,7 @@ def test_one_time_for_all(monkeypatch, on, program, check):
 
     real = process.ask
     monkeypatch.setattr(process, "ask", ask)
-    asked = str(program("once", '[ ! -e "$0.asked" ] || exec sleep 1000; >"$0.asked"'))
+    asked = str(program("once", '[ ! -e "$0.once" ] || exec sleep 1000; >"$0.once"'))
     for sync in ("exec sleep 1000", "exit 0"):
         program("sync", sync)
         left.clear()
@@ -329,7 +329,7 @@ def test_one_time_for_all(monkeypatch, on, program, check):
         # The second answer does not come in time: the first still holds.
         assert "the quota is short by 100 MiB" in caught.value.what
         assert left == sorted(set(left), reverse=True) and left[0] <= 3 and len(left) > 1
-        os.unlink(f"{asked}.asked")
+        os.unlink(f"{asked}.once")
 
 
 def test_sources():
