@@ -70,6 +70,37 @@ def test_session(mount, ok, scratch, overlay):
     assert ok("run-overlay", "-o", "env.ext3", "--", "cat", "/data/f") == "hello\n"
 
 
+@pytest.mark.parametrize("mode", ["", ":ro"])
+def test_users_bashrc(mount, overlay, bashrc, environ, mode):
+    """A setting lets the shell read the user's ~/.bashrc: aliases, functions; the prompt says both."""
+    overlay("env.ext3")
+    bashrc("alias greet='echo hello you'\ntwice() { echo $1 $1; }\nPS1='mine \\w> '\n")
+    child = mount("-o", f"env.ext3{mode}", prompt="[env.ext3] /")
+    assert "not found" in say(child, "greet", "[env.ext3] /")
+    child.sendline("exit 0")
+    assert ended(child) == 0
+    environ["OVERLAY_LAUNCH_BASHRC"] = "yes"
+    child = mount("-o", f"env.ext3{mode}", prompt="[env.ext3] mine ")
+    assert say(child, "greet; twice x", "[env.ext3] mine ") == "hello you\nx x"
+    assert say(child, "echo $-", "[env.ext3] mine ").count("i") == 1
+    child.sendline("exit 5")
+    assert ended(child) == 5
+
+
+def test_users_bashrc_without_terminal(run, overlay, bashrc):
+    """Where there is no terminal the shell reads its commands, as without the setting."""
+    overlay("env.ext3")
+    bashrc("echo read\n")
+    for setting in ("no", "yes"):
+        variables = {"OVERLAY_LAUNCH_BASHRC": setting}
+        words = ["mount-overlay", "-q", "-o", "env.ext3"]
+        assert run(*words, stdin="echo $((6 * 7)); exit 3\n", variables=variables) == (
+            3,
+            "42\n",
+            "",
+        )
+
+
 def test_prompt_shows_the_directory(mount, overlay):
     """The prompt follows the current directory."""
     overlay("env.ext3")

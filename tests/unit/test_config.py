@@ -77,7 +77,7 @@ WRONG = [
         "[create]\nsize = 5\n[launch]\nsize = 5\n",
         4,
         "unknown key size in [launch]",
-        "known: gpu, clear, user_site",
+        "known: gpu, clear, user_site, bashrc",
     ),
     (
         "[engine]\ncommand = a\n",

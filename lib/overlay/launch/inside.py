@@ -1,4 +1,4 @@
-"""One command inside: a shell runs it, and says why where it cannot be run.
+"""What runs inside. One command: a shell runs it, and says why where it cannot be run.
 
 The engine's own answer would be its runtime's words, and 255. Here it is a shell's: 127 for what
 is not there, 126 for what cannot be executed. Nothing is asked before the command has failed, and
@@ -54,6 +54,24 @@ def command_line(command: Sequence[str], program: str, unseen: str = "") -> list
     unseen   what is to be said of a command that this machine has and that is not seen inside
     """
     return ["/bin/sh", "-c", _SAY + _script(command, unseen), program, *command]
+
+
+# A file of its own for bash to begin with: the prompt comes after what the user's sets.
+_SHELL = (
+    "command -v bash >/dev/null || exec sh -i; "
+    """exec bash -c 'exec bash --rcfile <(printf "%s\\n" "$1")' bash "$1\""""
+)
+
+
+def with_user_bashrc(title: str) -> list[str]:
+    """Return the words that run a shell inside which reads the user's ~/.bashrc.
+
+    title  what the prompt begins with, plain letters for every shell
+    """
+    # The engine's PROMPT_COMMAND would set the prompt once more.
+    start = "unset PROMPT_COMMAND; PS1='\\w> '; [ -r ~/.bashrc ] && . ~/.bashrc; "
+    start += f'PS1="[{title}] $PS1"'
+    return ["/bin/sh", "-c", _SHELL, "sh", start]
 
 
 def _script(command: Sequence[str], unseen: str) -> str:

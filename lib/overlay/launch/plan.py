@@ -9,7 +9,7 @@ from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reas
 from overlay.host import places
 from overlay.launch import engine as engines
 from overlay.launch.facts import GPUS, NAMED
-from overlay.launch.inside import command_line
+from overlay.launch.inside import command_line, with_user_bashrc
 from overlay.plan import Plan, Step
 
 TYPE_CHECKING = False
@@ -106,6 +106,8 @@ def make_plan(
     # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
     # stack: an empty layer on top, which our launcher then makes read-only.
     layer = learned.markers and not facts.writable
+    name = _title(session.title or facts.overlays[0].path)
+    with_bashrc = inside.words is None and config["launch.bashrc"]
     launch = engines.Launch(
         facts.base,
         facts.overlays,
@@ -115,7 +117,7 @@ def make_plan(
         no_cwd=no_cwd,
         layer=layer,
         options=session.options,
-        command=inside.words,
+        command=with_user_bashrc(name) if with_bashrc else inside.words,
         quiet=not session.verbose,
     )
     cleared = _cleared(config, facts, view)
@@ -132,7 +134,7 @@ def make_plan(
     final = Step(
         arguments,
         unset=cleared + _foreign(config, facts),
-        variables=_variables(session, config, facts, token, shell=inside.words is None),
+        variables=_variables(config, facts, token, None if inside.words is not None else name),
         path_first=path_first,
         why=learned.stack.why if learned.stack else None,
         commands=learned.commands.descriptor if learned.commands else None,
@@ -193,12 +195,12 @@ def _of_the_shell(config: Config, facts: Facts) -> Iterator[Notice]:
 
 
 def _variables(
-    session: Session, config: Config, facts: Facts, token: str | None, *, shell: bool
+    config: Config, facts: Facts, token: str | None, shell: str | None
 ) -> dict[str, str]:
     """Return the variables that the engine gets.
 
     token  see make_plan()
-    shell  whether an interactive shell runs inside
+    shell  what the prompt of a shell says, None where no shell runs inside
     """
     variables: dict[str, str] = {}
     if config["launch.user_site"] == "hide":
@@ -206,8 +208,8 @@ def _variables(
     if facts.environ.get("PWD", facts.cwd) != facts.cwd:
         # Where it finds a name of the shell's inside, the engine does not mount what is there.
         variables["PWD"] = facts.cwd
-    if shell:
-        variables |= _prompt(facts.engine, session.title or facts.overlays[0].path)
+    if shell is not None:
+        variables[facts.engine.variable("PS1")] = f"[{shell}] \\w> "
     if token is not None:
         variables[facts.engine.variable("OVERLAY_SESSION")] = token
     return variables
@@ -498,11 +500,10 @@ def _foreign(config: Config, facts: Facts) -> list[str]:
     return [name for name in foreign if name in facts.environ]
 
 
-def _prompt(engine: engines.Engine, path: str) -> dict[str, str]:
-    """Return the variables that make the shell's prompt name the overlay."""
+def _title(path: str) -> str:
+    """Return the name of an overlay as a prompt may say it, where some letters have a meaning."""
     name = os.path.basename(path.rstrip("/"))
-    plain = "".join(char if char.isalnum() or char in "-_.+@%=" else "?" for char in name)
-    return {engine.variable("PS1"): f"[{plain}] \\w> "}
+    return "".join(char if char.isalnum() or char in "-_.+@%=" else "?" for char in name)
 
 
 def describe(facts: Facts) -> str:

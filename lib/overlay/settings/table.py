@@ -281,6 +281,14 @@ SETTINGS = (
         " directory is seen inside.",
     ),
     Setting(
+        "launch",
+        "bashrc",
+        BOOLEAN,
+        "no",
+        "Whether the shell of mount-overlay reads the user's ~/.bashrc, for aliases and functions."
+        " It is the host's: what it adds to PATH, or activates, may not be there inside.",
+    ),
+    Setting(
         "safety",
         "trust_locks",
         BOOLEAN,
