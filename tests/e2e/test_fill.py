@@ -829,6 +829,8 @@ def test_build_takes_its_log_anew(ok, run, start, scratch):  # noqa: F811
     for said in ("a long first line", "second"):
         build.write_text(f"echo {said}; false")
         assert run(*words, "a").status == 73
+        assert (scratch / "a.log").stat().st_mode & 0o777 == 0o600
+        (scratch / "a.log").chmod(0o644)  # as those of the first version are
     assert (scratch / "a.log").read_text() == "second\n"
     assert sorted(os.listdir(scratch)) == ["a.log", "build.txt"]
     os.mkfifo(scratch / "go")

@@ -419,6 +419,13 @@ HELD = [
             ("binds.paths", "", "--bind=/y"),
             ("binds.paths", "", "--bind"),
             ("binds.paths", "", "-B/y"),
+            ("binds.paths", "", "-cB/y"),
+            ("binds.paths", "", "--home=/y:/y"),
+            ("binds.paths", "", "-H"),
+            ("binds.paths", "", "--scratch=/y"),
+            ("binds.paths", "", "--workdir"),
+            ("binds.paths", "", "-eW/y"),
+            ("binds.paths", "", "--fusemount=container:x"),
             ("binds.paths", "", "--mount=type=bind,src=/y,dst=/y"),
             ("launch.gpu", " none", "--nv"),
         )

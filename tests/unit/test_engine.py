@@ -326,9 +326,18 @@ def test_told(options, environ, expected):
     [
         ("--bind=/a", "binds.paths"),
         ("-B/a", "binds.paths"),
+        ("-cB/a", "binds.paths"),
+        ("-H", "binds.paths"),
+        ("--home=/a", "binds.paths"),
+        ("--scratch", "binds.paths"),
+        ("-eW/a", "binds.paths"),
+        ("--fusemount=host:a", "binds.paths"),
         ("--nv", "launch.gpu"),
         ("--nvccli=true", "launch.gpu"),
-        ("--home", None),
+        ("-e", None),
+        ("-o/BHSW.ext3", None),
+        ("--pwd=/B", None),
+        ("--no-home", None),
     ],
 )
 def test_sets_aside(word, setting):

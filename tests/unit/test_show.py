@@ -471,7 +471,7 @@ def test_paths_of_all_directories(make, monkeypatch):
     found = images.look("x")
     assert len(contents.directories(found, "/", {})) == 4
     monkeypatch.setattr(contents, "_LONGEST", 300)
-    with pytest.raises(OverlayError, match="the names in it are too long"):
+    with pytest.raises(OverlayError, match="paths that are too long"):
         contents.directories(found, "/", {})
     found.close()
 

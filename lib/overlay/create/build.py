@@ -152,13 +152,15 @@ class Build:
 def _new_log(path: str) -> BinaryIO:
     """Open the log of a build, empty, with a number behind its name when that is another file's.
 
+    It is for nobody else: what commands print may hold what is not for others, as an address
+    with a password.
     The log that an earlier build has left is taken anew: it is marked as ours, and nobody writes it.
     Raises OSError.
     """
     for number in itertools.count(1):
         name = path if number == 1 else f"{path}.{number}"
         with contextlib.suppress(FileExistsError):
-            file = open(name, "xb")
+            file = open(name, "xb", opener=lambda path, flags: os.open(path, flags, 0o600))
             with contextlib.suppress(OSError):  # no attributes here: it is never taken anew
                 os.setxattr(file.fileno(), _LOG, b"")
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -182,6 +184,7 @@ def _old_log(name: str) -> BinaryIO | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
             file.truncate(0)
+            os.fchmod(file.fileno(), 0o600)
             return file
     except OSError:
         pass

@@ -103,7 +103,7 @@ SETTINGS = (
         " up. A rule is as firm as the keys that it reads: quota rather than quota.check, and"
         " scratch rather than scratch.outside. In a locked value {user} and {home} are what the"
         " system says; $VARIABLE stays the caller's. A lock on binds.paths and launch.gpu holds for"
-        " the engine's own options and variables for the same, such as APPTAINER_BIND. Policy, not"
+        " the engine's own options and variables for the same, such as APPTAINER_BIND and --home. Policy, not"
         " security: whoever can run the engine by hand is not bound by it.",
         example="create.allocation images.default quota",
     ),
@@ -384,8 +384,9 @@ SETTINGS = (
         PATHS,
         "$SLURM_TMPDIR $TMPDIR /tmp",
         "Directories on a disk of the node for temporary files, for what --stage copies and for"
-        " the layers of tasks; the first that is there and writable is taken, for create-overlay -f"
-        " the first of those that is not mounted noexec.",
+        " the layers of tasks; the first that is there, writable, and in which nobody else could"
+        " exchange them (chmod +t) is taken, for create-overlay -f the first of those that is not"
+        " mounted noexec.",
     ),
 )
 

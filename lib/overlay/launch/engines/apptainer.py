@@ -29,11 +29,17 @@ _NEEDS = {
 _PREFIXES = ("APPTAINER", "SINGULARITY")
 
 # Variables and options that do what our own options do, by the setting that these would set aside.
-_VARIABLES = {"binds.paths": ("BIND", "BINDPATH", "MOUNT"), "launch.gpu": ("NV", "NVCCLI", "ROCM")}
+# Home directory, scratch and work directory are binds of the host's by other names.
+_VARIABLES = {
+    "binds.paths": ("BIND", "BINDPATH", "MOUNT", "HOME", "SCRATCH", "WORKDIR", "FUSESPEC"),
+    "launch.gpu": ("NV", "NVCCLI", "ROCM"),
+}
 _OPTIONS = {
-    "binds.paths": ("--bind", "-B", "--mount"),
+    "binds.paths": ("--bind", "--mount", "--home", "--scratch", "--workdir", "--fusemount"),
     "launch.gpu": ("--nv", "--rocm", "--nvccli"),
 }
+_BINDING = "BHSW"  # the letters of such options, which may follow those of others: -cB
+_WITH_VALUE = "o"  # of others, what follows is no letter of an option
 
 _CONTAINED = ("-c", "--contain", "-C", "--containall")
 
@@ -120,7 +126,12 @@ class Apptainer(Engine):
 
     def sets_aside(self, word: str) -> str | None:
         """Return the setting that an option of its own would set aside, None when it does not."""
-        option = "-B" if word.startswith("-B") else word.partition("=")[0]
+        if word.startswith("-") and not word.startswith("--"):
+            letters = word[1:]
+            for letter in _WITH_VALUE:
+                letters = letters.partition(letter)[0]
+            return None if set(_BINDING).isdisjoint(letters) else "binds.paths"
+        option = word.partition("=")[0]
         return next((name for name, options in _OPTIONS.items() if option in options), None)
 
     def can_bind(self, path: str) -> bool:
