@@ -63,6 +63,9 @@ def rich(ok, scratch, planted, prototype):
     return path
 
 
+LINKS = 4  # the place of that number in what listed() says of a file
+
+
 def content(ok, name="a.ext3"):
     """Return lists of all that a rich overlay holds, owners included."""
     tree = listed(ok, [f"{name}:ro"], "/tree")
@@ -71,6 +74,14 @@ def content(ok, name="a.ext3"):
     said = ok("run-overlay", "-o", f"{name}:ro", "--", "sh", "-c", line)
     with_owners = tool("debugfs", "-R", "ls -l /upper/opt/z", name).stdout
     return tree, rest, said, re.findall(r"\d+ +\d+ \(\d\) +(\d+) +(\d+) ", with_owners)
+
+
+def without_links(tree):
+    """Return a list of a tree without how many names a file has.
+
+    fuse-overlayfs, by which directories of others are read, says 1 of all; the kernel knows it.
+    """
+    return {name: [*found[:LINKS], *found[LINKS + 1 :]] for name, found in tree.items()}
 
 
 def facts(path):
@@ -382,10 +393,10 @@ def test_own(ok, run, scratch, foreign):
     result = run("run-overlay", "-o", "a.ext3", "--", "true")
     assert "mounted read-only" in result.stderr
     assert "check-overlay --own a.ext3" in result.stderr
-    before = content(ok)[0]
+    before = without_links(content(ok)[0])
     ok("check-overlay", "--own", "a.ext3")
     assert state(foreign) == CLEAN
-    assert content(ok)[0] == before
+    assert without_links(content(ok)[0]) == before
     assert ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", TOUCH) == "done\n"
     line = "find /tree /opt ! -user $(id -u) 2>&1; chmod -R u+w /tree; rm -r /tree /opt/z"
     assert ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line) == ""
