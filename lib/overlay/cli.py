@@ -63,6 +63,7 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
 
         environ = process.absolute(environ)
         chosen = parse(program, arguments)
+        chosen.words = [program, *arguments]
         output.quiet = chosen.quiet
         output.verbose = chosen.verbose
         if output.verbose or environ.get("OVERLAY_DEBUG"):

@@ -183,13 +183,13 @@ WRONG = [
     (
         "[images]\na = /i/{name}.sif\n",
         2,
-        "[images] a: {name} is not known; {user} and {home} are",
+        "[images] a: {name} is not known; {user}, {home} and {machine} are",
         None,
     ),
     (
         "[scratch]\nlocal = /a {x}/b\n",
         2,
-        "[scratch] local: {x} is not known; {user} and {home} are",
+        "[scratch] local: {x} is not known; {user}, {home} and {machine} are",
         None,
     ),
     ("[site]\nmessage = a\nb\n", 3, "it is not `key = value`", None),

@@ -22,6 +22,7 @@ ORDER = (
     "host",
     "settings",
     "image",
+    "environment",
     "quota",
     "safety",
     "launch",

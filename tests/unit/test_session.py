@@ -13,6 +13,7 @@ from overlay.image.directory_image import DirectoryImage
 from overlay.image.ext3_image import PlannedImage
 from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch import engine as engines
+from overlay.launch.belonging import Belonging
 from overlay.launch.engine import Launchers
 from overlay.launch.engines.apptainer import Apptainer
 from overlay.launch.facts import Facts, Opened, decide_writable, gather
@@ -62,7 +63,7 @@ def facts(*images, **options):
     """Return Facts of a machine where nothing is special."""
     known = {
         "engine": Apptainer("/e/apptainer"),
-        "base": "/i/base.sif",
+        "belonging": Belonging("/i/base.sif"),
         "cwd": "/tmp/here",
         "environ": {"HOME": "/home/me"},
         "uid": UID,

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 
-from overlay import size
+from overlay import __version__, size
 from overlay.change import steps
+from overlay.environment import copies, history, note
 from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
 from overlay.host import ending, namespace, private, process
 from overlay.host.permissions import Access
 from overlay.host.tools import TOOLS
-from overlay.image import ext3, markers
+from overlay.image import carried, ext3, markers
 from overlay.image.ext3_contents import DEEPEST, TOO_DEEP
 from overlay.image.ext3_read import Reader
 from overlay.image.partial import partial_name
@@ -164,6 +165,9 @@ class Packing:
         why = "nobody may read it who may not read all that it is made of"
         if self._existing is not None:
             why = replace.LIKE_THE_OLD
+        if any(image.names_in(note.DIRECTORY) for image in self._found):
+            why_copied = "what it carries of itself is copied behind its end, to be read at once"
+            before.append(Step(action=self._carry, why=why_copied))
         return Plan(
             Step(
                 ["mv", "-n" if self._existing is None else "-f", "-T", partial, path],
@@ -237,6 +241,11 @@ class Packing:
                 status=DATA_LOST,
                 hint=_APART if len(self._found) > 1 else None,
             )
+
+    def _carry(self) -> None:
+        """Write copies of what the overlays carry, and that they were packed, behind its end."""
+        entry = history.entry("pack", __version__)
+        carried.write(self._new.descriptor, copies.of(self._found, entry))
 
     def _into_place(self) -> int:
         """Give the finished file its name, note whether it has markers, and return its size."""

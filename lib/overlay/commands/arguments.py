@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from overlay import __version__, size
-from overlay.errors import USAGE, OverlayError
+from overlay.errors import USAGE, OverlayError, quote
 from overlay.output import write_result
 
 TYPE_CHECKING = False
@@ -244,6 +244,27 @@ def _said(option: str, parse: Callable[[str], Any], program: str) -> Callable[[s
             ) from None
 
     return said
+
+
+def absolute_path(text: str) -> str:
+    """Return an absolute path inside, in its shortest form. Raises OverlayError (USAGE)."""
+    if not text.startswith("/") or ".." in text.split("/") or not text.isprintable():
+        raise OverlayError(
+            f"--activate: {quote(text)} is not the absolute path of a directory inside",
+            status=USAGE,
+            hint="as it is called inside the overlay: --activate /opt/env",
+        )
+    return "/" + "/".join(filter(lambda part: part not in ("", "."), text.split("/")))
+
+
+def variable(text: str) -> tuple[str, str]:
+    """Return the (name, value) that NAME=VALUE stands for. Raises OverlayError (USAGE)."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier() or not name.isascii() or "\0" in value:
+        raise OverlayError(
+            f"--set: {quote(text)} does not set a variable", status=USAGE, hint="--set NAME=VALUE"
+        )
+    return name, value
 
 
 def add_container(group: Group, text: str) -> None:

@@ -7,12 +7,14 @@ import os
 from overlay import size
 from overlay.commands.arguments import (
     Command,
+    absolute_path,
     add_binds,
     add_container,
     add_json,
     add_sizes,
     add_verbosity,
     add_wait,
+    variable,
 )
 from overlay.create import make
 from overlay.create.policy import check_place, check_policy, check_room, room_for
@@ -94,10 +96,15 @@ def _order(options: Namespace, config: Config) -> Order:
 
 def _filling(options: Namespace, config: Config) -> Filling | None:
     """Return what the command line says it is filled with; None for nothing."""
-    given = (options.file, options.template, options.container)
-    if not (options.sources or options.binds or any(word is not None for word in given)):
+    given = (options.file, options.template, options.container, options.activate)
+    if not (
+        options.sources
+        or options.binds
+        or options.values
+        or any(word is not None for word in given)
+    ):
         return None
-    from overlay.create import fill  # what an empty one does without
+    from overlay.create import fill, ready  # what an empty one does without
 
     return fill.parse(
         config,
@@ -106,6 +113,12 @@ def _filling(options: Namespace, config: Config) -> Filling | None:
         commands=options.file,
         container=options.container,
         binds=options.binds,
+        wish=ready.Wish(
+            activate=options.activate,
+            values=dict(options.values),
+            history=options.history,
+            command=options.words,
+        ),
     )
 
 
@@ -330,7 +343,37 @@ def _add_options(parser: Parser) -> None:
         metavar="FILE",
         help="fill it with what the commands of FILE make",
     )
-    add_container(group, "for -f: the base image, by name or path")
+    activate = group.add_mutually_exclusive_group()
+    activate.add_argument(
+        "--activate",
+        metavar="DIR",
+        action="append",
+        type=absolute_path,
+        help="make this environment, /opt/env inside, ready in every session",
+    )
+    activate.add_argument(
+        "--no-activate",
+        dest="activate",
+        action="store_const",
+        const=[],
+        help="activate nothing, also when there is exactly one environment",
+    )
+    group.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        dest="values",
+        action="append",
+        type=variable,
+        default=[],
+        help="set a variable in every session",
+    )
+    group.add_argument(
+        "--no-history",
+        dest="history",
+        action="store_false",
+        help="do not keep in it how it was made",
+    )
+    add_container(group, "the base image that it is for, by name or path")
     add_binds(group, "for -f: bind a path of the host: PATH[:INSIDE[:ro]]")
     group = parser.add_argument_group("output")
     add_json(group)
@@ -344,7 +387,8 @@ def _add_conda_options(parser: Parser) -> None:
 
 
 _IN_PAGE = (
-    *("--reserve", "--wait", "--usable", "--list-templates"),
+    *("--sparse", "--reserve", "--wait", "--usable", "--list-templates"),
+    *("--activate", "--no-activate", "--set", "--no-history"),
     *("--bind", "--json", "--verbose"),
 )
 

@@ -14,7 +14,7 @@ from overlay.commands.arguments import (
     parse_mixed,
     take_named,
 )
-from overlay.errors import OverlayError, nothing_named, quote
+from overlay.errors import MISSING, OverlayError, nothing_named, quote
 from overlay.host.names import user_name
 from overlay.image import contents, record
 from overlay.image import image as images
@@ -24,7 +24,7 @@ from overlay.settings import config as configuration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from overlay.commands.arguments import Parser
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _BAR = 20  # characters
 _MOST = 20  # directories that --du lists for a person
+_MOST_ENTRIES = 10  # of a history that are shown to a person
+_WIDEST = 40  # characters of a word in one
 _CHUNK = 500  # lines that are printed at once
 
 # What is said of a directory, by Survey.plain.
@@ -54,6 +56,9 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         try:
             found = images.look(path)
             try:
+                if options.recipe:
+                    _show_recipe(found, output)
+                    continue
                 if options.json:
                     documents.append(_document(found, options, environ, low))
                     continue
@@ -78,6 +83,7 @@ def _document(
 ) -> dict[str, object]:
     """Return what there is to say of an overlay, for --json."""
     document = Survey(found, low=low).as_dictionary()
+    document |= _carried(found)
     if options.files:
         document["entries"] = [
             entry.as_dictionary() for entry in contents.walk(found, options.files, environ)
@@ -93,7 +99,9 @@ def _show(
 ) -> None:
     """Print what there is to say of an overlay."""
     if not options.files and not options.du:
-        output.result(f"{quote(found.path)}\n" + summary(Survey(found, low=low), bars=os.isatty(1)))
+        rows = "".join(f"\n  {name:<8} {text}" for name, text in _rows_of_carried(found))
+        survey = Survey(found, low=low)
+        output.result(f"{quote(found.path)}\n{summary(survey, bars=os.isatty(1))}{rows}")
         return
     if len(options.overlays) > 1:
         output.result(f"{quote(found.path)}:")
@@ -110,6 +118,61 @@ def _show(
         output.result("\n".join(lines))
     if entry is None:
         output.notice(f"there is nothing in {quote(options.files)}")
+
+
+def _show_recipe(found: Image, output: Output) -> None:
+    """Print the files of commands that an overlay was filled and updated with, as one."""
+    from overlay.environment import history
+
+    entries = [one for _number, entries in history.read(found).values() for one in entries]
+    text = history.recipe(entries)
+    if not text:
+        raise OverlayError(
+            f"{quote(found.path)} carries no commands that it was filled with",
+            status=MISSING,
+            hint=f"see how it was made: show-overlay --json {quote(found.path)}",
+        )
+    output.result(text, exact=True)
+
+
+def _carried(found: Image) -> dict[str, object]:
+    """Return what an overlay carries of itself, for --json."""
+    from overlay.environment import history, note
+
+    notes = note.read(found)
+    return {
+        "history": [
+            {"id": name, "format": number, "entries": entries}
+            for name, (number, entries) in history.read(found).items()
+        ],
+        "base": [
+            {"id": one.id, "path": one.base.path, "size": one.base.size, "mark": one.base.mark}
+            for one in notes
+            if one.base
+        ],
+        "activated": [path for one in notes for path in one.directories],
+    }
+
+
+def _rows_of_carried(found: Image) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of what an overlay carries of itself."""
+    from overlay.environment import history, note
+
+    for one in note.read(found):
+        if one.format > note.FORMAT:
+            yield "carries", "what a newer version has written"
+        if one.directories:
+            names = " ".join(map(quote, one.directories))
+            yield "ready", f"{names}: its programs are found in every session"
+        if one.base:
+            yield "image", f"made for the base image {quote(one.base.path)}"
+    for number, entries in history.read(found).values():
+        if number > history.FORMAT:
+            continue
+        for entry in entries[-_MOST_ENTRIES:]:
+            words = (entry.get("when"), entry.get("action"), entry.get("version"))
+            when, action, version = (str(word)[:_WIDEST] if word else "?" for word in words)
+            yield "made", f"{quote(when)}: {quote(action)}, by version {quote(version)}"
 
 
 def _show_largest(found: Image, top: str, environ: Mapping[str, str], output: Output) -> None:
@@ -264,6 +327,11 @@ def _add_options(parser: Parser) -> None:
         nargs="?",
         const="/",
         help="list the largest directories below PATH (default: /)",
+    )
+    chosen.add_argument(
+        "--recipe",
+        action="store_true",
+        help="print the commands that it was filled with, for create-overlay -f",
     )
     add_listing_output(parser)
 

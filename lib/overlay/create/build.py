@@ -84,6 +84,19 @@ class Build:
             ),
         ]
 
+    def base(self, workplace: Workplace, config: Config) -> str:
+        """Return where the base image lies unpacked, once the Steps are done."""
+        base: str = find_container(self.container, config)
+        return base if os.path.isdir(base) else unpacked_name(os.path.realpath(base), workplace)
+
+    def text(self) -> bytes | None:
+        """Return the commands; None where they cannot be read again, from a pipe."""
+        try:
+            with open(self.commands, "rb") as file:
+                return file.read() if os.path.isfile(self.commands) else None
+        except OSError:
+            return None
+
     def _log_name(self, path: str | None) -> str:
         if path is None:
             return os.path.basename(self.commands) + ".log"

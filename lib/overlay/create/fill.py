@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.create import attributes, build, moved
+from overlay.create import attributes, build, moved, ready
 from overlay.create.allowance import NO_ROOM, Allowance, no_room
 from overlay.create.attributes import LeftOut
 from overlay.create.kind import Means
@@ -37,13 +37,24 @@ class Filling:
 
     sources  Sources, in the order in which they are brought
     build    the Build whose commands run at last; None for none
+    wish     the Wish of what it carries of itself
+    container  name or path of the base image that it is for, None for the site's
     """
 
-    __slots__ = ("build", "sources")
+    __slots__ = ("build", "container", "sources", "wish")
 
-    def __init__(self, sources: Iterable[Source], build_: build.Build | None = None) -> None:
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        build_: build.Build | None = None,
+        *,
+        wish: ready.Wish,
+        container: str | None = None,
+    ) -> None:
         self.sources = list(sources)
         self.build = build_
+        self.wish = wish
+        self.container = container
 
 
 def parse(
@@ -54,14 +65,16 @@ def parse(
     commands: str | None = None,
     container: str | None = None,
     binds: Sequence[str] = (),
+    wish: ready.Wish | None = None,
 ) -> Filling:
     """Return the Filling that a command line asks for, the sources of a template first.
 
     sources    each as SOURCE[:DEST]
     template   the name of one of the site's
     commands   the path of a file of commands
-    container  the base image that they run in, None for the site's
+    container  the base image that they run in, and that it is for; None for the site's
     binds      what is bound there, as the engine takes it
+    wish       what it carries of itself, None: what every filled overlay does
     Raises OverlayError for a template or source that is not there.
     """
     words = list(sources)
@@ -86,16 +99,26 @@ def parse(
         # Read by its name: what is wrong with it, such as a variable that is not set, is told.
         words = [*config[f"templates.{template}"], *words]
     check_commands(commands)
-    if commands is None and (container is not None or binds):
+    if commands is None and binds:
         raise OverlayError(
-            "-c and -b are for the commands of -f, and there is no -f",
+            "-b is for the commands of -f, and there is no -f",
             status=USAGE,
             hint="create-overlay --help",
         )
+    if commands is None and not words:
+        raise OverlayError(
+            "--activate, --set and -c are for an overlay that is filled, and this one is not",
+            status=USAGE,
+            hint="create-overlay --from DIRECTORY:/opt/env --activate /opt/env -o env",
+        )
     hidden = _hidden(config)
     found = [parse_source(text, hidden) for text in words]
-    filled_by = None if commands is None else build.Build(commands, container, binds)
-    return Filling(found, filled_by)
+    return Filling(
+        found,
+        None if commands is None else build.Build(commands, container, binds),
+        wish=wish or ready.Wish(),
+        container=container,
+    )
 
 
 def _hidden(config: Config) -> list[str]:
@@ -146,6 +169,13 @@ class Collection:
             self.steps += self._place(source) if source in bindable else self._bring(source)
         if filling.build is not None:
             self.steps += filling.build.steps(workplace, config, order.path, output)
+        self.steps.append(
+            Step(
+                action=self._make_ready,
+                why="what its environments set is found out inside, once, and written for the engine;"
+                " and how it was made",
+            )
+        )
 
     def _place(self, source: Source) -> list[Step]:
         """Return the Step that makes the place of a source."""
@@ -215,6 +245,23 @@ class Collection:
 
     def _name(self) -> str:
         return "NAME" if self._order.path is None else quote(self._order.path)
+
+    def _make_ready(self) -> None:
+        filling, base = self._filling, None
+        recipe = None
+        if filling.build is not None:
+            base, recipe = filling.build.base(self._workplace, self._config), filling.build.text()
+        ready.make_ready(
+            filling.wish,
+            self._workplace,
+            self._config,
+            self._output,
+            sources=filling.sources,
+            binds=self.binds,
+            container=filling.container,
+            base=base,
+            recipe=recipe,
+        )
 
     def content(self) -> Content:
         """Return the Content, when all Steps are done."""
@@ -299,7 +346,8 @@ class Collection:
             while path != "/":
                 found.add(path)
                 path = os.path.dirname(path)
-        return Amount(len(found), len(found) * BLOCK)
+        files, blocks = len(found) + ready.FILES, len(found) + ready.BLOCKS
+        return Amount(files, blocks * BLOCK)
 
 
 def _holds_something(directory: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host.room import free_bytes
@@ -66,6 +67,48 @@ class DirectoryImage(Image):
 
     def holds(self, path: str) -> bool:
         return os.path.lexists(f"{self.path}/upper/{path}")
+
+    def names_in(self, path: str) -> list[str]:
+        directory = self._open(path, os.O_DIRECTORY)
+        if directory is None:
+            return []
+        try:
+            return sorted(os.listdir(directory))
+        except OSError:
+            return []
+        finally:
+            os.close(directory)
+
+    def content_of(self, path: str, most: int) -> bytes | None:
+        file = self._open(path)
+        if file is None:
+            return None
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+                return None
+            return os.pread(file, most, 0)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+
+    def _open(self, path: str, flags: int = 0) -> int | None:
+        """Return a descriptor of what is inside, no link on the way followed; None without it."""
+        flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        above = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        *directories, name = ["upper", *path.strip("/").split("/")]
+        place = os.dup(self.descriptor)
+        try:
+            for directory in directories:
+                below = os.open(directory, above, dir_fd=place)
+                os.close(place)
+                place = below
+            return os.open(name, flags, dir_fd=place)
+        except OSError:
+            return None
+        finally:
+            os.close(place)
 
     def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
         root = os.path.join(os.fsencode(self.path), b"upper")

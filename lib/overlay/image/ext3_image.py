@@ -34,6 +34,12 @@ class PlannedImage(Image):
     def holds(self, path: str) -> bool:
         return False
 
+    def names_in(self, path: str) -> list[str]:
+        return []
+
+    def content_of(self, path: str, most: int) -> bytes | None:
+        return None
+
 
 class Ext3Image(PlannedImage):
     """An ext3 image.
@@ -125,6 +131,28 @@ class Ext3Image(PlannedImage):
             return self.reader().lookup(b"upper" + os.fsencode(path.rstrip("/"))) is not None
         except (ext3.FormatError, OSError):
             return False  # said where it matters
+
+    def names_in(self, path: str) -> list[str]:
+        reader = self.reader()
+        try:
+            found = reader.lookup(b"upper" + os.fsencode(path))
+            if not found or not found[1].is_directory:
+                return []
+            names = [name for name, _number, _kind in reader.entries(found[1])]
+        except (ext3.FormatError, OSError):
+            return []
+        return sorted(os.fsdecode(name) for name in names if name not in (b".", b".."))
+
+    def content_of(self, path: str, most: int) -> bytes | None:
+        reader = self.reader()
+        try:
+            found = reader.lookup(b"upper" + os.fsencode(path))
+            if not found or not found[1].is_file or found[1].size > most:
+                return None
+            data = b"".join(reader.data_blocks(found[1]))
+        except (ext3.FormatError, OSError):
+            return None
+        return data[: found[1].size] if len(data) >= found[1].size else None
 
     def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
         reader = self.reader()

@@ -192,6 +192,17 @@ class Image:
         """Return whether it has something at an absolute path inside, as far as that is known."""
         raise NotImplementedError
 
+    def names_in(self, path: str) -> list[str]:
+        """Return the names in a directory inside, in an order that stays; none where not known at once.
+
+        Nothing is raised, no program started, and no link followed.
+        """
+        raise NotImplementedError
+
+    def content_of(self, path: str, most: int) -> bytes | None:
+        """Return the content of a file inside of at most so many bytes, as names_in() does; or None."""
+        raise NotImplementedError
+
     def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
         """Return those of some paths below upper/ that it has, and those that may be.
 

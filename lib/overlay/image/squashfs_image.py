@@ -53,6 +53,25 @@ class SquashfsImage(Image):
     def holds(self, path: str) -> bool:
         return False  # a look would take a program and all of its names
 
+    def names_in(self, path: str) -> list[str]:
+        top = path + "/"
+        below = [name[len(top) :] for name in self._carried() if name.startswith(top)]
+        return list(dict.fromkeys(name.partition("/")[0] for name in below))
+
+    def content_of(self, path: str, most: int) -> bytes | None:
+        content = self._carried().get(path)
+        return content if content is not None and len(content) <= most else None
+
+    def _carried(self) -> dict[str, bytes]:
+        """Return the copies behind the end of the file system, see carried."""
+        from overlay.image import carried
+
+        try:
+            used = int.from_bytes(os.pread(self.descriptor, 8, 40), "little")  # bytes_used
+            return carried.read(self.descriptor, used) if used < self.status.st_size else {}
+        except OSError:
+            return {}
+
     def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
         from overlay.image import squashfs
 

@@ -9,8 +9,9 @@ from overlay.host import places, process
 from overlay.image.image import look
 from overlay.image.kind import MAY_NOT_WRITE
 from overlay.launch import engines
+from overlay.launch.belonging import choose
 from overlay.launch.engine import Told
-from overlay.launch.request import check_twice, find_container, read_commands
+from overlay.launch.request import check_twice, read_commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from overlay.host.places import Way
     from overlay.image.kind import Image
+    from overlay.launch.belonging import Belonging
     from overlay.launch.engine import Engine, Launchers
     from overlay.launch.request import CommandFile, Overlay, Session
     from overlay.settings.config import Config
@@ -86,7 +88,7 @@ class Facts:
 
     overlays         an Opened for each overlay, in the order of the layers
     engine           an Engine
-    base             path of the base image
+    belonging        the Belonging: which base image, and what the overlays set
     cwd              the current directory
     environ          the caller's environment
     uid, gid         theirs
@@ -118,7 +120,7 @@ class Facts:
         *,
         overlays: list[Opened],
         engine: Engine,
-        base: str,
+        belonging: Belonging,
         cwd: str,
         environ: Mapping[str, str],
         uid: int,
@@ -147,7 +149,7 @@ class Facts:
     ) -> None:
         self.overlays = overlays
         self.engine = engine
-        self.base = base
+        self.belonging = belonging
         self.cwd = cwd
         self.environ = environ
         self.uid = uid
@@ -178,6 +180,11 @@ class Facts:
     def images(self) -> list[Image]:
         """The Images of the overlays, in the order of the layers."""
         return [one.image for one in self.overlays]
+
+    @property
+    def base(self) -> str:
+        """The path of the base image."""
+        return self.belonging.base
 
     @property
     def writable(self) -> bool:
@@ -237,7 +244,7 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
     commands = (
         read_commands(session.commands, session.program) if session.commands is not None else None
     )
-    base = find_container(session.container, config)
+    belonging = choose(session, config, found)
     engine = engines.find(config["engine.commands"], environ)
     cwd = os.getcwd()
     places.check_current(cwd)
@@ -253,13 +260,13 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
     binds = [bind for bind in config.binds if os.path.exists(bind.partition(":")[0])]
     if commands:
         commands.way = places.follow(os.path.join(cwd, commands.path))
-    foreign_group = _foreign_group(first, engine, base)
+    foreign_group = _foreign_group(first, engine, belonging.base)
     detect = config["launch.gpu"] == "auto"
     launchers = engine.launchers(environ)
     return Facts(
         overlays=opened,
         engine=engine,
-        base=base,
+        belonging=belonging,
         cwd=cwd,
         environ=environ,
         uid=os.getuid(),

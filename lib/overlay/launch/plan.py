@@ -123,6 +123,7 @@ def make_plan(
     cleared = _cleared(config, facts, view)
     made = facts.writable and facts.plain_directory
     notices = [
+        *facts.belonging.notices,
         *_of_what_is_seen(facts, [source for source, _target, _read_only in needed], no_cwd),
         *_of_what_is_written(facts, learned, layer),
         *inside.notices,
@@ -210,6 +211,13 @@ def _variables(
         variables["PWD"] = facts.cwd
     if shell is not None:
         variables[facts.engine.variable("PS1")] = f"[{shell}] \\w> "
+    # The engine sources what the overlays set in the order of names, which is nobody's choice.
+    for name, value in facts.belonging.variables.items():
+        variables.setdefault(facts.engine.variable(name), value)
+    if facts.belonging.first:
+        name = facts.engine.variable("PREPEND_PATH")
+        own = facts.environ.get(name)
+        variables[name] = ":".join(filter(None, (own, facts.belonging.first)))
     if token is not None:
         variables[facts.engine.variable("OVERLAY_SESSION")] = token
     return variables

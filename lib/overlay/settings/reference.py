@@ -20,7 +20,8 @@ def site_ini() -> str:
         "#",
         "# Better than editing this file: put your own keys into overlay.d/NAME.ini beside it;",
         "# an upgrade does not touch them. All is explained in overlay.ini(5).",
-        "# {user}, {home} and $VARIABLE in a value stand for the caller's own.",
+        "# {user}, {home} and $VARIABLE in a value stand for the caller's own,",
+        "# {machine} for what uname -m says.",
     ]
     for section, about in SECTIONS.items():
         settings = [setting for setting in SETTINGS if setting.section == section]

@@ -133,6 +133,15 @@ SETTINGS = (
     ),
     Setting(
         "images",
+        "follow",
+        one_of("yes", "warn", "no"),
+        "yes",
+        "Whether a session of an overlay that makes an environment ready goes on with the base image"
+        " that this was made for, when -c names none: yes, only a line about it, or no. Where"
+        " images.default is locked, only images that are named here are taken.",
+    ),
+    Setting(
+        "images",
         "*",
         IMAGE,
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 from overlay import size
@@ -165,7 +166,7 @@ class Unset(ValueError):
 
 
 def expand(text: str, environ: Mapping[str, str], *, unset: str = "refuse") -> str | None:
-    """Return text with {user}, {home}, $VARIABLE and ${VARIABLE} replaced.
+    """Return text with {user}, {home}, {machine}, $VARIABLE and ${VARIABLE} replaced.
 
     unset  what a variable that is not set does: "refuse" raises ValueError, "none" gives None,
            and "keep" leaves it as it is written, and all in braces that is not known
@@ -174,7 +175,11 @@ def expand(text: str, environ: Mapping[str, str], *, unset: str = "refuse") -> s
         return text
     import re
 
-    known = {"user": environ.get("USER") or environ.get("LOGNAME"), "home": environ.get("HOME")}
+    known = {
+        "user": environ.get("USER") or environ.get("LOGNAME"),
+        "home": environ.get("HOME"),
+        "machine": os.uname().machine,
+    }
     if text == "~" or text.startswith("~/"):
         text = "{home}" + text[1:]
 
@@ -184,7 +189,7 @@ def expand(text: str, environ: Mapping[str, str], *, unset: str = "refuse") -> s
         if not found and unset == "keep":
             return match[0]
         if match[1] and name not in known:
-            raise ValueError(f"{match[0]} is not known; {{user}} and {{home}} are")
+            raise ValueError(f"{match[0]} is not known; {{user}}, {{home}} and {{machine}} are")
         if not found:
             raise Unset(f"{match[0]} is not set")
         return found

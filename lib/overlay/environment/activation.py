@@ -1,0 +1,88 @@
+"""What the environments of an overlay set, as the lines that every start of the engine reads.
+
+Apptainer sources /.singularity.d/env/*.sh in the order of their names (its documentation of
+environment variables), also those that come from an overlay, in an interpreter of its own:
+`exit` in one of them ends the start with 0 and nothing runs, `set -u` ends it with an error, and
+bash is not there. So nothing but lines that export.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+# Where they lie below upper/, with the overlay's id: of two layers with one name only the upper
+# one's counts. Behind 90-environment.sh and 10-docker2singularity.sh, which may set PATH outright.
+# A login shell sets PATH anew from /etc/profile, and then reads profile.d.
+ENGINE = "/.singularity.d/env/92-overlay-{}.sh"
+PROFILE = "/etc/profile.d/overlay-{}.sh"
+
+# A base image without scripts of its own, an unpacked directory, gets none of the variables of
+# --env unless a file of this name is there.
+BASE = "/.singularity.d/env/99-base.sh"
+
+# Of images that were not made from OCI ones, PATH is not set yet where the lines are read.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Activation:
+    """What activated environments set.
+
+    directories  of the environments, the first comes first
+    lists        name -> directories that come before those of a variable such as PATH
+    values       name -> value of the other variables
+    """
+
+    __slots__ = ("directories", "lists", "values")
+
+    def __init__(
+        self,
+        directories: Iterable[str] = (),
+        *,
+        lists: Mapping[str, Iterable[str]] | None = None,
+        values: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directories = list(directories)
+        self.lists = {name: list(words) for name, words in (lists or {}).items()}
+        self.values = dict(values or {})
+
+    def __bool__(self) -> bool:
+        return bool(self.lists or self.values)
+
+    def script(self) -> str:
+        """Return the lines, for sh(1) and for the engine's interpreter."""
+        lines = [f"export {name}={shlex.quote(text)}" for name, text in sorted(self.values.items())]
+        for name, words in sorted(self.lists.items()):
+            first = shlex.quote(":".join(words))
+            rest = f'":${{PATH:-{_PATH}}}"' if name == "PATH" else f'"${{{name}:+:${name}}}"'
+            lines.append(f"export {name}={first}{rest}")
+        return "".join(line + "\n" for line in lines)
+
+
+def parse(script: str) -> Activation:
+    """Return the Activation of some lines of ours; of others what can be understood."""
+    made = Activation()
+    try:
+        words = shlex.split(script)
+    except ValueError:
+        return made
+    for word in words:
+        name, equals, text = word.partition("=")
+        if equals and not is_list(name):
+            made.values[name] = text
+        elif equals:
+            made.lists[name] = [part for part in text.partition("$")[0].split(":") if part]
+    return made
+
+
+def is_list(name: str) -> bool:
+    """Return whether a variable holds directories with colons between."""
+    return name.endswith("PATH") or name in (
+        "R_LIBS",
+        "R_LIBS_SITE",
+        "R_LIBS_USER",
+        "XDG_DATA_DIRS",
+    )

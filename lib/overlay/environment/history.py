@@ -1,0 +1,131 @@
+"""How an overlay came to be what it is: an entry for each time that it was filled or changed.
+
+JSON, {"format": 1, "entries": [...]}, in /.singularity.d/overlay/ID/history.json inside, the oldest
+entry first. What is in it may be somebody else's: it is shown, never obeyed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+
+from overlay.environment import note as notes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from overlay.environment.base import Base
+    from overlay.image.kind import Image
+
+NAME = "history.json"
+FORMAT = 1
+MOST = 4 << 20  # bytes of a history
+_MOST_RECIPE = 1 << 20  # bytes of a file of commands
+
+# Secrets: user and password of a URL (RFC 3986, "userinfo"), and the values of such names.
+_USERINFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/@'\"]+@")
+_SECRET = re.compile(
+    r"((?:\b|(?<=_)|--?)[\w-]*(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY)[\w-]*['\"]?\s*[=:]\s*)"
+    r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s'\",;&|]+)",
+    re.IGNORECASE,
+)
+_OPTION = re.compile(
+    r"(--?[\w-]*(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY)[\w-]*\s+)(\"[^\"\n]*\"|'[^'\n]*'|[^\s-]\S*)",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(r"(Authorization:\s*(?:\w+\s+)?)([^\s'\"]+)", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """Return a text with *** for what looks like a secret."""
+    text = _USERINFO.sub(r"\1***@", text)
+    for pattern in (_SECRET, _OPTION, _HEADER):
+        text = pattern.sub(r"\1***", text)
+    return text
+
+
+def entry(
+    action: str,
+    version: str,
+    *,
+    command: Sequence[str] = (),
+    recipe: bytes | None = None,
+    sources: Iterable[str] = (),
+    base: Base | None = None,
+) -> dict[str, Any]:
+    """Return one entry.
+
+    action   what was done, a verb: "create", "update", "resize", "pack"
+    version  of ours
+    command  the command line
+    recipe   the file of commands
+    sources  of --from and templates, as they were named
+    """
+    made: dict[str, Any] = {
+        "action": action,
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "version": version,
+        "architecture": os.uname().machine,
+        "command": _command(command),
+    }
+    if recipe is not None:
+        text = recipe[:_MOST_RECIPE].decode(errors="replace")
+        made["recipe"] = masked(text)
+    named = [masked(source) for source in sources]
+    if named:
+        made["sources"] = named
+    if base is not None:
+        made["image"] = {"path": base.path, "size": base.size, "mark": base.mark}
+    return made
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    """Return a command line without secrets: also of an option whose value is a word of its own."""
+    found = [masked(word) for word in words]
+    for place, word in enumerate(words[1:], 1):
+        if _OPTION.match(f"{words[place - 1]} {word}"):
+            found[place] = "***"
+    return found
+
+
+def data(entries: Iterable[dict[str, Any]]) -> bytes:
+    """Return entries as they are written."""
+    document = {"format": FORMAT, "entries": list(entries)}
+    return (json.dumps(document, indent=1) + "\n").encode("ascii")
+
+
+def parse(content: bytes) -> tuple[int, list[dict[str, Any]]] | None:
+    """Return (format, entries) of what some bytes say; None when they are something else."""
+    try:
+        document = json.loads(content)
+        number, entries = document["format"], document["entries"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not isinstance(number, int) or not isinstance(entries, list):
+        return None
+    return number, [one for one in entries if isinstance(one, dict)]
+
+
+def read(image: Image) -> dict[str, tuple[int, list[dict[str, Any]]]]:
+    """Return what an overlay says of how it was made: id -> (format, entries)."""
+    found = {}
+    for name in image.names_in(notes.DIRECTORY):
+        if notes.is_id(name):
+            content = image.content_of(notes.path(name, NAME), MOST)
+            history = parse(content) if content is not None else None
+            if history is not None:
+                found[name] = history
+    return found
+
+
+def recipe(entries: Iterable[dict[str, Any]]) -> str:
+    """Return the files of commands of all entries, one after the other, as one."""
+    return "".join(
+        text if text.endswith("\n") else text + "\n"
+        for text in (one.get("recipe") for one in entries)
+        if isinstance(text, str) and text
+    )

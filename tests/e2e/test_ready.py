@@ -1,0 +1,296 @@
+"""Overlays that make their environments ready, know where they belong and how they were made."""
+
+import json
+import os
+import subprocess
+
+import pytest
+from support import BASE
+
+SHOWN = 'echo "$(command -v tool) $(tool) $VIRTUAL_ENV$CONDA_PREFIX"'
+
+
+def program(path, text):
+    """Write a program."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {text}\n")
+    path.chmod(0o755)
+
+
+def venv(top, place="/opt/env", text="venv"):
+    """Make a directory that is laid out as a venv is, for a place inside."""
+    program(top / "bin" / "tool", text)
+    (top / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    (top / "bin" / "activate").write_text(
+        f"deactivate() {{ :; }}\nVIRTUAL_ENV={place}; export VIRTUAL_ENV\n"
+        f'PATH="$VIRTUAL_ENV/bin:$PATH"; export PATH\nPS1="(env) $PS1"\n'
+    )
+    return top
+
+
+def conda(top):
+    """Make a directory that is laid out as a prefix of conda is."""
+    program(top / "bin" / "tool", "conda")
+    (top / "conda-meta").mkdir()
+    scripts = top / "etc" / "conda" / "activate.d"
+    scripts.mkdir(parents=True)
+    (scripts / "proj.sh").write_text(
+        'set -u\n[[ -v CONDA_PREFIX ]] && export PROJ_DATA="${CONDA_PREFIX}/share/proj"\n'
+        "helper() { :; }\nshopt -s nullglob\n"
+    )
+    return top
+
+
+@pytest.fixture
+def env(scratch, ok):
+    """Return a function that makes an overlay of a directory at /opt/env."""
+
+    def env(name, tree, *options):
+        ok("create-overlay", "-q", "--from", f"{tree}:/opt/env", *options, "-o", name)
+        return scratch / name
+
+    return env
+
+
+def starts(run, engine, name):
+    """Return what each way to start a program in an overlay says of the environment."""
+    (name.parent / "job").write_text(SHOWN)
+    ways = {
+        "command": run("run-overlay", "-q", "-o", f"{name}:ro", "--", "sh", "-c", SHOWN),
+        "file": run("run-overlay", "-q", "-o", f"{name}:ro", "-f", "job"),
+        "login": run("run-overlay", "-q", "-o", f"{name}:ro", "--", "bash", "-lc", SHOWN),
+        "exec": engine("exec", "--overlay", f"{name}:ro", BASE, "sh", "-c", SHOWN),
+        "shell": engine("shell", "--overlay", f"{name}:ro", BASE, stdin=SHOWN + "\n"),
+        "cleanenv": engine("exec", "-e", "--overlay", f"{name}:ro", BASE, "sh", "-c", SHOWN),
+        "containall": engine("exec", "-C", "--overlay", f"{name}:ro", BASE, "sh", "-c", SHOWN),
+    }
+    return {way: result.stdout.strip() for way, result in ways.items()}
+
+
+def test_venv(run, ok, engine, env, scratch):
+    """A venv is found, said, and ready however a program is started: packed as well."""
+    tree = venv(scratch / "tree")
+    said = run("create-overlay", "--from", f"{tree}:/opt/env", "-o", "a.ext3")
+    assert said.status == 0, said
+    assert "activated: /opt/env; its programs are found in every session" in said.stderr
+    expected = "/opt/env/bin/tool venv /opt/env"
+    found = starts(run, engine, scratch / "a.ext3")
+    assert found == dict.fromkeys(found, expected)
+    written = run("run-overlay", "-q", "-o", "a.ext3", "--", "sh", "-c", SHOWN)
+    assert written.stdout.strip() == expected
+    ok("pack-overlay", "-q", "a.ext3")
+    found = starts(run, engine, scratch / "a.sqsh")
+    assert found == dict.fromkeys(found, expected)
+
+
+def test_conda(run, engine, env, scratch):
+    """Bash in an activation is run by bash, once; what cannot be carried is said."""
+    tree = conda(scratch / "tree")
+    said = run("create-overlay", "--from", f"{tree}:/opt/env", "-o", "a.ext3")
+    assert said.status == 0, said
+    assert "functions and aliases of the activation (1) cannot be carried" in said.stderr
+    found = starts(run, engine, scratch / "a.ext3")
+    assert found == dict.fromkeys(found, "/opt/env/bin/tool conda /opt/env")
+    shown = run("run-overlay", "-q", "-o", "a.ext3:ro", "--", "printenv", "PROJ_DATA")
+    assert shown.stdout == "/opt/env/share/proj\n"
+
+
+def test_built(run, ok, scratch):
+    """What commands have made is activated; so is what a hand-made /ext3/env.sh does."""
+    (scratch / "install").write_text(
+        "mkdir -p /ext3/bin\n"
+        "printf '#!/bin/sh\\necho built\\n' >/ext3/bin/tool; chmod 755 /ext3/bin/tool\n"
+        "echo 'export PATH=/ext3/bin:$PATH DATA=\"a  b\"' >/ext3/env.sh\n"
+    )
+    ok("create-overlay", "-q", "-f", "install", "-o", "a.ext3")
+    shown = ok("run-overlay", "-q", "-o", "a.ext3:ro", "--", "sh", "-c", 'tool; echo "$DATA"')
+    assert shown == "built\na  b\n"
+    assert "built" in ok("show-overlay", "--recipe", "a.ext3")
+
+
+def test_chosen(run, ok, env, scratch):
+    """--activate names what is ready, --set more; --no-activate nothing; several: none, and said."""
+    tree = scratch / "tree"
+    venv(tree / "one", "/opt/env/one", "one")
+    venv(tree / "two", "/opt/env/two", "two")
+    said = run("create-overlay", "--from", f"{tree}:/opt/env", "-o", "none.ext3")
+    assert said.status == 0, said
+    assert "it holds several environments, and none is activated: /opt/env/one /opt/env/two" in (
+        said.stderr
+    )
+    name = env(
+        "both.ext3",
+        tree,
+        "--activate",
+        "/opt/env/two",
+        "--activate",
+        "/opt/env/one",
+        "--set",
+        "NAME=it's",
+    )
+    line = "tool; echo $NAME; echo $PATH | cut -d: -f1,2"
+    shown = ok("run-overlay", "-q", "-o", f"{name}:ro", "--", "sh", "-c", line)
+    assert shown == "two\nit's\n/opt/env/two/bin:/opt/env/one/bin\n"
+    name = env("plain.ext3", venv(scratch / "venv"), "--no-activate")
+    assert run("run-overlay", "-q", "-o", f"{name}:ro", "--", "tool").status == 127
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "what"),
+    [
+        (["--activate", "/opt/nothing"], 66, "there is no /opt/nothing in it to activate"),
+        (["--activate", "opt"], 2, "opt is not the absolute path of a directory inside"),
+        (["--set", "1=2"], 2, "1=2 does not set a variable"),
+    ],
+)
+def test_wrong(run, scratch, options, status, what):
+    """What cannot be activated is said, and nothing is made."""
+    tree = venv(scratch / "tree")
+    said = run("create-overlay", "--from", f"{tree}:/opt/env", *options, "-o", "a.ext3")
+    assert said.status == status, said
+    assert what in said.stderr
+    assert not (scratch / "a.ext3").exists()
+
+
+def test_activation_that_exits(run, scratch):
+    """One that ends the shell is found out at creation, not in a job where nothing runs."""
+    tree = venv(scratch / "tree")
+    with open(tree / "bin" / "activate", "a") as file:
+        file.write("exit 0\n")
+    words = ["create-overlay", "--from", f"{tree}:/opt/env", "-o", "a.ext3"]
+    said = run(*words, "--activate", "/opt/env")
+    assert (said.status, "ends the shell" in said.stderr) == (65, True), said
+
+
+def test_layers(run, ok, engine, env, scratch):
+    """Of two activated layers both are ready, and the first named comes first; packed as well."""
+    env("one.ext3", venv(scratch / "t1", text="one"))
+    tree = venv(scratch / "t2", "/opt/other", "two")
+    program(tree / "bin" / "second", "second")
+    ok("create-overlay", "-q", "--from", f"{tree}:/opt/other", "-o", "two.ext3")
+    line = "tool; second"
+    for names, expected in ((("one", "two"), "one"), (("two", "one"), "two")):
+        stack = [word for name in names for word in ("-o", f"{name}.ext3:ro")]
+        assert ok("run-overlay", "-q", *stack, "--", "sh", "-c", line) == f"{expected}\nsecond\n"
+    ok("pack-overlay", "-q", "two.ext3", "one.ext3", "-o", "both.sqsh")
+    assert ok("run-overlay", "-q", "-o", "both.sqsh", "--", "sh", "-c", line) == "two\nsecond\n"
+    plain = engine("exec", "--overlay", "both.sqsh", BASE, "sh", "-c", line)
+    assert plain.stdout.split()[1] == "second"
+
+
+def test_follows(run, ok, env, scratch, site):
+    """An environment goes on with its own image when the site's default is another one."""
+    own = scratch / "own.sif"
+    subprocess.run(["cp", "--reflink=auto", BASE, own], check=True)
+    env("env.ext3", venv(scratch / "tree"), "-c", own)
+    ok("create-overlay", "-q", "-s", "16", "-n", "1", "-o", "results.ext3")
+    line = "tool; echo $APPTAINER_CONTAINER"
+    for stack in (["-o", "env.ext3:ro"], ["-o", "results.ext3", "-o", "env.ext3"]):
+        said = run("run-overlay", *stack, "--", "sh", "-c", line)
+        assert (said.status, said.stdout) == (0, f"venv\n{own}\n"), said
+        assert said.stderr.count("was made for") == 1
+    # A data set, without an activation, binds nobody.
+    (scratch / "data").mkdir()
+    ok("create-overlay", "-q", "--from", "data:/data", "-c", own, "-o", "data.ext3")
+    said = run("run-overlay", "-o", "data.ext3:ro", "--", "sh", "-c", "echo $APPTAINER_CONTAINER")
+    assert (said.status, said.stdout) == (0, f"{BASE}\n"), said
+    # The user's word goes first.
+    said = run("run-overlay", "-c", "base", "-o", "env.ext3:ro", "--", "sh", "-c", line)
+    assert (said.status, said.stdout) == (0, f"venv\n{BASE}\n"), said
+    variables = {"OVERLAY_IMAGES_FOLLOW": "no"}
+    said = run("run-overlay", "-o", "env.ext3:ro", "--", "sh", "-c", line, variables=variables)
+    assert said.stdout == f"venv\n{BASE}\n"
+    # Another one under its name is told, one that is gone is an error with what to type.
+    with open(own, "r+b") as file:
+        file.seek(48)
+        file.write(b"another one's id")
+    said = run("run-overlay", "-o", "env.ext3:ro", "--", "sh", "-c", line)
+    assert (said.status, said.stdout) == (0, f"venv\n{own}\n"), said
+    assert "is another one than that" in said.stderr
+    own.unlink()
+    said = run("run-overlay", "-o", "env.ext3:ro", "--", "true")
+    assert said.status == 66, said
+    assert f"{own}" in said.stderr and "-c" in said.stderr
+    assert run("run-overlay", "-o", "data.ext3:ro", "--", "true").status == 0
+    # Where the site's image is locked, only images that it names are followed.
+    site.write_text(f"[site]\nlock = images.default\n[images]\ndefault = base\nbase = {BASE}\n")
+    said = run("run-overlay", "-o", "env.ext3:ro", "--", "sh", "-c", line)
+    assert (said.status, said.stdout) == (0, f"venv\n{BASE}\n"), said
+
+
+def test_changed_lines(run, env, scratch):
+    """Lines of the engine's that are not those that were recorded are told of."""
+    name = env("a.ext3", venv(scratch / "tree"))
+    listing = run("show-overlay", "--files=/.singularity.d/env", name).stdout
+    file = next(word for word in listing.split() if "92-overlay-" in word)
+    subprocess.run(
+        ["/usr/sbin/debugfs", "-w", "-R", f"rm upper{file}", name], check=True, capture_output=True
+    )
+    said = run("run-overlay", "-o", f"{name}:ro", "--", "true")
+    assert said.status == 0, said
+    assert "activation was changed" in said.stderr
+
+
+def test_history(run, ok, env, scratch):
+    """How it was made is kept through copies, packs and another size; secrets are not."""
+    (scratch / "install").write_text(
+        "export MY_TOKEN=hunter2\necho https://me:hunter2@host.invalid/ >/dev/null\n"
+        "mkdir -p /opt/x; echo 1 >/opt/x/f\n"
+    )
+    ok("create-overlay", "-q", "-f", "install", "--set", "API_KEY=hunter2", "-o", "a.ext3")
+    assert "hunter2" not in ok("show-overlay", "--recipe", "a.ext3")
+    ok("resize-overlay", "-q", "a.ext3", "-n", "9")
+    ok("pack-overlay", "-q", "a.ext3")
+    for name in ("a.ext3", "a.sqsh"):
+        document = json.loads(ok("show-overlay", "--json", name))[0]
+        (history,) = document["history"]
+        assert history["entries"][0]["action"] == "create"
+        assert history["entries"][0]["image"]["path"] == os.path.realpath(BASE)
+        assert "hunter2" not in json.dumps(history["entries"][0]["recipe"])
+        shown = ok("show-overlay", name)
+        assert "made" in shown and "base image" in shown
+    # The recipe runs again.
+    recipe = ok("show-overlay", "--recipe", "a.sqsh")
+    (scratch / "again").write_text(recipe)
+    ok("create-overlay", "-q", "-f", "again", "-o", "b.ext3")
+    assert ok("run-overlay", "-q", "-o", "b.ext3:ro", "--", "cat", "/opt/x/f") == "1\n"
+    ok("create-overlay", "-q", "--no-history", "-f", "install", "-o", "c.ext3")
+    assert json.loads(ok("show-overlay", "--json", "c.ext3"))[0]["history"] == []
+
+
+HOSTILE = {
+    "fifo": "mkfifo note; mkfifo history.json",
+    "link": "ln -s /etc/shadow note; ln -s /etc/shadow history.json",
+    "huge": "truncate -s 2G note; truncate -s 2G history.json",
+    "bytes": "head -c 3000 /dev/urandom >note; head -c 3000 /dev/urandom >history.json",
+    "newer": "printf 'overlay 99\\n\\n' >note; echo '{\"format\": 99, \"entries\": []}' >history.json",
+    "escapes": "printf 'overlay 1\\nimage /a%%1b[31mx%%0a\\nimage-size 1\\ndirectory /o\\n\\nx\\n' >note;"
+    'echo \'{"format": 1, "entries": [{"action": "\\u001b[31m", "command": [7, {}], "recipe": 5,'
+    ' "image": []}, 3, null]}\' >history.json',
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile(run, ok, overlay, scratch, kind):
+    """What somebody else has put there is shown without harm, and never obeyed."""
+    path = overlay()
+    place = scratch / "place" / ".singularity.d" / "overlay" / "deadbeef"
+    place.mkdir(parents=True)
+    subprocess.run(["sh", "-c", HOSTILE[kind]], cwd=place, check=True)
+    (scratch / "dir" / "work").mkdir(parents=True)
+    (scratch / "place").rename(scratch / "dir" / "upper")
+    for name in ("dir", path.name):
+        if name == path.name and kind not in ("huge",):
+            subprocess.run(
+                ["/usr/sbin/mke2fs", "-q", "-t", "ext3", "-F", "-d", scratch / "dir", path],
+                check=True,
+                capture_output=True,
+            )
+        shown = run("show-overlay", name)
+        assert (shown.status, shown.stderr) == (0, ""), shown
+        assert "\x1b" not in shown.stdout
+        assert run("show-overlay", "--json", name).status == 0
+        assert run("show-overlay", "--recipe", name).status in (0, 66)
+        said = run("run-overlay", "-o", f"{name}:ro", "--", "true")
+        assert said.status in (0, 66), said
+        assert "\x1b" not in said.stderr and "bug" not in said.stderr
