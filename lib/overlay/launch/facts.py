@@ -276,7 +276,7 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
         gpus=[name for name, device in GPUS.items() if detect and os.path.exists(device)],
         commands=commands,
         command_here=_is_here(session.command),
-        lacking=_lacking(session, config, base, found),
+        lacking=_lacking(session, config, belonging.base, found),
         scratch=_scratch(commands, config),
         room=_room(first),
         launchers=launchers,
