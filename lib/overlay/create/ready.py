@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from overlay.create.source import Source
+    from overlay.create.kind import Source
     from overlay.create.workplace import Workplace
     from overlay.output import Output
     from overlay.settings.config import Config
