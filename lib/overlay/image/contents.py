@@ -64,7 +64,7 @@ def directories(image: Image, top: str, environ: Mapping[str, str]) -> list[Usag
         if entry.is_directory:
             left -= len(entry.path)
             if left < 0:
-                raise damaged(image.path, "the names in it are too long", None)
+                raise damaged(image.path, "its directories have paths that are too long", None)
             found[entry.path] = Usage(entry.path)
         elif entry.links is not None and entry.links > 1:
             if entry.number in counted:
