@@ -64,3 +64,31 @@ def test_hard_limit_on_time(limited, overlay):
         "run-overlay: the limit of 1000 s of processor time (ulimit -t) holds for the overlay's"
         " server, too; what is being written when it ends is lost\n"
     )
+
+
+@pytest.mark.parametrize("limits", ["ulimit -v 300000", "ulimit -S -v 800000"])
+@pytest.mark.parametrize("mode", ["", ":ro"])
+def test_too_little_memory_for_the_engine(limited, overlay, scratch, limits, mode):
+    """Where no engine can start the limit is named, and no overlay is touched."""
+    path = overlay()
+    before = path.read_bytes()
+    said = "the engine cannot start here: a program may have "
+    result = limited(limits, f"run-overlay -o a.ext3{mode} -- true")
+    assert (result.status, result.stdout) == (77, "")
+    assert result.stderr.startswith(f"run-overlay: error: {said}"), result
+    assert " of memory (ulimit -v), and it needs 2 GiB\nrun-overlay: hint: " in result.stderr
+    assert path.read_bytes() == before
+    (scratch / "build.txt").write_text("true\n")
+    result = limited(limits, "create-overlay -s 16 -n 1 -f build.txt -o b")
+    assert (result.status, said in result.stderr) == (77, True), result
+    assert sorted(file.name for file in scratch.iterdir()) == ["a.ext3", "build.txt"]
+
+
+def test_little_memory_for_the_engine(limited, overlay):
+    """Where it starts at times only, it is warned of before."""
+    overlay()
+    result = limited("ulimit -v 1500000", "run-overlay -o a.ext3:ro -- true")
+    assert result.stderr.startswith(
+        "run-overlay: the engine may fail here: a program may have 1.4 GiB of memory (ulimit -v),"
+        " and it wants 2 GiB\n"
+    )

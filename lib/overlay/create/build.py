@@ -16,7 +16,7 @@ from overlay.host import ending, foreground, private, process
 from overlay.host.scratch import can_execute
 from overlay.image.partial import is_partial, partial_name
 from overlay.launch import engines
-from overlay.launch.facts import gather
+from overlay.launch.facts import check_memory, gather
 from overlay.launch.learned import learn
 from overlay.launch.plan import make_plan
 from overlay.launch.request import Overlay, Session, find_container, read_input
@@ -63,6 +63,7 @@ class Build:
         path  of the new overlay as it was given: the log lies beside it
         Doing them raises OverlayError when a command fails.
         """
+        check_memory()
         base: str = find_container(self.container, config)
         if not os.path.isdir(base):
             base = os.path.realpath(base)  # a link may lead to another image meanwhile

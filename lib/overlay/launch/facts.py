@@ -12,6 +12,7 @@ from overlay.launch import engines
 from overlay.launch.belonging import choose
 from overlay.launch.engine import Told
 from overlay.launch.request import check_twice, read_commands
+from overlay.size import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from overlay.launch.engine import Engine, Launchers
     from overlay.launch.request import CommandFile, Overlay, Session
     from overlay.settings.config import Config
+
+# Bytes of addresses that an engine takes for every one of its processes, as the runtime of Go
+# does: with less than the first it ends at once, and only with the second always well.
+LEAST_MEMORY = 900 << 20
+ENOUGH_MEMORY = 2 << 30
 
 # Variables that name directories which the commands rely on.
 NAMED = ("HOME", "TMPDIR", "SLURM_TMPDIR")
@@ -110,7 +116,8 @@ class Facts:
     ways             the Ways of PWD and of NAMED, by the name of the variable
     bound            those of what is bound under its own name
     locations        those of the user's directories for overlays
-    limits           bytes of a file, seconds of processor time that a server may take
+    limits           bytes of a file, seconds of processor time that a server may take, and bytes
+                     of memory, as addresses, that every process may have
     files            the Ways of _FILES that no overlay has, by the variable's name
     passwd_home      the home directory that the engine mounts, where it counts
     """
@@ -145,7 +152,7 @@ class Facts:
         locations: Sequence[Way] = (),
         passwd_home: str | None = None,
         files: Mapping[str, Way] | None = None,
-        limits: tuple[int | None, int | None] = (None, None),
+        limits: tuple[int | None, int | None, int | None] = (None, None, None),
     ) -> None:
         self.overlays = overlays
         self.engine = engine
@@ -215,6 +222,7 @@ def gather(session: Session, config: Config, images: Sequence[Image] = ()) -> Fa
     What is written is decided at once: see decide_writable(). Raises OverlayError for what
     cannot work, USAGE for an overlay that is named twice.
     """
+    check_memory()
     if not session.overlays:
         raise nothing_named(f"{session.program} -o OVERLAY")
     if any(one.mode == "rw" for one in session.overlays[1:]):
@@ -345,18 +353,33 @@ def _files(environ: Mapping[str, str], found: Sequence[Image]) -> dict[str, Way]
     return ways
 
 
-def _limits(launchers: Launchers | None) -> tuple[int | None, int | None]:
-    """Return what a server of the engine may take: (bytes of a file, seconds), None without limit.
+def _limits(launchers: Launchers | None) -> tuple[int | None, int | None, int | None]:
+    """Return the limits of Facts, None where there is none.
 
     Our launchers set aside what soft limits say; those are for the commands.
     """
     import resource
 
-    def limit(kind: int) -> int | None:
-        found = resource.getrlimit(kind)[1 if launchers else 0]
+    def limit(kind: int, hard: bool = launchers is not None) -> int | None:
+        found = resource.getrlimit(kind)[1 if hard else 0]
         return None if found == resource.RLIM_INFINITY else found
 
-    return limit(resource.RLIMIT_FSIZE), limit(resource.RLIMIT_CPU)
+    memory = limit(resource.RLIMIT_AS, hard=False)
+    return limit(resource.RLIMIT_FSIZE), limit(resource.RLIMIT_CPU), memory
+
+
+def check_memory() -> None:
+    """Refuse a limit of this shell under which no engine starts. Raises OverlayError (NOT_ALLOWED)."""
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most != resource.RLIM_INFINITY and most < LEAST_MEMORY:
+        raise OverlayError(
+            f"the engine cannot start here: a program may have {format_size(most)} of memory"
+            f" (ulimit -v), and it needs {format_size(ENOUGH_MEMORY)}",
+            status=NOT_ALLOWED,
+            hint="in a shell without that limit; or set it inside, for the commands alone",
+        )
 
 
 def _sources(session: Session, binds: Iterable[str]) -> Iterator[str]:

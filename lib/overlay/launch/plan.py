@@ -8,7 +8,7 @@ from overlay import size
 from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
 from overlay.host import places
 from overlay.launch import engine as engines
-from overlay.launch.facts import GPUS, NAMED
+from overlay.launch.facts import ENOUGH_MEMORY, GPUS, NAMED
 from overlay.launch.inside import command_line, with_user_bashrc
 from overlay.plan import Plan, Step
 
@@ -126,6 +126,7 @@ def make_plan(
         *facts.belonging.notices,
         *_of_what_is_seen(facts, [source for source, _target, _read_only in needed], no_cwd),
         *_of_what_is_written(facts, learned, layer),
+        *_of_memory(facts.limits[2]),
         *inside.notices,
         *([("detail", "not passed on from the host: " + " ".join(cleared))] if cleared else []),
         *(_of_the_shell(config, facts) if inside.words is None else []),
@@ -186,6 +187,16 @@ def _of_what_is_written(facts: Facts, learned: Learned, layer: bool) -> Iterator
         path = facts.overlays[0].path
         words = f"{quote(path)} is a directory; what is written goes to {quote(path + '/upper')}"
         yield "notice", words
+
+
+def _of_memory(limit: int | None) -> Iterator[Notice]:
+    """Yield a warning for a limit under which an engine starts at times only."""
+    if limit is not None and limit < ENOUGH_MEMORY:
+        yield (
+            "warning",
+            f"the engine may fail here: a program may have {size.format_size(limit)} of memory"
+            f" (ulimit -v), and it wants {size.format_size(ENOUGH_MEMORY)}",
+        )
 
 
 def _of_the_shell(config: Config, facts: Facts) -> Iterator[Notice]:
@@ -354,7 +365,7 @@ def _of_room(image: Image, config: Config, facts: Facts) -> Iterator[Notice]:
     """
     if image.free is None:
         return
-    most, seconds = facts.limits
+    most, seconds, _memory = facts.limits
     if most is not None and most < image.status.st_size:
         raise OverlayError(
             f"{quote(image.path)} cannot be written here: files may have {size.format_size(most)}"
