@@ -86,6 +86,7 @@ def test_ready(doctor, scratch):
         "bind /home",
     }
     assert named <= set(checks)
+    assert checks["a packed overlay"]["found"] == "zstd: a command read it"
     assert checks["engine"]["found"].startswith("apptainer 1.")
     assert checks["kernel"]["found"].startswith(f"Linux {os.uname().release}")
     assert f"'{scratch}': locks" in checks
@@ -244,6 +245,23 @@ def test_settings(doctor, site):
     assert (status, checks["settings"]["state"]) == (1, "problem")
     assert checks["settings"]["found"] == f"{site}, line 2: unknown key sise in [create]"
     assert checks["fuse2fs"]["state"] == "ok"
+
+
+def test_compression_that_is_not_read(doctor, site, site_text, tmp_path):
+    """What the site has pack-overlay compress with is tried: here squashfuse cannot read it."""
+    site.write_text(f"{site_text}[pack]\ncompression = xz\n")
+    status, checks = doctor()
+    assert (status, checks["a packed overlay"]["found"]) == (0, "xz: a command read it")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    real = '/usr/bin/mksquashfs "$@"'
+    pack = f'#!/bin/sh\n[ $# -gt 2 ] || exec {real}\nset -- "$1" "$2" -comp lzma\nexec {real}\n'
+    (tools / "mksquashfs").write_text(pack)
+    (tools / "mksquashfs").chmod(0o755)
+    status, checks = doctor(variables={"PATH": f"{tools}:{PATH}"})
+    assert (status, states(checks, "problem")) == (1, {"a packed overlay"})
+    assert "lzma, which sessions cannot read" in checks["a packed overlay"]["found"]
+    assert "[pack] compression = gzip" in checks["a packed overlay"]["advice"]
 
 
 def test_scratch(doctor, site, site_text, tmp_path):

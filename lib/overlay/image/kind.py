@@ -128,6 +128,9 @@ class Image:
         """Whether it is a plain directory with something in it."""
         return False
 
+    def check_mountable(self) -> None:
+        """Refuse it when no engine can show what it holds. Raises OverlayError (DAMAGED)."""
+
     def check_upper(self) -> None:
         """Refuse it when it was not made as an overlay. Raises OverlayError (DAMAGED)."""
         if self.lacks_upper:

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 HEADER = 96
 _COMPRESSIONS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 
+_MOUNTED = (1, 3, 4, 5, 6)  # those that squashfuse and the kernel can read
+
+
+def _anew(path: str) -> str:
+    """Return what to type for a file of the same content that can be mounted."""
+    return (
+        f"pack it anew: create-overlay --from {quote(path + ':/')} -o NAME; pack-overlay NAME.ext3"
+    )
+
 
 class SquashfsImage(Image):
     """A squashfs file. It is taken from its root, and none of its names is opened."""
@@ -36,6 +45,13 @@ class SquashfsImage(Image):
     def found(
         cls, path: str, status: os.stat_result, descriptor: int, writable: bool, head: bytes
     ) -> SquashfsImage:
+        version = int.from_bytes(head[28:30], "little")
+        if version in (1, 2, 3):
+            raise OverlayError(
+                f"{quote(path)} is a squashfs file of version {version}, and sessions read version 4",
+                status=DAMAGED,
+                hint=_anew(path),
+            )
         used = int.from_bytes(head[40:48], "little")  # bytes_used
         if used > status.st_size:
             raise OverlayError(
@@ -49,6 +65,18 @@ class SquashfsImage(Image):
     @classmethod
     def may_be(cls, path: str, descriptor: int, head: bytes) -> bool:
         return path.endswith(cls.suffixes) or bool(record.read(descriptor))
+
+    def check_mountable(self) -> None:
+        number = int.from_bytes(os.pread(self.descriptor, 2, 20), "little")
+        if number in _MOUNTED:
+            return
+        how = _COMPRESSIONS.get(number)
+        raise OverlayError(
+            f"{quote(self.path)} is compressed with {how or 'a method that is not known'}, which"
+            " sessions cannot read",
+            status=DAMAGED,
+            hint=_anew(self.path) if how else None,
+        )
 
     def holds(self, path: str) -> bool:
         return False  # a look would take a program and all of its names

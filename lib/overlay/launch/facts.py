@@ -235,6 +235,7 @@ def gather(session: Session, config: Config, images: Sequence[Image] = ()) -> Fa
     try:
         for one in session.overlays[len(found) :]:
             found.append(look(one.path, write=not found and one.mode != "ro"))
+            found[-1].check_mountable()
         facts = _gather(session, config, list(map(Opened, session.overlays, found)))
         check_twice(found)
         first = facts.overlays[0]
