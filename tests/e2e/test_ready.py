@@ -231,6 +231,39 @@ def test_changed_lines(run, env, scratch):
     assert "activation was changed" in said.stderr
 
 
+def test_library_of_r(ok, scratch):
+    """A directory of R packages comes first where R looks for them."""
+    (scratch / "lib" / "ggplot2").mkdir(parents=True)
+    (scratch / "lib" / "ggplot2" / "DESCRIPTION").write_text("Package: ggplot2\n")
+    words = ["--from", "lib:/opt/R", "--activate", "/opt/R"]
+    ok("create-overlay", "-q", *words, "-o", "a.ext3")
+    shown = ok("run-overlay", "-q", "-o", "a.ext3:ro", "--", "printenv", "R_LIBS_SITE")
+    assert shown == "/opt/R\n"
+
+
+def test_unpacked_base(ok, run, engine, scratch):
+    """Over an unpacked base image without scripts of its own, what --env sets is kept as well."""
+    base = scratch / "base"
+    assert engine("build", "--sandbox", base, BASE).status == 0
+    subprocess.run(["chmod", "-R", "u+w", base], check=True)
+    subprocess.run(["rm", "-r", base / ".singularity.d", base / "environment"], check=False)
+    tree = venv(scratch / "tree")
+    words = ["--from", f"{tree}:/opt/env", "-c", base]
+    ok("create-overlay", "-q", *words, "-o", "a.ext3")
+    line = "tool; echo $GIVEN"
+    variables = {"APPTAINERENV_GIVEN": "x"}
+    said = run("run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", line, variables=variables)
+    assert (said.status, said.stdout) == (0, "venv\nx\n"), said
+    subprocess.run(["chmod", "-R", "u+w", base], check=True)
+
+
+def test_fakeroot(run, env, scratch):
+    """As root inside, too."""
+    name = env("a.ext3", venv(scratch / "tree"))
+    said = run("run-overlay", "-q", "--fakeroot", "-o", f"{name}:ro", "--", "tool")
+    assert (said.status, said.stdout) == (0, "venv\n"), said
+
+
 def test_history(run, ok, env, scratch):
     """How it was made is kept through copies, packs and another size; secrets are not."""
     (scratch / "install").write_text(
