@@ -98,13 +98,13 @@ SETTINGS = (
         "lock",
         LIST,
         "",
-        "Keys, and whole sections, that stand as the site's files set them: neither options nor"
-        " the environment nor the user's own overlay.ini change them. What several files lock adds"
-        " up. A rule is as firm as the keys that it reads: quota rather than quota.check, and"
-        " scratch rather than scratch.outside. In a locked value {user} and {home} are what the"
-        " system says; $VARIABLE stays the caller's. A lock on binds.paths and launch.gpu holds for"
-        " the engine's own options and variables for the same, such as APPTAINER_BIND and --home. Policy, not"
-        " security: whoever can run the engine by hand is not bound by it.",
+        "Keys, or whole sections, that only the site's files set: options, the environment and the"
+        " user's own overlay.ini do not change them. What several files lock adds up. Lock all"
+        " keys that a rule needs: quota, not only quota.check; scratch, not only scratch.outside."
+        " In a locked value {user} and {home} are what the system says, $VARIABLE is still the"
+        " caller's. A lock on binds.paths or launch.gpu holds for the engine's own options and"
+        " variables, too, such as APPTAINER_BIND and --home. Policy, not security: whoever can run the engine"
+        " by hand is not bound by it.",
         example="create.allocation images.default quota",
     ),
     Setting("site", "message", TEXT, "", "A line that mount-overlay shows at every start."),
