@@ -6,6 +6,7 @@ import resource
 import signal
 import stat
 import struct
+import time
 
 from overlay import cli
 from overlay.commands import show
@@ -125,11 +126,12 @@ def told(damage):
     return " ".join(f"{start}:{data.hex()}" for start, data in damage)
 
 
-def rounds(path, count, seed, environ, root, change=None, look=look):
-    """Look at count damaged forms of a sound image; return how many were refused.
+def rounds(path, count, seed, environ, root, change=None, look=look, seconds=float("inf")):
+    """Look at count damaged forms of a sound image; return how many were refused, and how many met.
 
-    change  makes up what is written into one, see damaged()
-    look    looks at one, see look()
+    change   makes up what is written into one, see damaged()
+    look     looks at one, see look()
+    seconds  after which no further one is met
     Fails when one is met with anything but an answer or an OverlayError, takes long, or
     when memory grows.
     """
@@ -137,7 +139,7 @@ def rounds(path, count, seed, environ, root, change=None, look=look):
     change = change or damaged(path)
     descriptor = os.open(path, os.O_RDWR)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused, number, damage = 0, 0, []
+    refused, number, damage, end = 0, 0, [], time.monotonic() + seconds
 
     def late(_number, _frame):
         raise AssertionError(f"image {number}: it takes too long: {told(damage)}")
@@ -145,6 +147,9 @@ def rounds(path, count, seed, environ, root, change=None, look=look):
     old = signal.signal(signal.SIGALRM, late)
     try:
         for number in range(count):
+            if time.monotonic() > end:
+                count = number
+                break
             damage = change(chance)
             sound = [(start, os.pread(descriptor, len(data), start)) for start, data in damage]
             for start, data in damage:
@@ -166,4 +171,4 @@ def rounds(path, count, seed, environ, root, change=None, look=look):
         os.close(descriptor)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < MEMORY, f"memory grew by {grown} KiB"
-    return refused
+    return refused, count

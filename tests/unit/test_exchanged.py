@@ -6,6 +6,7 @@ import shutil
 import stat
 
 import pytest
+from overlay.create import measure
 from overlay.errors import OverlayError
 from overlay.image import image as images
 from overlay.image.ext3_image import Ext3Image
@@ -155,3 +156,15 @@ def test_repaired_is_what_was_looked_at(make_image, private, settings):
     finally:
         found.close()
     assert (private / "key").read_text() == "precious\n"
+
+
+def test_measured_file_becomes_a_pipe(tmp_path, limit):
+    """A file with holes in it that becomes a pipe while it is measured is not waited for."""
+    path = tmp_path / "f"
+    path.write_bytes(b"")
+    os.truncate(path, 1 << 20)
+    status = os.lstat(path)
+    path.unlink()
+    os.mkfifo(path)
+    limit(5)
+    assert measure._data(os.fsencode(path), status) in range((1 << 20) + 1)

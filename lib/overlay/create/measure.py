@@ -135,7 +135,9 @@ def _data(path: bytes, status: os.stat_result) -> int:
     if status.st_blocks * 512 >= status.st_size:
         return status.st_size
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not blocking: somebody may have put a pipe in its place meanwhile.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
     except OSError:
         return status.st_size
     data = place = 0
