@@ -218,6 +218,16 @@ def test_follows(run, ok, env, scratch, site):
     assert (said.status, said.stdout) == (0, f"venv\n{BASE}\n"), said
 
 
+def test_moved_venv(ok, env, scratch):
+    """One that was made elsewhere is ready where it is now."""
+    name = env("a.ext3", venv(scratch / "tree", scratch / "tree"))
+    assert ok("run-overlay", "-q", "-o", f"{name}:ro", "--", "sh", "-c", SHOWN) == (
+        "/opt/env/bin/tool venv /opt/env\n"
+    )
+    path = ok("run-overlay", "-q", "-o", f"{name}:ro", "--", "printenv", "PATH")
+    assert path.startswith("/opt/env/bin:") and str(scratch) not in path
+
+
 def test_changed_lines(run, env, scratch):
     """Lines of the engine's that are not those that were recorded are told of."""
     name = env("a.ext3", venv(scratch / "tree"))

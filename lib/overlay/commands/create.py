@@ -96,7 +96,8 @@ def _order(options: Namespace, config: Config) -> Order:
 
 def _filling(options: Namespace, config: Config) -> Filling | None:
     """Return what the command line says it is filled with; None for nothing."""
-    given = (options.file, options.template, options.container, options.activate)
+    # Where nothing is put in, --no-activate asks for what is so anyway.
+    given = (options.file, options.template, options.container, options.activate or None)
     if not (
         options.sources
         or options.binds

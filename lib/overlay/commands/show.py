@@ -158,13 +158,15 @@ def _rows_of_carried(found: Image) -> Iterator[tuple[str, str]]:
     """Yield (name, text) of what an overlay carries of itself."""
     from overlay.environment import history, note
 
+    shown = set()
     for one in note.read(found):
         if one.format > note.FORMAT:
             yield "carries", "what a newer version has written"
         if one.directories:
             names = " ".join(map(quote, one.directories))
             yield "ready", f"{names}: its programs are found in every session"
-        if one.base:
+        if one.base and one.base.path not in shown:
+            shown.add(one.base.path)
             yield "image", f"made for the base image {quote(one.base.path)}"
     for number, entries in history.read(found).values():
         if number > history.FORMAT:

@@ -26,7 +26,12 @@ overlay_conda() {
 }
 overlay_ready() {
     if [ -f "$1" ]; then . "$1"
-    elif [ -f "$1/pyvenv.cfg" ] && [ -f "$1/bin/activate" ]; then . "$1/bin/activate"
+    elif [ -f "$1/pyvenv.cfg" ] && [ -f "$1/bin/activate" ]; then
+        . "$1/bin/activate"
+        # One that was moved names the place where it was made.
+        if [ "${VIRTUAL_ENV-}" != "$1" ]; then
+            export PATH=${PATH#"${VIRTUAL_ENV-}/bin:"} VIRTUAL_ENV=$1
+        fi
     elif [ -d "$1/conda-meta" ]; then overlay_conda "$1"
     elif [ -f "$1/bin/activate" ]; then . "$1/bin/activate"
     else set -- "$1" "$1"/*/DESCRIPTION
