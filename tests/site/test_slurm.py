@@ -190,8 +190,11 @@ def test_guide_steps(slurm):
 
 @pytest.mark.parametrize("where", ["step", "array"])
 def test_many_writers(slurm, where):
-    """One of eight works, seven end with 75 and the three ways out within a few seconds."""
-    line = "SECONDS=0; run-overlay -o overlay1.ext3 -- sleep 8; echo status $? $SECONDS"
+    """One of eight works as long as the others are there; these end with 75 and three ways out."""
+    ended = slurm.directory / "ended"
+    ended.mkdir()
+    work = f"until [ $(ls {ended} | wc -l) = 7 ]; do sleep 0.1; done"
+    line = f"run-overlay -o overlay1.ext3 -- sh -c '{work}'; echo status $?; mktemp -q -p {ended}"
     if where == "step":
         (slurm.directory / "task.sh").write_text(line)
         job = slurm.script("srun bash task.sh", "-N4", "-n8")
@@ -201,9 +204,7 @@ def test_many_writers(slurm, where):
         variable = "SLURM_ARRAY_TASK_ID"
     assert job.end() == ("COMPLETED", 0, 0)
     output = job.output()
-    ended = re.findall(r"status (\d+) (\d+)", output)
-    assert sorted(status for status, _time in ended) == ["0"] + ["75"] * 7, output
-    assert all(int(seconds) <= 4 for status, seconds in ended if status == "75"), output
+    assert sorted(re.findall(r"status (\d+)", output)) == ["0"] + ["75"] * 7, output
     hint = (
         "run-overlay: hint: one task at a time can write an overlay; in a parallel job let all"
         " tasks read it: -o overlay1.ext3:ro; or give each its own, made before: -o overlay1-$"
@@ -302,7 +303,7 @@ def test_per_task_scancel(slurm):
     assert any(list(place.glob("overlay-*/job*.ext3")) for place in scratch)
     slurm.run("scancel", job.number, other.number)
     assert job.end()[0] == other.end()[0] == "CANCELLED"
-    [name] = wait_until(lambda: os.listdir(slurm.directory / "kept"), 10)
+    [name] = wait_until(lambda: os.listdir(slurm.directory / "kept"))
     assert name == f"job{job.number}-task0.ext3"
     assert written(slurm, job, f"kept/{name}") >= 20
     assert not any(place.exists() for place in scratch)
@@ -357,12 +358,14 @@ def test_stage_shared(slurm, big):
     shared = slurm.directory / "scratch"
     shared.mkdir()
     slurm.environ["OVERLAY_SCRATCH_LOCAL"] = str(shared)
-    line = "srun run-overlay --stage -o big.ext3:ro -- sh -c 'cat /id; sleep 4'"
+    wait = f"until [ -e {slurm.directory}/go ]; do sleep 0.1; done"
+    line = f"srun run-overlay --stage -o big.ext3:ro -- sh -c 'cat /id; {wait}'"
     jobs = [slurm.script(line, "-w", "node1", "-n4") for _number in range(2)]
     for job in jobs:
         job.says("first")
-    wait_until(lambda: sum(job.output().count("first\n") for job in jobs) == 8, 30)
+    wait_until(lambda: sum(job.output().count("first\n") for job in jobs) == 8)
     slurm.ours("run-overlay", "-o", "big.ext3", "--", "touch", "/free")
+    (slurm.directory / "go").touch()
     assert [job.end() for job in jobs] == [("COMPLETED", 0, 0)] * 2
     assert sum(job.output().count("staged big.ext3") for job in jobs) == 1
 
