@@ -110,7 +110,18 @@ NOTHING = (
             "no command is named",
             SUBCOMMANDS,
         ),
-        ("create-overlay", 2, "the number of files is missing (-n)", THOUSANDS),
+        (
+            "create-overlay",
+            2,
+            "the size (-s) and the number of files (-n) are missing",
+            THOUSANDS,
+        ),
+        (
+            "create-overlay -s 64 -n 5 -b /data",
+            2,
+            "-b is for the commands of -f, and there is no -f",
+            "to bind it in a session: mount-overlay -o NAME -b PATH",
+        ),
         ("create-overlay -s 500", 2, "the number of files is missing (-n)", THOUSANDS),
         ("create-overlay -n 500", 2, "the size is missing (-s)", THOUSANDS),
         (

@@ -103,7 +103,7 @@ def parse(
         raise OverlayError(
             "-b is for the commands of -f, and there is no -f",
             status=USAGE,
-            hint="create-overlay --help",
+            hint="to bind it in a session: mount-overlay -o NAME -b PATH",
         )
     if commands is None and not words:
         raise OverlayError(

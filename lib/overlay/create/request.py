@@ -171,6 +171,8 @@ def settle(order: Order, config: Config, content: Content | None = None, more: i
     if content and order.files is None:
         default_files = content.amount.files + _margin(content.amount.files, config) + 1000
         default_files = max(default_files, config["create.min_files"] or 0)
+    if {order.size, order.files, content, default_size, default_files} == {None}:
+        raise _missing("the size (-s) and the number of files (-n) are missing")
     files = _given("-n", "number of files", order.files, default_files)
     if content and order.size is None:
         data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20) + more
@@ -195,12 +197,13 @@ def _given(option: str, what: str, amount: int | None, default: int | None) -> i
     """Return the amount that was asked for, or what it is without."""
     chosen = default if amount is None else amount
     if chosen is None:
-        raise OverlayError(
-            f"the {what} is missing ({option})",
-            status=USAGE,
-            hint="for 500 MB and 700 thousand files: create-overlay -s 500 -n 700",
-        )
+        raise _missing(f"the {what} is missing ({option})")
     return chosen
+
+
+def _missing(what: str) -> OverlayError:
+    hint = "for 500 MB and 700 thousand files: create-overlay -s 500 -n 700"
+    return OverlayError(what, status=USAGE, hint=hint)
 
 
 def file_name(creation: Creation) -> str:
