@@ -1,5 +1,6 @@
 """-v and OVERLAY_DEBUG show each program that is started, as it was started."""
 
+import json
 import os
 import re
 import shlex
@@ -126,17 +127,16 @@ def programs(text):
     return found
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("resize-overlay", "a.ext3", "-s", "+16M"),
-        ("resize-overlay", "a.ext3", "-s", "14"),
-        ("resize-overlay", "a.ext3", "-n", "2"),
-        ("pack-overlay", "a.ext3", "--remove"),
-        ("pack-overlay", "a.ext3", "b.ext3", "--no-verify", "--open"),
-    ],
-    ids=" ".join,
-)
+PLANNED = [
+    ("resize-overlay", "a.ext3", "-s", "+16M"),
+    ("resize-overlay", "a.ext3", "-s", "14"),
+    ("resize-overlay", "a.ext3", "-n", "2"),
+    ("pack-overlay", "a.ext3", "--remove"),
+    ("pack-overlay", "a.ext3", "b.ext3", "--no-verify", "--open"),
+]
+
+
+@pytest.mark.parametrize("command", PLANNED, ids=" ".join)
 def test_plan(run, scratch, command):
     """--dry-run changes nothing, and prints the programs that then run, in their order."""
     for name in ("a", "b"):
@@ -150,3 +150,26 @@ def test_plan(run, scratch, command):
     assert digests(scratch) != before
     ran = "\n".join(line for line in result.stderr.splitlines() if line.startswith("+ "))
     assert programs(planned.stdout) == programs(ran) != []
+
+
+@pytest.mark.parametrize("command", PLANNED, ids=" ".join)
+def test_pasted(ok, environ, scratch, command):
+    """The lines of --dry-run, pasted, come to the same."""
+    # Elsewhere the next command of this user would take what they make for a killed one's.
+    environ["OVERLAY_SCRATCH_LOCAL"] = str(scratch / "local")
+    (scratch / "local").mkdir()
+    for name in ("a", "b"):
+        ok("create-overlay", "-q", "-s", "20", "-n", "1", "-o", name)
+    ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", "echo x > /f")
+    lines = ok(*command, "--dry-run")
+    done = subprocess.run(
+        ["bash", "-ec", lines], cwd=scratch, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = "a.sqsh" if command[0] == "pack-overlay" else "a.ext3"
+    assert os.path.exists(scratch / "a.ext3") == ("--remove" not in command)
+    assert ok("run-overlay", "-o", f"{result}:ro", "--", "cat", "/f") == "x\n"
+    (said,) = json.loads(ok("show-overlay", "--json", result))
+    expected = {"+16M": 36 << 20, "14": 14 << 20}.get(command[-1])
+    assert expected in (None, said["size"])
+    assert [name for name in os.listdir(scratch) if name.startswith(".overlay")] == []
