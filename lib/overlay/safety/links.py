@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import io
 import os
+from itertools import zip_longest
 
 from overlay.errors import OverlayError
-from overlay.host import namespace
-from overlay.image import ext3, lock, record
+from overlay.host import namespace, process
+from overlay.image import ext3, ext3_write, lock, record
 from overlay.image.hidden import OWN, Directory, Hidden, Unknown, hidden, of_ext3
 from overlay.image.paths import names, parents
 
@@ -50,7 +51,7 @@ def join(found: Ext3Image, below: Sequence[Image], environ: Mapping[str, str]) -
     """
     result = Joined()
     since = record.tidy_from(record.read(found.descriptor))
-    if not since or not any(image.kind != "squashfs" for image in below):
+    if not since:
         return result
     reader = found.reader()
     written = _copied_up(reader, since)
@@ -67,17 +68,43 @@ def join(found: Ext3Image, below: Sequence[Image], environ: Mapping[str, str]) -
             _link(found, wanted, layers, environ, result)
     except Unknown:
         result.failed += sorted(written)
+    _forget(found, written.values(), environ)
     return result
 
 
+def _forget(found: Ext3Image, numbers: Iterable[int], environ: Mapping[str, str]) -> None:
+    """Remove the attribute from files that have been seen to.
+
+    fuse-overlayfs would hand it on when it copies such a file up from here, in the place of the
+    right one; and by it, it takes two names of one file for two, depending on their directories.
+    """
+    program = process.which("debugfs", environ)
+    if program is None:
+        return
+    try:
+        lock.take_engine(found.descriptor)
+    except lock.Busy:
+        return
+    lines = [f"ea_rm <{number}> {_ORIGIN.decode()}" for number in sorted(numbers)]
+    ext3_write.write_state(found.descriptor, 0)
+    words: list[str | int] = [program, "-w", "-f", "-", found.descriptor]
+    if process.run(words, environ, text="\n".join(lines) + "\n").status == 0:
+        ext3_write.write_state(found.descriptor, ext3.STATE_CLEAN)
+    found.superblock = ext3.read_superblock(found.descriptor)
+
+
 def _copied_up(reader: Reader, since: int) -> dict[bytes, int]:
-    """Return the regular files that were copied up since then: their lower path -> number."""
+    """Return the regular files that were copied up since then: their lower path -> number.
+
+    What was replaced by a rename can be left in work/, and has no name any more.
+    """
     found = {}
     for number in reader.made_since(since):
         for name, value in reader.attributes(number):
             if name == _ORIGIN:
                 found[value.rstrip(b"\0")] = number
-    return found
+    named = {number for number, _path in names(reader, set(found.values()))} if found else ()
+    return {path: number for path, number in found.items() if number in named}
 
 
 class _Layer:
@@ -173,14 +200,20 @@ def _only_changed(reader: Reader, made: set[int], lower: Reader, number: int) ->
 
     Any when all are; None when several are not: each of its names was written for itself.
     """
-    before = _look(lower, number)
-    changed = [one for one in made if _look(reader, one) != before]
+    changed = [one for one in made if not _is_copy(reader, one, lower, number)]
     return None if len(changed) > 1 else changed[0] if changed else min(made)
 
 
-def _look(reader: Reader, number: int) -> tuple[int, ...]:
-    one = reader.inode(number)
-    return one.mode, one.owner, one.group, one.size, one.modify_time, one.nanoseconds
+def _is_copy(reader: Reader, made: int, lower: Reader, number: int) -> bool:
+    """Return whether a file is what a lower one is; fuse2fs keeps no fractions of seconds."""
+    new, old = reader.inode(made), lower.inode(number)
+    if any(
+        getattr(new, name) != getattr(old, name)
+        for name in ("mode", "owner", "group", "size", "modify_time")
+    ):
+        return False
+    blocks = zip_longest(reader.data_blocks(new), lower.data_blocks(old))
+    return all(one == other for one, other in blocks)
 
 
 def _seen(
