@@ -108,12 +108,13 @@ class _Job:
         self._wait = wait
         self._output = output
         self._scratch = scratch_directory(config)
+        self._kept = layer is None or layer.keep is not None
         self._status: int | None = None
 
     def rehearse(self) -> Plan:
         """Return the Plan of all of it, to be shown: nothing is made, locked or started."""
         before, after = self._around()
-        session = rehearse(self._request, self._config, self._moved)
+        session = rehearse(self._request, self._config, self._moved, kept=self._kept)
         return Plan(before=[*before, session], after=after, notices=session.notices)
 
     def do(self) -> int:
@@ -200,7 +201,7 @@ class _Job:
             wait=self._wait,
             output=self._output,
             replace=layer is None,
-            kept=layer is None or layer.keep is not None,
+            kept=self._kept,
         )
 
     def _end(self, layer: Layer) -> None:

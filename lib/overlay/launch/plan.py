@@ -38,7 +38,8 @@ NOT_APART = (
 class SessionPlan(Plan):
     """The Plan of a session, which always has a final Step.
 
-    features  what it needs that not every version of its engine has: see Engine.check()
+    supervised  whether its overlay is to be looked after
+    features    what it needs that not every version of its engine has: see Engine.check()
     """
 
     final: Step
@@ -51,9 +52,11 @@ class SessionPlan(Plan):
         before: Iterable[Step],
         after: Iterable[Step],
         writable: bool,
+        supervised: bool,
         features: Iterable[str],
     ) -> None:
         super().__init__(final, notices=notices, before=before, after=after, writable=writable)
+        self.supervised = supervised
         self.features = list(features)
 
 
@@ -91,11 +94,13 @@ def make_plan(
     facts: Facts,
     learned: Learned,
     *,
+    kept: bool = True,
     token: str | None = None,
 ) -> SessionPlan:
     """Return the SessionPlan of a session. Pure: what it knows of the machine, it is handed.
 
-    token  what its processes are known by afterwards, in their environment; None: they are not
+    kept   whether what is written is to be kept, and so looked after
+    token  what its processes are known by then, in their environment; None: nothing is started
     Raises OverlayError: NOT_ALLOWED for limits of this shell that would end the server of an
     image, DAMAGED for an image that was not made as an overlay.
     """
@@ -122,6 +127,7 @@ def make_plan(
     )
     cleared = _cleared(config, facts, view)
     made = facts.writable and facts.plain_directory
+    supervised = facts.writable and first.image.can_be_unclean and kept
     notices = [
         *facts.belonging.notices,
         *_of_what_is_seen(facts, [source for source, _target, _read_only in needed], no_cwd),
@@ -136,9 +142,14 @@ def make_plan(
     final = Step(
         arguments,
         unset=cleared + _foreign(config, facts),
-        variables=_variables(config, facts, token, None if inside.words is not None else name),
+        variables=_variables(
+            config,
+            facts,
+            token if supervised else None,
+            None if inside.words is not None else name,
+        ),
         path_first=path_first,
-        why=learned.stack.why if learned.stack else None,
+        why="; ".join(_why(facts, learned, supervised)),
         commands=learned.commands.descriptor if learned.commands else None,
     )
     return SessionPlan(
@@ -147,8 +158,18 @@ def make_plan(
         before=[*([_make_upper(first.image, facts.gid)] if made else []), *inside.before],
         after=inside.after,
         writable=facts.writable,
+        supervised=supervised,
         features=facts.engine.features(launch),
     )
+
+
+def _why(facts: Facts, learned: Learned, supervised: bool) -> Iterator[str]:
+    """Yield what goes with the start of the engine, and no shell does."""
+    if learned.stack:
+        yield learned.stack.why
+    yield "the overlays are locked meanwhile"
+    if supervised:
+        yield f"then it is seen that what was written is in {quote(facts.overlays[0].path)}"
 
 
 def _check_upper(facts: Facts) -> None:

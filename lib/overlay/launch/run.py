@@ -25,16 +25,22 @@ if TYPE_CHECKING:
 
 
 def rehearse(
-    request: Session, config: Config, moved: Callable[[Facts], Facts] | None = None
+    request: Session,
+    config: Config,
+    moved: Callable[[Facts], Facts] | None = None,
+    *,
+    kept: bool = True,
 ) -> SessionPlan:
     """Return the plan of a session; nothing is locked, noted or started.
 
+    kept   as run() has it
     moved  what makes of the Facts those of the session's start; None: they are the same
     """
     found = gather(request, config)
     try:
         facts = moved(found) if moved else found
-        return make_plan(request, config, facts, learn(request, facts, remember=False))
+        learned = learn(request, facts, remember=False)
+        return make_plan(request, config, facts, learned, kept=kept)
     finally:
         found.close()
 
@@ -80,14 +86,13 @@ def run(
         if images != facts.images:  # another file has taken the place of one meanwhile
             facts = gather(request, config, images)
         learned = learn(request, facts, commands=commands)
-        supervised = facts.writable and images[0].can_be_unclean and kept
-        token = f"{os.getpid()}.{os.times().elapsed}" if supervised else None
-        plan = make_plan(request, config, facts, learned, token=token)
+        token = f"{os.getpid()}.{os.times().elapsed}"
+        plan = make_plan(request, config, facts, learned, kept=kept, token=token)
         for level, text in plan.notices:
             output.notice(text, level)
         for feature in plan.features:
             facts.engine.check(feature, facts.environ)
-        if token is not None:
+        if plan.supervised:
             return plan.do(
                 lambda _final: _supervise(plan.final, request, facts, learned, token, output)
             )
