@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from module_systems import PATH, Shell
+from module_systems import PATH, Shell, start
 from overlay.settings import config as configuration
 from support import ROOT, version
 
@@ -115,6 +115,21 @@ def test_unload_restores(shell, prefix, manual):
     if after["names"].get("MANPATH") == "":
         del after["names"]["MANPATH"]
     assert after == before
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh"])
+@pytest.mark.parametrize(
+    "line",
+    ["module purge", "module unload overlay", "module load overlay; module purge", "module reload"],
+)
+def test_strict_script(shell, system, tmp_path, name, line):
+    """A script with `set -e` goes on, where the module was loaded before it: by the login shell."""
+    own = "complete -W word other" if name == "bash" else "autoload -U compinit; compinit -u"
+    script = tmp_path / "strict"
+    script.write_text(f"{start(system, name)}\n{own}\nset -eu\n{line}\necho done\n")
+    options = "--norc" if name == "bash" else "-f"
+    done = shell.run(f"module load overlay; {name} {options} '{script}'")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 def test_man(shell, prefix):
