@@ -96,9 +96,12 @@ def layers(ok, scratch):
     return seen
 
 
-@pytest.mark.parametrize("name", ["up.ext3", "up.sqsh"])
-def test_overlay_as_source(ok, layers, name):
-    """An overlay, packed or not, is a source; its deletions go along, over others too."""
+@pytest.mark.parametrize("name", ["up.ext3", "up.sqsh", "up.d"])
+def test_overlay_as_source(ok, scratch, layers, name):
+    """An overlay of each kind is a source; its deletions go along, over others too."""
+    (scratch / "up.d").mkdir()
+    line = f"{UPPER_MADE}; chmod 700 b"
+    ok("run-overlay", "-q", "-o", "up.d", "-o", "lo.ext3", "--", "sh", "-c", line)
     ok("pack-overlay", "-q", "up.ext3")
     ok("create-overlay", "-q", "--from", name, "-o", "copy")
     ok("create-overlay", "-q", "--from", name, "-o", "copy", "--force")

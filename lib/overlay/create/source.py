@@ -75,6 +75,8 @@ def parse_source(text: str, hidden: Iterable[str]) -> Source:
         if colon and not dest and os.path.exists(first):
             error.hint = f"where it goes inside begins with /: --from {quote(first)}:/{rest}"
         raise
+    if kind is Directory and _is_overlay(path):
+        path, dest = os.path.join(path, "upper"), dest or "/"
     dest = dest or kind.usual_dest(path)
     if ".." in dest.split("/"):
         raise OverlayError(f"{quote(dest)} must not hold ..", status=USAGE)
@@ -87,6 +89,15 @@ def parse_source(text: str, hidden: Iterable[str]) -> Source:
                 hint=f"choose another place: --from {quote(path)}:/opt/NAME",
             )
     return kind(path, dest)
+
+
+def _is_overlay(path: str) -> bool:
+    """Return whether a directory is an overlay, with upper and work and nothing else in it."""
+    names = ["upper", "work"]
+    whole = [os.path.join(path, name) for name in names]
+    return sorted(os.listdir(path)) == names and not any(
+        os.path.islink(one) or not os.path.isdir(one) for one in whole
+    )
 
 
 def _kind(path: str) -> type[Source]:
