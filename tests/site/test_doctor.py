@@ -86,6 +86,7 @@ def test_ready(doctor, scratch):
         "bind /home",
     }
     assert named <= set(checks)
+    assert checks["stacks of overlays"]["found"] == "the kernel tells their files apart"
     assert checks["a packed overlay"]["found"] == "zstd: a command read it"
     assert checks["engine"]["found"].startswith("apptainer 1.")
     assert checks["kernel"]["found"].startswith(f"Linux {os.uname().release}")
@@ -205,6 +206,7 @@ BAD = [
     ("apptainer", "apptainer version 1.4.3", "engine", "warning", "3163"),
     ("apptainer", "apptainer version 1.0.3-2", "engine", "problem", "setuid root"),
     ("fuse-overlayfs", "fuse-overlayfs: version 1.16", "fuse-overlayfs", "warning", "475"),
+    ("fuse2fs", "fuse2fs 1.47.4 (6-Mar-2026)", "fuse2fs", "warning", "244"),
 ]
 
 
@@ -212,7 +214,7 @@ BAD = [
 def test_bad_versions(doctor, tmp_path, name, says, check, state, why):
     """A version that is known to be bad is told, with where one can read of it."""
     real = shutil.which(name, path=PATH)
-    script = f'[ "$1" = --version ] || exec {real} "$@"; echo "{says}"'
+    script = f'case $1 in --version | -V) echo "{says}" ;; *) exec {real} "$@" ;; esac'
     _status, checks = doctor(variables={"PATH": f"{fake(tmp_path, name, script)}:{PATH}"})
     assert checks[check]["state"] == state and why in checks[check]["why"]
     assert "newer" in checks[check]["advice"] or "another" in checks[check]["advice"]

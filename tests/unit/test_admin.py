@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pwd
+import subprocess
 import time
 
 import pytest
@@ -304,3 +305,28 @@ def test_trial_elsewhere(tmp_path):
         found = trial.of(str(tmp_path))
         tmp_path.chmod(0o755)
         assert found.written == "Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("echo longer >long", "overwritten with something shorter is not what was written"),
+        (": >gone", "a file that was removed is still there"),
+        ("rm name7", "of 300 names in a directory 299 and then 299 are listed"),
+    ],
+)
+def test_what_a_session_is_tried_with(tmp_path, line, words):
+    """What the doctor does in a session finds a file system that does one of these."""
+    from overlay.doctor import session
+
+    place = str(tmp_path / "overlay-doctor")
+    write, read = (
+        text.replace("/overlay-doctor", place) for text in (session._WRITE, session._READ)
+    )
+    run = ["/bin/sh", "-c"]
+    done = subprocess.run([*run, write + read], capture_output=True, text=True, check=True)
+    assert done.stdout == session._SEEN
+    script = f"cd '{place}' && {{ {line}; }}; {read}"
+    done = subprocess.run([*run, script], capture_output=True, text=True, check=False)
+    assert done.stdout != session._SEEN
+    assert words in session._wrong(done.stdout)

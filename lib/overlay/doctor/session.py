@@ -6,8 +6,8 @@ import os
 
 from overlay.create import make
 from overlay.create.request import Creation
-from overlay.doctor.check import OK, PROBLEM, Check
-from overlay.errors import OverlayError, quote
+from overlay.doctor.check import OK, PROBLEM, WARNING, Check
+from overlay.errors import OverlayError
 from overlay.host import process
 from overlay.host.scratch import scratch_directory
 from overlay.settings import config as configuration
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from overlay.doctor.check import Node
+    from overlay.settings.config import Config
 
 _SESSION_PATIENCE = 60  # seconds for a session on a slow node
 _TRIAL_SIZE = 16 << 20
@@ -27,9 +28,9 @@ def session(node: Node) -> Iterator[Check]:
 
     What only shows when all comes together shows here; it takes a second or two.
     """
-    tried = _try_session(node.environ, node.root)
-    yield tried
-    if tried.state == OK and process.which("mksquashfs", node.environ):
+    tried = list(_try_session(node.environ, node.root))
+    yield from tried
+    if tried[0].state == OK and process.which("mksquashfs", node.environ):
         yield _try_packed(node)
 
 
@@ -75,37 +76,88 @@ def _run_overlay(root: str) -> str:
     return run if os.path.exists(run) else "run-overlay"
 
 
-def _try_session(environ: Mapping[str, str], root: str) -> Check:
+# What a session is tried with: all of it is the shell's own, but for mkdir and rm. A file that is
+# overwritten with something shorter, one that is removed, and a directory of so many names that a
+# listing of it takes several turns.
+_NAMES = 300
+_WRITE = f"""
+mkdir /overlay-doctor && cd /overlay-doctor || exit
+number=0
+while [ $number -lt {_NAMES} ]; do : >name$number && number=$((number + 1)) || exit; done
+text=0123456789; text=$text$text$text$text; text=$text$text$text$text
+echo $text$text$text$text >long && echo doctor >long && echo $text >gone && rm gone
+"""
+_READ = """
+cd /overlay-doctor && read -r text <long && [ "$text" = doctor ] || echo long
+[ ! -e gone ] || echo gone
+for turn in 1 2; do set -- name*; echo $#; done
+"""
+_SEEN = f"{_NAMES}\n{_NAMES}\n"
+
+
+def _try_session(environ: Mapping[str, str], root: str) -> Iterator[Check]:
+    """Yield the Check of a session that writes, and one of another that has its overlay below."""
     import shutil
     import tempfile
 
-    name, why = "a session", "it is what all the rest is for"
-    run = _run_overlay(root)
     config = configuration.load(environ, root)
     directory = tempfile.mkdtemp(prefix="overlay-doctor.", dir=scratch_directory(config))
-    overlay = os.path.join(directory, "doctor.ext3")
-    inside = "echo doctor >/overlay-doctor && cat /overlay-doctor"
-    by_hand = f"see what is said: run-overlay -o OVERLAY -- /bin/sh -c {quote(inside)}"
-    words = [run, "-q", "-o", overlay, "--", "/bin/sh", "-c", inside]
     try:
-        # Not by create-overlay: the site's rules for what users make are not what is tried.
-        request = Creation(_TRIAL_SIZE, 1000, path=overlay, sparse=True)
-        make.make(request, config, lambda text: None)
-        result = process.ask(words, environ, _SESSION_PATIENCE)
-        if result.status:
-            said = result.errors.strip().splitlines() or [f"status {result.status}"]
-            said = [line for line in said if ": error: " in line or "FATAL" in line] or said
-            ended = f"run-overlay ended with {result.status}: {said[-1]}"
-            return Check(name, PROBLEM, ended, why, by_hand)
-    except OverlayError as error:
-        return Check(name, PROBLEM, error.what, why, error.hint)
-    except TimeoutError:
-        hangs = f"{os.path.basename(run)} did not end in {_SESSION_PATIENCE} seconds"
-        return Check(name, PROBLEM, hangs, why, by_hand)
+        yield from _try_sessions(_run_overlay(root), config, directory, environ)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    if result.output != "doctor\n":
-        return Check(
-            name, PROBLEM, "what was written in it is not there", why, "report this as a bug"
-        )
-    return Check(name, OK, "a command wrote a file in a new overlay", why)
+
+
+def _try_sessions(
+    run: str, config: Config, directory: str, environ: Mapping[str, str]
+) -> Iterator[Check]:
+    name, why = "a session", "it is what all the rest is for"
+    lower, upper = (os.path.join(directory, f"{one}.ext3") for one in ("doctor", "upper"))
+    by_hand = "see what is said: run-overlay -o OVERLAY -- /bin/sh -c 'echo doctor >/doctor'"
+    seen = []
+    try:
+        for overlays, script in (([lower], _WRITE + _READ), ([upper, lower], _READ)):
+            # Not by create-overlay: the site's rules for what users make are not what is tried.
+            request = Creation(_TRIAL_SIZE, 1000, path=overlays[0], sparse=True)
+            make.make(request, config, lambda text: None)
+            words = [word for one in overlays for word in ("-o", one)]
+            words = [run, "-q", *words, "--", "/bin/sh", "-c", script]
+            result = process.ask(words, environ, _SESSION_PATIENCE)
+            if result.status:
+                said = result.errors.strip().splitlines() or [f"status {result.status}"]
+                said = [line for line in said if ": error: " in line or "FATAL" in line] or said
+                ended = f"run-overlay ended with {result.status}: {said[-1]}"
+                yield Check(name, PROBLEM, ended, why, by_hand)
+                return
+            seen.append(result)
+    except OverlayError as error:
+        yield Check(name, PROBLEM, error.what, why, error.hint)
+        return
+    except TimeoutError:
+        hangs = f"{os.path.basename(run)} did not end in {_SESSION_PATIENCE} seconds"
+        yield Check(name, PROBLEM, hangs, why, by_hand)
+        return
+    wrong = [result.output for result in seen if result.output != _SEEN]
+    if wrong:
+        advice = "use other versions of fuse2fs and fuse-overlayfs; or report this as a bug"
+        yield Check(name, PROBLEM, _wrong(wrong[0]), why, advice)
+        return
+    yield Check(name, OK, "a command wrote a file in a new overlay", why)
+    why = "else cp -a, tar and mv take files of two overlays for one, where they have hard links"
+    apart = [line for line in seen[1].errors.splitlines() if "for one file: " in line]
+    if apart:
+        reason = apart[0].rpartition("for one file: ")[2]
+        advice = "Linux 5.11 or newer, and an engine that finds its helpers along PATH"
+        yield Check("stacks of overlays", WARNING, reason, why, advice)
+    else:
+        yield Check("stacks of overlays", OK, "the kernel tells their files apart", why)
+
+
+def _wrong(output: str) -> str:
+    """Return what is wrong by what the trial has printed."""
+    lines = output.split()
+    if "long" in lines:
+        return "a file that was overwritten with something shorter is not what was written"
+    if "gone" in lines:
+        return "a file that was removed is still there"
+    return f"of {_NAMES} names in a directory {' and then '.join(lines) or 'none'} are listed"
