@@ -71,6 +71,28 @@ def test_overlay_is_short(run, source, size, files, short, hint):
     assert result.stderr.endswith(f"{hint}\n")
 
 
+def test_crowded(run, scratch):
+    """A directory of very many files is told before it is written, with what is quicker."""
+    (scratch / "tree" / "all").mkdir(parents=True)
+    for number in range(20_001):
+        (scratch / "tree" / "all" / str(number)).touch()
+    said = tool("mke2fs", "-V").stderr.split()[1]
+    is_slow = [int(part) for part in said.split(".")] < [1, 47, 3]
+    words = ("create-overlay", "--dry-run", "-o", "a", "--from")
+    result = run(*words, "tree:/data")
+    assert result.status == 0, result
+    assert ("all' has 20,001 files in one directory" in result.stderr) == is_slow
+    assert ("image-src=/ for a session" in result.stderr) == is_slow
+    (scratch / "tree" / "all" / "0").unlink()
+    assert run(*words, "tree:/data").stderr == ""
+    # What is quicker.
+    assert tool("mksquashfs", scratch / "tree" / "all", scratch / "a.sqsh").returncode == 0
+    assert run("create-overlay", "-q", "-s", "16", "-n", "1", "-o", "a").status == 0
+    for mode in ("", ":ro"):
+        words = ("run-overlay", "-o", f"a.ext3{mode}", "-b", "a.sqsh:/data:image-src=/", "--")
+        assert run(*words, "sh", "-c", "ls /data | wc -l").stdout == "20000\n", mode
+
+
 def test_commands_fill_scratch(run, scratch, small):
     """Commands that fail because scratch is full: that is said."""
     base = base_of(scratch / "base", "/bin/bash", "/bin/sh", "/bin/cat")

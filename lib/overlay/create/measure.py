@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BLOCK = 4096
+CROWDED = 20_000  # names in one directory, from which on mke2fs(8) takes its time
 _IN_INODE = 88  # bytes of attributes
 _YEAR_2038 = 1 << 31  # the same, and too much for mke2fs(8)
 
@@ -23,15 +24,17 @@ class Amount:
     """How much there is to write: files (directories and links too), and bytes of blocks.
 
     times   path of bytes -> (seconds, nanoseconds) of files whose times mke2fs(8) cuts off
+    crowded path of bytes -> how many names, of directories with very many
     unfit   (path of bytes, names) of files with attributes that ext3 has no room for
     """
 
-    __slots__ = ("bytes", "files", "times", "unfit")
+    __slots__ = ("bytes", "crowded", "files", "times", "unfit")
 
     def __init__(self, files: int = 0, bytes_: int = 0) -> None:
         self.files = files
         self.bytes = bytes_
         self.times: dict[bytes, tuple[int, int]] = {}
+        self.crowded: dict[bytes, int] = {}
         self.unfit: list[tuple[bytes, list[str]]] = []
 
 
@@ -46,11 +49,12 @@ def measure(path: str, environ: Mapping[str, str]) -> Amount:
     pending = [os.fsencode(path)]
     while pending:
         directory = pending.pop()
-        names = 24
+        names, count = 24, 0
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:
                     names += (11 + len(entry.name)) & ~3
+                    count += 1
                     status = entry.stat(follow_symlinks=False)
                     if not -_YEAR_2038 <= status.st_mtime < _YEAR_2038:
                         amount.times[entry.path] = divmod(status.st_mtime_ns, 10**9)
@@ -74,6 +78,8 @@ def measure(path: str, environ: Mapping[str, str]) -> Amount:
                     status=MISSING,
                 ) from None
             continue
+        if count > CROWDED:
+            amount.crowded[directory] = count
         amount.files += 1
         amount.bytes += (names + names // 8 + BLOCK) // BLOCK * BLOCK
     return amount
