@@ -1,6 +1,7 @@
 """Limits of the shell: they are for the commands, and not for the engine's servers."""
 
 import pytest
+from e2e.safety.trees import debugfs
 from support import ROOT, is_clean, shell
 
 WRITE = "mkdir /data && head -c 3000000 /dev/zero | split -b 100000 - /data/ && ls /data | wc -l"
@@ -25,6 +26,15 @@ def test_soft_limits_are_for_the_commands(limited, overlay, limits):
     assert lines[1] in (limits.split()[3], str(2 * int(limits.split()[3])))  # sh counts in 512
     assert is_clean(path)
     assert limited("true", "run-overlay -o a.ext3:ro -- ls /data | wc -l").stdout == "30\n"
+
+
+def test_soft_limits_are_for_no_repair(limited, overlay):
+    """An overlay that a killed session left is repaired under a soft limit, too."""
+    path = overlay()
+    debugfs(path, "ssv state 0")
+    result = limited("ulimit -S -f 200", "run-overlay -o a.ext3 -- sh -c 'ulimit -S -f'")
+    assert (result.status, result.stdout in ("200\n", "400\n")) == (0, True), result
+    assert is_clean(path)
 
 
 def test_file_that_is_too_large_for_the_commands(limited, overlay):

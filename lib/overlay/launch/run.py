@@ -75,14 +75,15 @@ def run(
     images = facts.images
     try:
         commands = read_input(facts.commands, output.notice)
-        guard.acquire(
-            images,
-            facts.writable,
-            config=config,
-            environ=config.environ,
-            wait=wait,
-            notice=output.notice,
-        )
+        with _without_soft_limits():
+            guard.acquire(
+                images,
+                facts.writable,
+                config=config,
+                environ=config.environ,
+                wait=wait,
+                notice=output.notice,
+            )
         if images != facts.images:  # another file has taken the place of one meanwhile
             facts = gather(request, config, images)
         learned = learn(request, facts, commands=commands)
@@ -141,15 +142,39 @@ def _supervise(
         others=markers.last_second_of_others(first),
     )
     status = _start(final, facts, learned, output, replace=False)
-    return finish.finish(
-        first,
-        status,
-        base=facts.base,
-        below=below,
-        full_is_told=learned.launchers is not None,
-        token=token,
-        failed=facts.engine.failed,
-        environ=facts.environ,
-        output=output,
-        program=session.program,
-    )
+    with _without_soft_limits():
+        return finish.finish(
+            first,
+            status,
+            base=facts.base,
+            below=below,
+            full_is_told=learned.launchers is not None,
+            token=token,
+            failed=facts.engine.failed,
+            environ=facts.environ,
+            output=output,
+            program=session.program,
+        )
+
+
+class _without_soft_limits:
+    """A context in which soft limits on files and processor time do not hold for this process.
+
+    They are for the commands, as our launchers have it too; an overlay that is looked after is
+    larger than most of them allow.
+    """
+
+    def __enter__(self) -> None:
+        import resource
+
+        self._before = {
+            kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU)
+        }
+        for kind, (_soft, hard) in self._before.items():
+            resource.setrlimit(kind, (hard, hard))
+
+    def __exit__(self, *_error: object) -> None:
+        import resource
+
+        for kind, limits in self._before.items():
+            resource.setrlimit(kind, limits)
