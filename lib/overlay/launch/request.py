@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # What names the standard input in the place of a file of commands.
 _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
-# The interpreters of scripts that are handed to bash by mistake.
-_NOT_BASH = (b"python", b"Rscript", b"perl", b"csh", b"julia")
+# Name and first line of scripts that are handed to bash by mistake. Any other is run with it.
+_NOT_BASH = {".py": b"python", ".R": b"Rscript", ".pl": b"perl", ".jl": b"julia"}
 
 # The descriptor on which bash finds commands that we have read, where it is free: low, so that
 # every shell can name it in what --dry-run prints, and none that scripts use by habit (3, 4).
@@ -273,11 +273,8 @@ def read_commands(path: str, program: str = "run-overlay") -> CommandFile:
     with open(descriptor, "rb") as file:
         text = file.read()
     first = text.partition(b"\n")[0]
-    if (
-        first.startswith(b"#!")
-        and b"overlay" not in first
-        and any(word in first for word in _NOT_BASH)
-    ):
+    other = _NOT_BASH.get(os.path.splitext(path)[1])
+    if first.startswith(b"#!") and other and other in first:
         raise OverlayError(
             f"{quote(path)} begins with {printable(os.fsdecode(first))}, and -f runs bash commands",
             status=USAGE,
