@@ -495,9 +495,9 @@ def test_empty_file(run, scratch, overlay):
 
 
 def test_exec_bit_and_interpreter_do_not_matter(run, scratch, overlay):
-    """FILE is run with bash, whatever its first line and permissions are."""
+    """FILE is run with bash, whatever shell its first line names, and its permissions."""
     overlay()
-    (scratch / "f").write_text("#!/usr/bin/python3\necho $BASH_VERSION | cut -c1\n")
+    (scratch / "f").write_text("#!/usr/bin/zsh -f\necho $BASH_VERSION | cut -c1\n")
     os.chmod(scratch / "f", 0o400)
     assert run("run-overlay", "-o", "a.ext3", "-f", "f") == (0, "5\n", "")
 
