@@ -222,8 +222,8 @@ def _limit(child: int, most: int) -> None:
     import resource
 
     try:
-        hard = resource.prlimit(child, resource.RLIMIT_FSIZE)[1]
-        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        soft, hard = resource.prlimit(child, resource.RLIMIT_FSIZE)
+        soft = most if soft == resource.RLIM_INFINITY else min(most, soft)
         resource.prlimit(child, resource.RLIMIT_FSIZE, (soft, hard))
     except OSError:
         pass  # it has ended already

@@ -56,6 +56,7 @@ def finish(
     """
     descriptor, path, before = image.descriptor, quote(image.path), image.superblock
     lost = False
+    _lift_limit()
     _tell_of_the_left_behind(path, token, output)
     try:
         if _end_abandoned(image, output) and status >= 0:
@@ -67,7 +68,11 @@ def finish(
         return DATA_LOST if status == 0 and program == "run-overlay" else status
     try:
         image.superblock = superblock = ext3.read_superblock(descriptor)
-        if not superblock.is_clean:
+        taken = _taken_away(image)
+        if taken:
+            lost = True
+            output.notice(f"{path} {taken}", "warning")
+        elif not superblock.is_clean:
             lost = True
             output.notice(
                 f"{path} was not closed properly: the last writes of this session may be lost",
@@ -98,6 +103,33 @@ def finish(
         output.error(error)
     record.end(descriptor)
     return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
+
+
+def _lift_limit() -> None:
+    """Let the tools that are started now write in the image, wherever: a soft limit is for commands."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def _taken_away(image: Ext3Image) -> str | None:
+    """Return what others have done to an image during its session, in words, None when nothing.
+
+    Who may write in its directory can remove it there, or give it another name; who may write
+    the image can cut it off.
+    """
+    status = os.fstat(image.descriptor)
+    if not status.st_nlink:
+        return "was removed during the session: what was written is lost"
+    if image.superblock.size > status.st_size:
+        return "was cut off during the session: what was behind its end is lost"
+    try:
+        if os.path.samestat(os.stat(image.path), status):
+            return None
+    except OSError:
+        pass
+    return "has another name since the session began: what was written is there, and not here"
 
 
 def _tell_of_full(

@@ -274,7 +274,7 @@ def test_replaced_while_waiting(run, start, hold, make, scratch, mode):
     waiting = start("run-overlay", "-o", f"a.ext3{mode}", "--wait", *words)
     waiting.complains("waiting")
     os.replace(scratch / "new.ext3", scratch / "a.ext3")
-    assert session.end()[0] == 0
+    assert session.end()[0] == 74  # what it has written is lost
     waiting.says("new")
     assert waiting.end() == (0, "")
 
@@ -452,3 +452,28 @@ def test_keeper_by_name_only(pretend, settings, environ, monkeypatch):
         with pytest.raises(OverlayError, match="is in use"):
             guard.acquire([found], True, config=settings(), environ=environ)
     assert processes._is_mine(os.getpid()) and not processes._is_mine(1)
+
+
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        ("os.unlink('a.ext3')", "was removed during the session"),
+        ("os.truncate('a.ext3', 9 << 20)", "was cut off during the session"),
+        ("os.rename('a.ext3', 'b.ext3')", "has another name since the session began"),
+        ("os.replace('c.ext3', 'a.ext3')", "was removed during the session"),
+        ("os.stat('a.ext3')", None),
+    ],
+)
+def test_taken_away_during_a_session(start, make, scratch, done, told):
+    """What others do to an overlay while a session writes it is told, and is no success."""
+    make(size=16)
+    make("c.ext3", size=16)
+    line = "echo inside; read answer; echo data >/f"
+    session = start("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line)
+    session.says("inside")
+    subprocess.run([sys.executable, "-c", f"import os; {done}"], cwd=scratch, check=True)
+    status, said = session.end()
+    if told is None:
+        assert (status, said) == (0, "")
+    else:
+        assert status == 74 and f"run-overlay: a.ext3 {told}" in said
