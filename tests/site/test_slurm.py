@@ -32,7 +32,7 @@ def prepared(tmp_path_factory):
     (place / "compute").write_text(COMPUTE)
     seed = (
         "mkdir -p /opt/env/bin; cp compute /opt/env/bin; chmod 755 /opt/env/bin/compute;"
-        " echo 'PATH=/opt/env/bin:$PATH' > /opt/env/activate; mkdir /usr-local;"
+        " echo 'PATH=/opt/env/bin:$PATH' > /opt/env/bin/activate; mkdir /usr-local;"
     )
     slurm.ours("run-overlay", "-o", "overlay2.ext3", "--", "sh", "-c", seed)
     return place
