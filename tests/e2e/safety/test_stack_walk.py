@@ -33,6 +33,7 @@ class Walk:
         self.model = model
         self.lines = []
         self.number = 0
+        self.written = set()  # files with several names that this session has written
 
     def paths(self, kind):
         """Return the names of a kind in the model, sorted: "f" files, "d" directories."""
@@ -66,6 +67,22 @@ class Walk:
         """
         self.number += 1
         return self.new("f").with_name(f"r{self.number}")
+
+    def is_kept(self, path):
+        """Return whether a name must stay in this session, or one below it.
+
+        What is written to a lower file has one name in the overlay until the session's end, that
+        which was looked up last; with that it goes.
+        """
+        top = self.model / path
+        files = [top, *(top.rglob("*") if top.is_dir() else ())]
+        return any(file.lstat().st_ino in self.written for file in files)
+
+    def note(self, path):
+        """Note that a file is written, when it has several names."""
+        status = (self.model / path).stat()
+        if status.st_nlink > 1:
+            self.written.add(status.st_ino)
 
     def text(self):
         """Return a content that no other file has."""
@@ -103,6 +120,7 @@ class Walk:
         path, text = self.any("f"), self.text()
         if path is None:
             return False
+        self.note(path)
         with open(self.model / path, "a") as file:
             file.write(f"{text}\n")
         self.lines.append(f"echo {text} >>{path}")
@@ -112,6 +130,7 @@ class Walk:
         path = self.any("f")
         if path is None:
             return False
+        self.note(path)
         (self.model / path).write_text("-\n")
         self.lines.append(f"echo - >{path}")
         return True
@@ -127,7 +146,7 @@ class Walk:
 
     def remove(self):
         path = self.any("f")
-        if path is None:
+        if path is None or self.is_kept(path):
             return False
         (self.model / path).unlink()
         self.lines.append(f"rm {path}")
@@ -135,7 +154,7 @@ class Walk:
 
     def remove_tree(self):
         path = self.any("d")
-        if path is None:
+        if path is None or self.is_kept(path):
             return False
         shutil.rmtree(self.model / path)
         self.lines.append(f"rm -r {path}")
@@ -144,7 +163,7 @@ class Walk:
     def replace_tree(self):
         """A directory made anew hides all that lower layers have in it."""
         path, text = self.any("d"), self.text()
-        if path is None:
+        if path is None or self.is_kept(path):
             return False
         shutil.rmtree(self.model / path)
         (self.model / path).mkdir()
@@ -162,7 +181,7 @@ class Walk:
 
     def rename_over(self):
         path, other = self.any("f"), self.any("f")
-        if path is None or (self.model / path).samefile(self.model / other):
+        if path is None or (self.model / path).samefile(self.model / other) or self.is_kept(other):
             return False
         (self.model / path).rename(self.model / other)
         self.lines.append(f"mv -f {path} {other}")
@@ -171,7 +190,7 @@ class Walk:
     def move_tree(self):
         """mv(1) copies a directory of a lower layer, and parts links that lead out of it."""
         path, new = self.any("d"), self.new("d")
-        if path is None or path in (new, *new.parents):
+        if path is None or self.is_kept(path) or path in (new, *new.parents):
             return False
         line = f"cp -a {path} {new} && rm -r {path}"
         assert os.system(f"cd '{self.model}' && {line}") == 0
@@ -208,7 +227,7 @@ def agree(run, ok, environ, scratch, make):
             name = f"{seed}.{level}.ext3"
             path = make(name, 16, 2)
             for _session in range(sessions):
-                walk.lines = []
+                walk.lines, walk.written = [], set()
                 for _step in range(steps):
                     walk.step()
                 script = scratch / "steps"
