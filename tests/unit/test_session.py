@@ -5,12 +5,14 @@ import os
 import types
 
 import pytest
+from overlay.api import launch
 from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError
 from overlay.host import private
 from overlay.host.places import Way
 from overlay.host.scratch import scratch_directory
 from overlay.image.directory_image import DirectoryImage
 from overlay.image.ext3_image import PlannedImage
+from overlay.image.image import look
 from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch import engine as engines
 from overlay.launch.belonging import Belonging
@@ -366,6 +368,27 @@ def test_gather_closes(settings, make_image, base, recorder, monkeypatch):
         request = Session([Overlay(*one) for one in overlays], container="/none.sif")
         with pytest.raises(OverlayError):
             gather(request, settings())
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_another_file(settings, make_image, base, recorder, monkeypatch):
+    """When another file has taken the place of one that was waited for, all is asked anew."""
+    path = str(make_image())
+    before = os.listdir("/proc/self/fd")
+
+    def replaced(found, *_arguments, **_options):
+        found[0].close()
+        os.unlink(path)
+        os.mkdir(path)
+        found[0] = look(path, write=True)
+
+    monkeypatch.setattr("overlay.safety.guard.acquire", replaced)
+    started = []
+    monkeypatch.setattr(
+        "overlay.host.foreground.stay", lambda step, *_more, **_keep: started.append(step) or 0
+    )
+    launch([(path, None)], command=["true"], container=str(base), config=settings())
+    assert path in started[0].arguments and sorted(os.listdir(path)) == ["upper", "work"]
     assert os.listdir("/proc/self/fd") == before
 
 
