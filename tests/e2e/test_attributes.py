@@ -108,6 +108,25 @@ def test_opaque(ok, scratch):
         assert ok(*words) == "new\n", mode
 
 
+def test_deletions(ok, run, scratch):
+    """A deletion in an archive of what overlayfs has written deletes here; other devices do not."""
+    archive(
+        scratch / "a.tar",
+        ("usr", tarfile.DIRTYPE, {}),
+        ("usr/share", tarfile.DIRTYPE, {}),
+        ("usr/share/base-files", tarfile.DIRTYPE, {}),
+        ("usr/share/base-files/motd", tarfile.CHRTYPE, {}),
+    )
+    ok("create-overlay", "-q", "--from", "a.tar:/", "-o", "a")
+    for mode in ("", ":ro"):
+        words = ("run-overlay", "-o", f"a.ext3{mode}", "--", "ls", "-A", "/usr/share/base-files")
+        seen = ok(*words).split()
+        assert ("motd" in seen, "profile" in seen) == (False, True), mode
+    archive(scratch / "b.tar", ("disk", tarfile.BLKTYPE, {}))
+    result = run("create-overlay", "--from", "b.tar:/", "-o", "b")
+    assert (result.status, "its member disk is a device" in result.stderr) == (65, True), result
+
+
 def test_directory(ok, run, scratch, small):
     """A file in a directory, with more attributes than ext3 takes: as many as fit are kept."""
     (small / "tree").mkdir()

@@ -449,6 +449,10 @@ class Unpacker:
             os.chmod(path, member.mode & 0o777)
             os.utime(path, (member.mtime, member.mtime))
             self._files.add(name)
+        elif member.ischr() and (member.devmajor, member.devminor) == (0, 0):
+            # overlayfs's mark of a deletion, which every user may make: mknod(2), Linux 5.8.
+            os.mknod(path, stat.S_IFCHR | 0o600, 0)
+            self._files.add(name)
         elif member.type == _GNU_CONTINUED:
             raise OverlayError(
                 f"{quote(self._path)} is one of the volumes of an archive, and not the first",
