@@ -370,6 +370,16 @@ def test_empty_archive(ok, scratch, option):
     assert inside(ok, "a.ext3:ro", "ls -A /data") == ""
 
 
+def test_zstd_with_a_large_window(ok, scratch):
+    """zstd --long=31 writes what zstd reads only when it is told so."""
+    (scratch / "d").mkdir()
+    (scratch / "d" / "f").write_text("content")
+    line = "tar -c d | zstd -q --long=31 -o a.tar.zst"
+    subprocess.run(["bash", "-c", line], cwd=scratch, check=True)
+    ok("create-overlay", "-q", "--from", "a.tar.zst:/data", "-o", "a")
+    assert ok("run-overlay", "-o", "a.ext3:ro", "--", "cat", "/data/d/f") == "content"
+
+
 def test_archives_in_a_row(run, scratch):
     """Archives behind one another, and parts of one, are named, with what unpacks them."""
     (scratch / "d").mkdir()
@@ -391,11 +401,12 @@ def test_archives_in_a_row(run, scratch):
 OTHERS = [
     (b"PK\x03\x04", "a zip archive", "unzip -q file -d DIR"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x -oDIR file"),
+    (b"\x5d\0\0\x80", "compressed by lzma", "xz -dc file | tar -C DIR -x"),
     (b"070701", "a cpio archive", "cpio -D DIR -idm --no-absolute-filenames <file"),
 ]
 
 
-@pytest.mark.parametrize(("mark", "what", "way"), OTHERS, ids=["zip", "7z", "cpio"])
+@pytest.mark.parametrize(("mark", "what", "way"), OTHERS, ids=["zip", "7z", "lzma", "cpio"])
 def test_other_archives(run, scratch, mark, what, way):
     """An archive that is not read is named, with the command that unpacks it."""
     (scratch / "file").write_bytes(mark + bytes(2000))

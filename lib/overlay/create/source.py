@@ -33,6 +33,8 @@ _OTHERS = (
     (b"!<arch>\ndebian", "a Debian package", "dpkg-deb -x {} DIR"),
     (b"LZIP", "compressed by lzip", "lzip -dc {} | tar -C DIR -x"),
     (b"\x1f\x9d", "compressed by compress", "gzip -dc {} | tar -C DIR -x"),
+    (b"\x5d\0\0", "compressed by lzma", "xz -dc {} | tar -C DIR -x"),
+    (b"\x89LZO", "compressed by lzop", "lzop -dc {} | tar -C DIR -x"),
     (b"\x04\x22\x4d\x18", "compressed by lz4", "lz4 -dc {} | tar -C DIR -x"),
 )
 

@@ -253,7 +253,8 @@ class _Zstd:
     """The decompressed bytes of a zstd file, as a context."""
 
     def __init__(self, path: str, file: BinaryIO, environ: Mapping[str, str]) -> None:
-        self._arguments = [process.need("zstd", environ), "-dcq"]
+        # Up to the window that --long=31 writes; by itself zstd takes one of 128 MiB at most.
+        self._arguments = [process.need("zstd", environ), "-dcq", "--long=31"]
         self._environ = environ
         self._path = path
         self._file = file
