@@ -23,6 +23,7 @@ COMMANDS = {
     "run-overlay": "run",
     "check-overlay": "check",
     "resize-overlay": "resize",
+    "update-overlay": "update",
     "pack-overlay": "pack",
     "show-overlay": "show",
     "list-overlays": "list",

@@ -119,7 +119,7 @@ class Build:
         try:
             commands = read_input(found.commands, output.notice)
             plan = make_plan(request, config, found, learn(request, found, commands=commands))
-            with _new_log(log) as file:
+            with new_log(log) as file:
                 log = file.name
                 output.notice(
                     f"running the commands of {quote(self.commands)};"
@@ -163,7 +163,7 @@ class Build:
             )
 
 
-def _new_log(path: str) -> BinaryIO:
+def new_log(path: str) -> BinaryIO:
     """Open the log of a build, empty, with a number behind its name when that is another file's.
 
     It is for nobody else: what commands print may hold what is not for others, as an address

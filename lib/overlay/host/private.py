@@ -173,12 +173,13 @@ def _prefix(host: str) -> str:
     return f"work.{host}."
 
 
-def make_work(scratch: str, host: str, pid: int) -> str:
+def make_work(scratch: str, host: str, pid: int, part: str = "") -> str:
     """Make the directory for the work of one process, empty; return its name.
 
+    part  the end of its name, such as ".copy", of one beside that which has none
     Raises OverlayError (CANNOT_CREATE).
     """
-    path = work_name(scratch, host, pid)
+    path = work_name(scratch, host, pid) + part
     remove(path)  # of a killed process of our number
 
     def new() -> None:

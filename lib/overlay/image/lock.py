@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OURS = 1 << 62  # the byte that sessions of ours lock
 _REPAIR = OURS + 1  # the byte that a repair locks beside it
+_UPDATE = OURS + 2  # and this one an update, beside which others may read
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 # How a file system says that it has no locks.
@@ -111,6 +112,15 @@ def take_repair(descriptor: int) -> bool:
     """Announce a repair. Returns False when another process repairs already."""
     try:
         _set(descriptor, fcntl.F_WRLCK, _REPAIR, 1)
+    except _Held:
+        return False
+    return True
+
+
+def take_update(descriptor: int) -> bool:
+    """Announce an update. Returns False when another process updates already."""
+    try:
+        _set(descriptor, fcntl.F_WRLCK, _UPDATE, 1)
     except _Held:
         return False
     return True

@@ -14,6 +14,7 @@ from overlay.launch.request import read_input
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import BinaryIO
 
     from overlay.launch.facts import Facts
     from overlay.launch.learned import Learned
@@ -60,6 +61,7 @@ def run(
     output: Listener,
     replace: bool = True,
     kept: bool = True,
+    log: BinaryIO | None = None,
 ) -> int:
     """Lock, plan and launch a session; return its exit status, negative for a signal.
 
@@ -68,6 +70,8 @@ def run(
     replace  whether the engine may take the place of this process, when there is nothing to
              do after it; then this does not return
     kept     whether what is written is to be kept, and so looked after
+    log      what gets all that is printed inside, beside our standard error; then a session
+             that writes is not replaced
     """
     from overlay.safety import guard  # what a dry run does without
 
@@ -95,7 +99,7 @@ def run(
             facts.engine.check(feature, facts.environ)
         if plan.supervised:
             return plan.do(
-                lambda _final: _supervise(plan.final, request, facts, learned, token, output)
+                lambda _final: _supervise(plan.final, request, facts, learned, token, output, log)
             )
         alone = replace and not plan.after
         return plan.do(lambda _final: _start(plan.final, facts, learned, output, replace=alone))
@@ -104,7 +108,15 @@ def run(
             image.close()
 
 
-def _start(final: Step, facts: Facts, learned: Learned, output: Listener, *, replace: bool) -> int:
+def _start(
+    final: Step,
+    facts: Facts,
+    learned: Learned,
+    output: Listener,
+    *,
+    replace: bool,
+    log: BinaryIO | None = None,
+) -> int:
     """Start the final Step of a session, all before it done; return its status.
 
     replace  whether it takes the place of this process; then this does not return
@@ -116,7 +128,7 @@ def _start(final: Step, facts: Facts, learned: Learned, output: Listener, *, rep
         process.become(final, facts.environ, descriptors)
     from overlay.host import foreground  # what the engine in our place does without
 
-    status = foreground.stay(final, facts.environ, keep=descriptors)
+    status = foreground.stay(final, facts.environ, log, keep=descriptors)
     refused = learned.stack and learned.stack.take_back()
     if refused:
         output.notice(NOT_APART.format(refused), "warning")
@@ -124,7 +136,13 @@ def _start(final: Step, facts: Facts, learned: Learned, output: Listener, *, rep
 
 
 def _supervise(
-    final: Step, session: Session, facts: Facts, learned: Learned, token: str, output: Listener
+    final: Step,
+    session: Session,
+    facts: Facts,
+    learned: Learned,
+    token: str,
+    output: Listener,
+    log: BinaryIO | None = None,
 ) -> int:
     """Start the final Step of a session that writes an image, and look after it.
 
@@ -141,7 +159,7 @@ def _supervise(
         stack=markers.stack_name(facts.base, [one.path for one in below]),
         others=markers.last_second_of_others(first),
     )
-    status = _start(final, facts, learned, output, replace=False)
+    status = _start(final, facts, learned, output, replace=False, log=log)
     with _without_soft_limits():
         return finish.finish(
             first,

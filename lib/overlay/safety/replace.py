@@ -193,13 +193,7 @@ class Unfinished:
 
         Raises OSError; ImportError or AttributeError where the call cannot be made.
         """
-        import ctypes  # for this alone
-
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-        names = [os.fsencode(name) for name in (self._name, self._base)]
-        if renameat2(self._directory, names[0], self._directory, names[1], _RENAME_EXCHANGE):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        exchange(self._name, self._base, self._directory)
 
     def _exchanged(self) -> OverlayError:
         directory = quote(os.path.dirname(self.path))
@@ -208,6 +202,20 @@ class Unfinished:
             status=CANNOT_CREATE,
             hint=f"see who may write there: ls -ld {directory}; do it in a directory of your own",
         )
+
+
+def exchange(one: str, other: str, directory: int) -> None:
+    """Exchange two names in an open directory, in one step.
+
+    Raises OSError; ImportError or AttributeError where the call cannot be made.
+    """
+    import ctypes  # for this alone
+
+    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    names = [os.fsencode(name) for name in (one, other)]
+    if renameat2(directory, names[0], directory, names[1], _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def new_file(name: str, directory: int | None = None) -> int:

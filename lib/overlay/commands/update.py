@@ -1,0 +1,186 @@
+"""update-overlay: change an environment on a copy, which takes its place when all went well."""
+
+from __future__ import annotations
+
+import os
+
+from overlay.change import update
+from overlay.commands.arguments import (
+    Command,
+    add_binds,
+    add_container,
+    add_named,
+    add_sizes,
+    add_verbosity,
+    add_wait,
+    parse_mixed,
+    take_named,
+)
+from overlay.commands.resize import wanted_by
+from overlay.errors import USAGE, OverlayError, nothing_named, quote
+from overlay.launch.request import Session, check_commands
+from overlay.settings import config as configuration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Mapping, Sequence
+
+    from overlay.commands.arguments import Parser
+    from overlay.output import Output
+    from overlay.settings.config import Config
+
+
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
+    """Update one overlay, or undo the last update, and say what came of it."""
+    config = configuration.load(environ, root, output.notice)
+    if options.undo:
+        _check_alone(options)
+        kept = update.undo(options.overlay, output)
+        if not options.quiet:
+            output.result(f"{quote(options.overlay)} is what it was before; again: --undo")
+        return 0 if kept else 1
+    if options.file is not None and options.command is not None:
+        raise OverlayError(
+            "there are both a file of commands (-f) and a command (after --)",
+            status=USAGE,
+            hint="give one of them",
+        )
+    check_commands(options.file)
+    _hold(options, config)
+    session = Session(
+        [],
+        container=options.container,
+        binds=options.binds,
+        gpus=[name for name in ("nv", "rocm") if getattr(options, name)],
+        fakeroot=options.fakeroot,
+        commands=options.file,
+        command=_command(options),
+        program=output.program,
+        verbose=options.verbose,
+    )
+    more = tuple(
+        None if wanted is None else wanted.from_now for wanted in (options.size, options.files)
+    )
+    work = update.Updating(options.overlay, config, output, options.wait)
+    try:
+        kept = work.do(
+            session, more=(more[0], more[1]), versions=options.versions, words=options.words
+        )
+    finally:
+        work.close()
+    if not options.quiet:
+        path = quote(options.overlay)
+        output.result(
+            f"updated {path}\n"
+            f"  before  {quote(os.path.relpath(kept))}\n"
+            f"next: to go back: update-overlay --undo {path}"
+        )
+    return 0
+
+
+def _command(options: Namespace) -> list[str] | None:
+    """Return the command to run: nothing at all where only the size changes."""
+    if options.command is None and options.file is None and (options.size or options.files):
+        return ["true"]
+    command: list[str] | None = options.command
+    return command
+
+
+def _check_alone(options: Namespace) -> None:
+    """Refuse what cannot be undone and done at once."""
+    if options.file or options.command or options.size or options.files:
+        raise OverlayError(
+            "--undo takes back the last update, and does nothing else",
+            status=USAGE,
+            hint=f"update-overlay --undo {quote(options.overlay)}",
+        )
+
+
+def _hold(options: Namespace, config: Config) -> None:
+    """Refuse options that would set aside what the site has locked."""
+    config.hold("images.default", "-c", options.container)
+    config.hold("binds.paths", "-b", options.binds)
+    config.hold("launch.gpu", "--nv", options.nv and "nv")
+    config.hold("launch.gpu", "--rocm", options.rocm and "rocm")
+
+
+def _versions(text: str) -> int:
+    """Return how many versions are kept. Raises OverlayError (USAGE)."""
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:9]) <= 1000:
+        raise OverlayError(
+            f"--versions: {quote(text)} is not a number from 1 to 1000",
+            status=USAGE,
+            hint="update-overlay --help",
+        )
+    return int(text)
+
+
+def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
+    """Take what stands behind the first "--" as the command, and one overlay before it."""
+    command = None
+    if "--" in words:
+        place = list(words).index("--")
+        words, command = words[:place], list(words[place + 1 :])
+    options = take_named(parse_mixed(parser, words))
+    if not options.overlays:
+        raise nothing_named("update-overlay OVERLAY -f FILE")
+    options.overlay = options.overlays.pop(0)
+    if options.overlays:
+        parser.error(f"unrecognized arguments: {' '.join(options.overlays)}")
+    if command == []:
+        parser.error("there is no command behind --")
+    options.command = command
+    return options
+
+
+def _add_options(parser: Parser) -> None:
+    parser.usage = (
+        "update-overlay OVERLAY [option ...] [-f FILE | -- COMMAND [ARG ...]]\n"
+        "       update-overlay --undo OVERLAY"
+    )
+    group = parser.add_argument_group("the overlay")
+    add_named(group)
+    group.add_argument(
+        "overlays", metavar="OVERLAY", nargs="*", help="an ext3 overlay; others may read it"
+    )
+    group.add_argument(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="run the bash commands of FILE in a copy; without: a shell",
+    )
+    group.add_argument("--undo", action="store_true", help="put the version before back")
+    group.add_argument(
+        "--versions",
+        metavar="N",
+        type=_versions,
+        default=1,
+        help="how many versions before are kept (default: 1)",
+    )
+    add_sizes(
+        group,
+        parser.prog,
+        "give it another size as well: 20G, or +5G",
+        "and another number of files: 2M, or +500K",
+        wanted_by,
+    )
+    add_wait(group, "wait until nobody writes it")
+    group = parser.add_argument_group("inside")
+    add_container(group, "the base image: a name of the site's, or a path")
+    add_binds(group, "bind a path of the host: PATH or PATH:INSIDE[:ro]")
+    group.add_argument("--nv", action="store_true", help="make NVIDIA GPUs usable")
+    group.add_argument("--rocm", action="store_true", help="make AMD GPUs usable")
+    group.add_argument("--fakeroot", action="store_true", help="be root inside")
+    add_verbosity(parser.add_argument_group("output"), dry_run=False)
+
+
+PROGRAMS = {
+    "update-overlay": Command(
+        "Change an overlay on a copy, which takes its place when all went well.",
+        "update-overlay env.ext3 -- pip install networkx\nupdate-overlay env.ext3 -f more.txt -s +2G",
+        _add_options,
+        _parse,
+        in_page=("--overlay", "--nv", "--rocm", "--fakeroot", "--quiet", "--verbose"),
+    ),
+}

@@ -1,0 +1,180 @@
+"""update-overlay: all or nothing, while others read."""
+
+import json
+import os
+import signal
+
+import pytest
+from e2e.safety.trees import CLEAN, Session, kill_tree, state
+
+
+@pytest.fixture
+def env(ok, scratch):
+    """Return the path of an overlay whose history says how it was made."""
+    (scratch / "install").write_text("mkdir -p /opt/x; echo one >/opt/x/f\n")
+    ok("create-overlay", "-q", "-s", "24", "-n", "2", "-f", "install", "-o", "env.ext3")
+    return scratch / "env.ext3"
+
+
+@pytest.fixture
+def read(ok):
+    """Return a function that says what is in the file of an overlay."""
+    return lambda name="env.ext3": ok(
+        "run-overlay", "-q", "-o", f"{name}:ro", "--", "cat", "/opt/x/f"
+    )
+
+
+def names(scratch):
+    """Return what lies in the directory, without what a test has put there."""
+    return sorted(set(os.listdir(scratch)) - {"install", "more"})
+
+
+def test_updated(ok, run, scratch, env, read):
+    """The commands' work is in the new one, the old one keeps a name, and goes back by --undo."""
+    before = env.stat()
+    env.chmod(0o640)
+    said = ok("update-overlay", "env.ext3", "--", "sh", "-c", "echo two >/opt/x/f")
+    assert "update-overlay --undo env.ext3" in said
+    assert (read(), read("env.ext3.~1~")) == ("two\n", "one\n")
+    assert (env.stat().st_mode & 0o777, env.stat().st_uid) == (0o640, before.st_uid)
+    assert state(env) == CLEAN
+    (scratch / "more").write_text("set -e\necho three >/opt/x/f\n")
+    ok("update-overlay", "-q", "env.ext3", "-f", "more")
+    assert (read(), read("env.ext3.~2~")) == ("three\n", "two\n")
+    assert names(scratch) == ["env.ext3", "env.ext3.~2~"]
+    for expected in ("two\n", "three\n", "two\n"):
+        ok("update-overlay", "-q", "--undo", "env.ext3")
+        assert read() == expected
+    ok("update-overlay", "-q", "--versions", "3", "env.ext3", "--", "true")
+    assert names(scratch) == ["env.ext3", "env.ext3.~2~", "env.ext3.~3~"]
+
+
+def test_history(ok, scratch, env):
+    """Each update is an entry, and the recipe of all steps runs again."""
+    (scratch / "more").write_text("echo two >>/opt/x/f\n")
+    ok("update-overlay", "-q", "env.ext3", "-f", "more")
+    (history,) = json.loads(ok("show-overlay", "--json", "env.ext3"))[0]["history"]
+    assert [one["action"] for one in history["entries"]] == ["create", "update"]
+    (scratch / "install").write_text(ok("show-overlay", "--recipe", "env.ext3"))
+    ok("create-overlay", "-q", "-f", "install", "-o", "again")
+    shown = ok("run-overlay", "-q", "-o", "again.ext3:ro", "--", "cat", "/opt/x/f")
+    assert shown == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("echo two >/opt/x/f; echo said; exit 3", 73),
+        ("dd if=/dev/zero of=/opt/x/big bs=1M count=99; echo two >/opt/x/f", 73),
+    ],
+    ids=["fails", "full"],
+)
+def test_failed(run, scratch, env, read, line, status):
+    """Commands that fail change nothing, and what they have printed is named."""
+    before = env.read_bytes()
+    (scratch / "more").write_text("set -e\n" + line + "\n")
+    said = run("update-overlay", "env.ext3", "-f", "more")
+    assert said.status == status, said
+    assert "it is as it was" in said.stderr
+    assert "less" in said.stderr and "env.ext3.log" in said.stderr
+    assert env.read_bytes() == before
+    assert names(scratch) == ["env.ext3", "env.ext3.log"]
+
+
+def test_larger(ok, env, read):
+    """Another size and number of files in the same step."""
+    ok("update-overlay", "-q", "env.ext3", "-s", "+20", "-n", "+3", "--", "true")
+    found = json.loads(ok("show-overlay", "--json", "env.ext3"))[0]
+    assert found["size"] == 44 << 20
+    assert found["files_total"] >= 5000
+    assert read() == "one\n"
+
+
+def start(words, environ, scratch, *arguments):
+    """Start a command in the background."""
+    return Session([*words(arguments[0]), *arguments[1:]], env=environ, cwd=scratch)
+
+
+def test_readers_and_writers(ok, run, words, environ, scratch, env, read):
+    """Who reads goes on with the old one; who would write waits, and so does a second update."""
+    line = "cat /opt/x/f; read x; cat /opt/x/f"
+    reader = start(
+        words, environ, scratch, "run-overlay", "-q", "-o", "env.ext3:ro", "--", "sh", "-c", line
+    )
+    reader.says("one")
+    line = "echo begun; read x; echo two >/opt/x/f"
+    update = start(words, environ, scratch, "update-overlay", "env.ext3", "--", "sh", "-c", line)
+    update.complains("begun")
+    for other in (
+        ["run-overlay", "-o", "env.ext3:rw", "--", "true"],
+        ["update-overlay", "env.ext3", "--", "true"],
+    ):
+        said = run(*other)
+        assert said.status == 75, said
+    assert read() == "one\n"
+    assert update.end()[0] == 0
+    assert read() == "two\n"
+    output, _errors = reader.communicate("\n", timeout=60)
+    assert (reader.returncode, output) == (0, "one\n")
+
+
+def test_writer_in_the_way(run, words, environ, scratch, env):
+    """A session that writes is not updated away; --wait waits for its end."""
+    line = "echo begun; read x"
+    writer = start(
+        words, environ, scratch, "run-overlay", "-q", "-o", "env.ext3", "--", "sh", "-c", line
+    )
+    writer.says("begun")
+    assert run("update-overlay", "env.ext3", "--", "true").status == 75
+    waiting = start(
+        words, environ, scratch, "update-overlay", "--wait", "60", "env.ext3", "--", "true"
+    )
+    waiting.complains("waiting")
+    assert writer.end()[0] == 0
+    assert waiting.end()[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_ended(run, words, environ, scratch, env, read, number):
+    """Ended in its midst, by whatever: the old one, whole, and the next command tidies."""
+    before = env.read_bytes()
+    line = "echo begun; echo two >/opt/x/f; exec sleep 60"
+    update = start(words, environ, scratch, "update-overlay", "env.ext3", "--", "sh", "-c", line)
+    update.complains("begun")
+    if number == signal.SIGKILL:
+        kill_tree(update, env)
+    else:
+        update.send_signal(number)
+        assert update.end()[0] not in (0, 70)
+    assert env.read_bytes() == before
+    said = run("update-overlay", "-q", "env.ext3", "--", "sh", "-c", "echo new >/opt/x/f")
+    assert said.status == 0, said
+    assert read() == "new\n"
+
+
+def test_of_a_colleague(run, colleague, scratch):
+    """Somebody else's is refused before anything is done."""
+    path = next(path for path in colleague.iterdir() if path.name.endswith(".ext3"))
+    said = run("update-overlay", path, "--", "true")
+    assert said.status in (77, 78), said
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("update-overlay", 2),
+        ("update-overlay env.ext3 -f more -- true", 2),
+        ("update-overlay --undo env.ext3", 73),
+        ("update-overlay --undo env.ext3 -- true", 2),
+        ("update-overlay nothing.ext3 -- true", 66),
+        ("update-overlay env.ext3 --versions 0 -- true", 2),
+        ("update-overlay env.ext3 --", 2),
+    ],
+)
+def test_wrong(run, scratch, env, line, status):
+    """Wrong lines are answered, and nothing is changed."""
+    before = env.read_bytes()
+    said = run(*line.split())
+    assert said.status == status, said
+    assert "hint" in said.stderr
+    assert env.read_bytes() == before
