@@ -21,10 +21,10 @@ from overlay.image.paths import names, parents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from overlay.image.ext3_image import Ext3Image
-    from overlay.image.ext3_read import Reader
+    from overlay.image.ext3_read import Inode, Reader
     from overlay.image.kind import Image
 
 _ORIGIN = OWN + b"origin"
@@ -212,8 +212,16 @@ def _is_copy(reader: Reader, made: int, lower: Reader, number: int) -> bool:
         for name in ("mode", "owner", "group", "size", "modify_time")
     ):
         return False
-    blocks = zip_longest(reader.data_blocks(new), lower.data_blocks(old))
+    blocks = zip_longest(_content(reader, new), _content(lower, old))
     return all(one == other for one, other in blocks)
+
+
+def _content(reader: Reader, inode: Inode) -> Iterator[bytes]:
+    """Yield what is in a file, without what the last block has behind its end."""
+    left = inode.size
+    for data in reader.data_blocks(inode):
+        yield data[: max(0, left)]
+        left -= len(data)
 
 
 def _seen(

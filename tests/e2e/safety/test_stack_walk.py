@@ -79,7 +79,10 @@ class Walk:
         return any(file.lstat().st_ino in self.written for file in files)
 
     def note(self, path):
-        """Note that a file is written, when it has several names."""
+        """Note that a file is written, when it has several names.
+
+        A second time, by another name, would part them in the session: that gives status 74.
+        """
         status = (self.model / path).stat()
         if status.st_nlink > 1:
             self.written.add(status.st_ino)
@@ -118,7 +121,7 @@ class Walk:
 
     def append(self):
         path, text = self.any("f"), self.text()
-        if path is None:
+        if path is None or self.is_kept(path):
             return False
         self.note(path)
         with open(self.model / path, "a") as file:
@@ -128,7 +131,7 @@ class Walk:
 
     def shorten(self):
         path = self.any("f")
-        if path is None:
+        if path is None or self.is_kept(path):
             return False
         self.note(path)
         (self.model / path).write_text("-\n")
