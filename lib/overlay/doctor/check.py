@@ -92,7 +92,7 @@ BAD = (
      "large files that are rewritten in part were seen to be corrupted"
      " (containers/fuse-overlayfs 475)", "install another version"),
     ("fuse2fs", (1, 47, 3), (2,), WARNING,
-     "it mounts no overlay read-only that the user may not write (tytso/e2fsprogs 244)",
+     "it mounts no overlay read-only that the user may not write (its issue 244)",
      "install another version; or let users work on copies of others' overlays"),
     ("mksquashfs", (0,), (4, 4), WARNING,
      "it can take a name in an overlay for a command, and pack-overlay refuses it",
