@@ -169,7 +169,7 @@ def test_creation(at_site, scratch, ok):
     result = at_site(line)
     assert (result.status, result.stdout) == (0, "word\n"), result
     assert ok("run-overlay", "-o", "made.ext3:ro", "--", "cat", "/opt/copy") == "word\nword\n"
-    assert entries(scratch / "made.ext3") == {"opt"}
+    assert entries(scratch / "made.ext3") == {"opt", ".singularity.d"}
 
 
 def test_results_of_older_sessions(at_site, scratch, ok):

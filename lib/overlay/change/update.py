@@ -172,7 +172,7 @@ class Updating:
             raise KeyboardInterrupt
         if status:
             ended = f"status {status}" if status > 0 else f"signal {-status}"
-            hint = log and f"see what they printed: less {quote(log)}"
+            hint = log and build.see(log)
             raise self._failed(f"the commands ended with {ended}", hint)
 
     def _see(self, copy: str, session: Session, words: Sequence[str]) -> None:

@@ -246,6 +246,16 @@ def _said(option: str, parse: Callable[[str], Any], program: str) -> Callable[[s
     return said
 
 
+def check_one(commands: str | None, command: Sequence[str] | None) -> None:
+    """Refuse two things to run. Raises OverlayError (USAGE)."""
+    if commands is not None and command is not None:
+        raise OverlayError(
+            "there are both a file of commands (-f) and a command (after --)",
+            status=USAGE,
+            hint="give one of them",
+        )
+
+
 def absolute_path(text: str) -> str:
     """Return an absolute path inside, in its shortest form. Raises OverlayError (USAGE)."""
     if not text.startswith("/") or ".." in text.split("/") or not text.isprintable():
@@ -267,12 +277,16 @@ def variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def add_container(group: Group, text: str) -> None:
+def add_container(
+    group: Group, text: str = "the base image: a name of the site's, or a path"
+) -> None:
     """Add -c with its text for --help."""
     group.add_argument("-c", "--container", metavar="IMAGE", help=text)
 
 
-def add_binds(group: Group, text: str) -> None:
+def add_binds(
+    group: Group, text: str = "bind a path of the host: PATH or PATH:INSIDE[:ro]"
+) -> None:
     """Add -b with its text for --help."""
     group.add_argument(
         "-b", "--bind", metavar="SPEC", action="append", dest="binds", default=[], help=text

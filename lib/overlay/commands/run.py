@@ -11,6 +11,7 @@ from overlay.commands.arguments import (
     add_sizes,
     add_verbosity,
     add_wait,
+    check_one,
 )
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.launch import engines
@@ -81,12 +82,7 @@ def _hold(options: Namespace, config: Config) -> None:
 
 
 def _check_commands(commands: str | None, command: list[str] | None) -> None:
-    if commands is not None and command is not None:
-        raise OverlayError(
-            "there are both a file of commands (-f) and a command (after --)",
-            status=USAGE,
-            hint="give one of them",
-        )
+    check_one(commands, command)
     if commands is None and not command:
         raise OverlayError(
             "there is nothing to run",
@@ -114,10 +110,10 @@ def _add_session_options(parser: Parser) -> None:
         default=[],
         help="an overlay; the first is on top, written unless :ro",
     )
-    add_container(group, "the base image: a name of the site's, or a path")
+    add_container(group)
     add_wait(group, "wait until overlays that are in use are free")
     group = parser.add_argument_group("inside")
-    add_binds(group, "bind a path of the host: PATH or PATH:INSIDE[:ro]")
+    add_binds(group)
     group.add_argument("--nv", action="store_true", help="make NVIDIA GPUs usable")
     group.add_argument("--rocm", action="store_true", help="make AMD GPUs usable")
     group.add_argument("--fakeroot", action="store_true", help="be root inside")

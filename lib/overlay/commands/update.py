@@ -13,6 +13,7 @@ from overlay.commands.arguments import (
     add_sizes,
     add_verbosity,
     add_wait,
+    check_one,
     parse_mixed,
     take_named,
 )
@@ -40,12 +41,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         if not options.quiet:
             output.result(f"{quote(options.overlay)} is what it was before; again: --undo")
         return 0 if kept else 1
-    if options.file is not None and options.command is not None:
-        raise OverlayError(
-            "there are both a file of commands (-f) and a command (after --)",
-            status=USAGE,
-            hint="give one of them",
-        )
+    check_one(options.file, options.command)
     check_commands(options.file)
     _hold(options, config)
     session = Session(
@@ -167,8 +163,8 @@ def _add_options(parser: Parser) -> None:
     )
     add_wait(group, "wait until nobody writes it")
     group = parser.add_argument_group("inside")
-    add_container(group, "the base image: a name of the site's, or a path")
-    add_binds(group, "bind a path of the host: PATH or PATH:INSIDE[:ro]")
+    add_container(group)
+    add_binds(group)
     group.add_argument("--nv", action="store_true", help="make NVIDIA GPUs usable")
     group.add_argument("--rocm", action="store_true", help="make AMD GPUs usable")
     group.add_argument("--fakeroot", action="store_true", help="be root inside")

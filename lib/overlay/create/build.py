@@ -149,7 +149,7 @@ class Build:
             raise ending.cleaning_up.Ended(-status)
         if status:
             ended = f"status {status}" if status > 0 else f"signal {-status}"
-            hint = f"see what they printed: less {quote(log)}"
+            hint = see(log)
             if without_bash:
                 ended += ": the base image seems to have no bash"
                 hint = "choose one that has: -c NAME-or-PATH"
@@ -161,6 +161,11 @@ class Build:
                 status=CANNOT_CREATE if status != INTERRUPTED else INTERRUPTED,
                 hint=hint,
             )
+
+
+def see(log: str) -> str:
+    """Return the hint that names a log."""
+    return f"see what they printed: less {quote(log)}"
 
 
 def new_log(path: str) -> BinaryIO:
