@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from e2e.safety.trees import CLEAN, Session, kill_tree, state
+from support import BASE
 
 
 @pytest.fixture
@@ -47,6 +48,18 @@ def test_updated(ok, run, scratch, env, read):
         assert read() == expected
     ok("update-overlay", "-q", "--versions", "3", "env.ext3", "--", "true")
     assert names(scratch) == ["env.ext3", "env.ext3.~2~", "env.ext3.~3~"]
+
+
+def test_users_own_versions(ok, scratch, env):
+    """Files of such names that somebody else has made are theirs, and stay."""
+    (scratch / "env.ext3.~1~").write_text("of cp --backup=numbered")
+    for _number in range(3):
+        ok("update-overlay", "-q", "env.ext3", "--", "true")
+    assert names(scratch) == ["env.ext3", "env.ext3.~1~", "env.ext3.~4~"]
+    (scratch / "env.ext3.~9~").write_text("of cp --backup=numbered")
+    ok("update-overlay", "-q", "--undo", "env.ext3")
+    for number in (1, 9):
+        assert (scratch / f"env.ext3.~{number}~").read_text() == "of cp --backup=numbered"
 
 
 def test_history(ok, scratch, env):
@@ -95,7 +108,7 @@ def start(words, environ, scratch, *arguments):
     return Session([*words(arguments[0]), *arguments[1:]], env=environ, cwd=scratch)
 
 
-def test_readers_and_writers(ok, run, words, environ, scratch, env, read):
+def test_readers_and_writers(ok, run, engine, words, environ, scratch, env, read):
     """Who reads goes on with the old one; who would write waits, and so does a second update."""
     line = "cat /opt/x/f; read x; cat /opt/x/f"
     reader = start(
@@ -106,11 +119,13 @@ def test_readers_and_writers(ok, run, words, environ, scratch, env, read):
     update = start(words, environ, scratch, "update-overlay", "env.ext3", "--", "sh", "-c", line)
     update.complains("begun")
     for other in (
-        ["run-overlay", "-o", "env.ext3:rw", "--", "true"],
+        ["run-overlay", "-o", "env.ext3", "--", "true"],
         ["update-overlay", "env.ext3", "--", "true"],
     ):
         said = run(*other)
         assert said.status == 75, said
+    plain = engine("exec", "--overlay", "env.ext3", BASE, "true")
+    assert plain.status != 0 and "in use" in plain.stderr, plain
     assert read() == "one\n"
     assert update.end()[0] == 0
     assert read() == "two\n"

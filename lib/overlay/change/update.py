@@ -6,6 +6,7 @@ The copy lies on a disk of the node, where thousands of small operations cost le
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
 # Bytes that a copy may grow by while the commands work, beside what is in it.
 _GROWTH = 1 << 28
 
+_MARGIN = 1 << 16  # bytes that are left free beside a history that is written anew
+
+# On a version that is kept: so files of such names that are the user's own are told from it.
+_VERSION = "user.overlay.version"
+
 
 class Updating:
     """One update of one overlay, which stays as it is until the copy is right."""
@@ -68,6 +74,11 @@ class Updating:
             _check_own(self._old)
             if not lock.take_update(self._old.descriptor):
                 raise in_use(self._old, lock.Busy(True))
+            # The plain engine, too, may read it now, and not write.
+            try:
+                lock.take_engine(self._old.descriptor, write=False)
+            except lock.Busy as busy:
+                raise in_use(self._old, busy) from None
             self._path = os.path.realpath(path)
             replace.check_names(self._path, self._old.status)
             self._stamp = _stamp(self._old)
@@ -215,9 +226,7 @@ class Updating:
                     raise
         finally:
             os.close(source)
-        for name in _versions(self._path)[: -versions or None]:
-            if name != kept:
-                os.unlink(name)
+        _prune(self._path, versions)
         return kept
 
 
@@ -263,7 +272,10 @@ def _same(one: int, other: int) -> bool:
 
 
 def _versions(path: str) -> list[str]:
-    """Return the names of the versions that are kept of an overlay, the oldest first."""
+    """Return the names of the versions that are kept of an overlay, the oldest first.
+
+    Some may be the user's own: cp(1) and mv(1) make such names as well.
+    """
     directory, base = os.path.split(path)
     pattern = re.compile(re.escape(base) + r"\.~(\d{1,9})~")
     found = []
@@ -285,6 +297,7 @@ def _keep(path: str, descriptor: int) -> str:
             name = f"{os.path.basename(path)}.~{number}~"
             try:
                 replace.link(descriptor, name, directory)
+                _mark(descriptor, True)
                 return os.path.join(os.path.dirname(path), name)
             except FileExistsError:
                 continue
@@ -292,13 +305,38 @@ def _keep(path: str, descriptor: int) -> str:
         os.close(directory)
 
 
+def _mark(descriptor: int, kept: bool) -> None:
+    """Note on an open file whether it is a version that we keep, where it can have such a note."""
+    with contextlib.suppress(OSError):
+        if kept:
+            os.setxattr(descriptor, _VERSION, b"")
+        else:
+            os.removexattr(descriptor, _VERSION)
+
+
+def _ours(path: str) -> list[str]:
+    """Return those versions that we have kept, as far as files here can tell."""
+    found = []
+    for name in _versions(path):
+        with contextlib.suppress(OSError):
+            os.getxattr(name, _VERSION, follow_symlinks=False)
+            found.append(name)
+    return found
+
+
+def _prune(path: str, versions: int) -> None:
+    """Remove all but the last versions that we have kept; files of the user's own stay."""
+    for name in _ours(path)[:-versions]:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+
+
 def _forget(name: str, descriptor: int) -> None:
     """Take away the name that _keep() has given, when the update did not come to its end."""
-    try:
+    _mark(descriptor, False)
+    with contextlib.suppress(OSError):
         if os.path.samestat(os.stat(name, follow_symlinks=False), os.fstat(descriptor)):
             os.unlink(name)
-    except OSError:
-        pass
 
 
 def undo(path: str, output: Output) -> str:
@@ -307,13 +345,14 @@ def undo(path: str, output: Output) -> str:
     Return that name. Raises OverlayError: CANNOT_CREATE when there is none.
     """
     whole = os.path.realpath(path)
-    found = _versions(whole)
+    found = _ours(whole) or _versions(whole)
     if not found:
         raise OverlayError(
             f"no version before is kept of {quote(path)}",
             status=CANNOT_CREATE,
             hint="update-overlay keeps one at each update",
         )
+    images.look(found[-1]).close()  # what is not an overlay does not take the place of one
     image = images.look(path, write=True)
     try:
         _check_own(image.as_ext3())
@@ -333,6 +372,11 @@ def undo(path: str, output: Output) -> str:
             ) from None
         finally:
             os.close(directory)
+        _mark(image.descriptor, True)
+        with contextlib.suppress(OSError):
+            back = os.open(whole, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            _mark(back, False)
+            os.close(back)
     finally:
         image.close()
     output.notice(f"what it was until now is {quote(found[-1])}")
@@ -355,8 +399,10 @@ def _add_to_history(
             recipe = file.read()
     entry = history.entry("update", __version__, command=words, recipe=recipe)
     lines = []
+    room = whole.superblock.available_bytes
     for name, (number, entries) in history.read(whole).items():
-        if number <= history.FORMAT:
+        # An overlay that is full keeps the history that it has.
+        if number <= history.FORMAT and room > len(history.data([*entries, entry])) + _MARGIN:
             lines += _rewritten(name, [*entries, entry], place)
     if lines:
         program = process.need("debugfs", config.environ)
