@@ -102,3 +102,11 @@ def test_little_memory_for_the_engine(limited, overlay):
         "run-overlay: the engine may fail here: a program may have 1.4 GiB of memory (ulimit -v),"
         " and it wants 2 GiB\n"
     )
+
+
+def test_copy_under_a_limit(overlay, limited):
+    """A copy that is ended by the limit of a file's size: that is said, not the tool's version."""
+    overlay("a.ext3")
+    result = limited("ulimit -f 1000", "resize-overlay a.ext3 -s 10")
+    assert result.status == 73, result
+    assert result.stderr.endswith("a.ext3': File size limit exceeded\n"), result

@@ -131,19 +131,17 @@ def last_line(*texts: str, otherwise: str = "it failed") -> str:
     """Return the last line of the first of some texts that says why a program failed.
 
     texts      what a program printed: its errors, and its output where they may stand there
-    otherwise  the words for a program that said nothing
-    Lines that name the program only, or where to look, or what would have been right, say it
-    just where there is no other.
+    otherwise  the words for a program that said nothing of the kind
+    Lines that name the program only, or where to look, do not say it; what would have been right
+    does where there is no other.
     """
     import re  # not needed where all is well
 
     for text in texts:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if lines:
-            why = [line for line in lines if not re.search(_NO_REASON, line)]
-            return next(
-                (line for line in reversed(why) if re.search(_REASON, line)), (why or lines)[-1]
-            )
+        why = [line for line in lines if not re.search(_NO_REASON, line)]
+        if why:
+            return next((line for line in reversed(why) if re.search(_REASON, line)), why[-1])
     return otherwise
 
 

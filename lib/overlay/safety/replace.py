@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import stat
 import time
 
@@ -321,7 +322,10 @@ def copy(
         words = [process.need("cp", environ), "--reflink=auto", "--sparse=always", "--"]
     result = process.run([*words, source, target], environ)
     if result.status:
-        why = result.errors.strip().rpartition(": ")[2]
+        ended = f"it ended with {result.status}"
+        if result.status < 0:
+            ended = signal.strsignal(-result.status) or ended
+        why = process.last_line(result.errors, otherwise=ended).rpartition(": ")[2]
         raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
 
 
