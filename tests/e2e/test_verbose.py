@@ -156,12 +156,13 @@ def test_plan(run, scratch, command):
 def test_pasted(ok, environ, scratch, command):
     """The lines of --dry-run, pasted, come to the same."""
     # Elsewhere the next command of this user would take what they make for a killed one's.
-    environ["OVERLAY_SCRATCH_LOCAL"] = str(scratch / "local")
+    environ["OVERLAY_SCRATCH_LOCAL"] = f"'{scratch / 'local'}'"
     (scratch / "local").mkdir()
     for name in ("a", "b"):
         ok("create-overlay", "-q", "-s", "20", "-n", "1", "-o", name)
     ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", "echo x > /f")
     lines = ok(*command, "--dry-run")
+    assert "/tmp/overlay-" not in lines
     done = subprocess.run(
         ["bash", "-ec", lines], cwd=scratch, capture_output=True, text=True, check=False
     )

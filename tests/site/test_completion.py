@@ -172,7 +172,7 @@ def test_tab(complete, typed, line):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command(complete, command):
     """Every program is completed."""
-    assert complete(f"{command} --versio") == f"{command} --version "
+    assert complete(f"{command} --verbos") == f"{command} --verbose "
 
 
 def candidates(environ, place, *words, script=BASH):
