@@ -59,7 +59,7 @@ def test_open_file(tmp_path):
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("line", ["exec sleep 1000", "trap '' TERM; sleep 1000 & wait; wait"])
+@pytest.mark.parametrize("line", ["exec sleep 90", "trap '' TERM; sleep 90 & wait; wait"])
 def test_ended_with_us(alarm, tmp_path, line):
     """A signal that ends us ends the program first, also one that does not heed TERM."""
     alarm(f"until [ -s {tmp_path}/pid ]; do sleep 0.1; done; sleep 0.2")
