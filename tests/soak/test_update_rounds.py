@@ -1,0 +1,3 @@
+"""Updates killed at random moments, and read through, many times over."""
+
+from e2e.safety.test_update_killed import test_killed, test_readers  # noqa: F401
