@@ -50,6 +50,16 @@ def test_updated(ok, run, scratch, env, read):
     assert names(scratch) == ["env.ext3", "env.ext3.~2~", "env.ext3.~3~"]
 
 
+def test_versions_are_shown_and_forgotten(ok, run, scratch, env):
+    """What is kept is listed, and goes by --forget."""
+    assert run("update-overlay", "--forget", "env.ext3").status == 73
+    ok("update-overlay", "-q", "env.ext3", "--", "true")
+    assert "'env.ext3.~1~', " in ok("show-overlay", "env.ext3")
+    assert ok("update-overlay", "--forget", "env.ext3") == "removed 'env.ext3.~1~'\n"
+    assert names(scratch) == ["env.ext3"]
+    assert "~1~" not in ok("show-overlay", "env.ext3")
+
+
 def test_users_own_versions(ok, scratch, env):
     """Files of such names that somebody else has made are theirs, and stay."""
     (scratch / "env.ext3.~1~").write_text("of cp --backup=numbered")
@@ -181,6 +191,7 @@ def test_of_a_colleague(run, colleague, scratch):
         ("update-overlay env.ext3 -f more -- true", 2),
         ("update-overlay --undo env.ext3", 73),
         ("update-overlay --undo env.ext3 -- true", 2),
+        ("update-overlay --undo --forget env.ext3", 2),
         ("update-overlay nothing.ext3 -- true", 66),
         ("update-overlay env.ext3 --versions 0 -- true", 2),
         ("update-overlay env.ext3 --", 2),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 
 from overlay import __version__, size
 from overlay.change import resize
@@ -24,6 +23,7 @@ from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from overlay.launch.request import Overlay, Session
 from overlay.launch.run import run
 from overlay.safety import guard, repair, replace
+from overlay.safety import versions as versions_of
 from overlay.safety.use import in_use
 
 TYPE_CHECKING = False
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 _GROWTH = 1 << 28
 
 _MARGIN = 1 << 16  # bytes that are left free beside a history that is written anew
-
-# On a version that is kept: so files of such names that are the user's own are told from it.
-_VERSION = "user.overlay.version"
 
 
 class Updating:
@@ -218,15 +215,15 @@ class Updating:
                     raise self._failed("what was written back is not what was read")
                 if _stamp(old) != self._stamp:
                     raise self._failed("somebody has written to it meanwhile")
-                kept = _keep(self._path, old.descriptor)
+                kept = versions_of.keep(self._path, old.descriptor)
                 try:
                     new.over(old.descriptor)
                 except BaseException:
-                    _forget(kept, old.descriptor)
+                    versions_of.let_go(kept, old.descriptor)
                     raise
         finally:
             os.close(source)
-        _prune(self._path, versions)
+        versions_of.prune(self._path, versions)
         return kept
 
 
@@ -268,90 +265,16 @@ def _same(one: int, other: int) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------- versions --
-
-
-def _versions(path: str) -> list[str]:
-    """Return the names of the versions that are kept of an overlay, the oldest first.
-
-    Some may be the user's own: cp(1) and mv(1) make such names as well.
-    """
-    directory, base = os.path.split(path)
-    pattern = re.compile(re.escape(base) + r"\.~(\d{1,9})~")
-    found = []
-    for name in os.listdir(directory):
-        match = pattern.fullmatch(name)
-        if match and match[1].isascii():
-            found.append((int(match[1]), os.path.join(directory, name)))
-    return [name for _number, name in sorted(found)]
-
-
-def _keep(path: str, descriptor: int) -> str:
-    """Give the version before another name, and return that. Raises OSError."""
-    found = _versions(path)
-    number = int(found[-1].rpartition(".~")[2][:-1]) if found else 0
-    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        while True:
-            number += 1
-            name = f"{os.path.basename(path)}.~{number}~"
-            try:
-                replace.link(descriptor, name, directory)
-                _mark(descriptor, True)
-                return os.path.join(os.path.dirname(path), name)
-            except FileExistsError:
-                continue
-    finally:
-        os.close(directory)
-
-
-def _mark(descriptor: int, kept: bool) -> None:
-    """Note on an open file whether it is a version that we keep, where it can have such a note."""
-    with contextlib.suppress(OSError):
-        if kept:
-            os.setxattr(descriptor, _VERSION, b"")
-        else:
-            os.removexattr(descriptor, _VERSION)
-
-
-def _ours(path: str) -> list[str]:
-    """Return those versions that we have kept, as far as files here can tell."""
-    found = []
-    for name in _versions(path):
-        with contextlib.suppress(OSError):
-            os.getxattr(name, _VERSION, follow_symlinks=False)
-            found.append(name)
-    return found
-
-
-def _prune(path: str, versions: int) -> None:
-    """Remove all but the last versions that we have kept; files of the user's own stay."""
-    for name in _ours(path)[:-versions]:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-
-
-def _forget(name: str, descriptor: int) -> None:
-    """Take away the name that _keep() has given, when the update did not come to its end."""
-    _mark(descriptor, False)
-    with contextlib.suppress(OSError):
-        if os.path.samestat(os.stat(name, follow_symlinks=False), os.fstat(descriptor)):
-            os.unlink(name)
-
-
 def undo(path: str, output: Output) -> str:
     """Put the last version that was kept in the place of an overlay, which takes its name.
 
     Return that name. Raises OverlayError: CANNOT_CREATE when there is none.
     """
     whole = os.path.realpath(path)
-    found = _ours(whole) or _versions(whole)
+    images.look(path).close()
+    found = versions_of.kept(whole) or versions_of.named(whole)
     if not found:
-        raise OverlayError(
-            f"no version before is kept of {quote(path)}",
-            status=CANNOT_CREATE,
-            hint="update-overlay keeps one at each update",
-        )
+        raise _no_version(path)
     images.look(found[-1]).close()  # what is not an overlay does not take the place of one
     image = images.look(path, write=True)
     try:
@@ -372,15 +295,41 @@ def undo(path: str, output: Output) -> str:
             ) from None
         finally:
             os.close(directory)
-        _mark(image.descriptor, True)
+        versions_of.mark(image.descriptor, True)
         with contextlib.suppress(OSError):
             back = os.open(whole, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            _mark(back, False)
+            versions_of.mark(back, False)
             os.close(back)
     finally:
         image.close()
     output.notice(f"what it was until now is {quote(found[-1])}")
     return found[-1]
+
+
+def forget(path: str) -> list[str]:
+    """Remove all versions that were kept of an overlay, and return their names.
+
+    Raises OverlayError: CANNOT_CREATE when there are none.
+    """
+    whole = os.path.realpath(path)
+    image = images.look(path)
+    try:
+        _check_own(image.as_ext3())
+    finally:
+        image.close()
+    found = versions_of.kept(whole)
+    if not found:
+        raise _no_version(path)
+    versions_of.prune(whole, 0)
+    return found
+
+
+def _no_version(path: str) -> OverlayError:
+    return OverlayError(
+        f"no version before is kept of {quote(path)}",
+        status=CANNOT_CREATE,
+        hint="update-overlay keeps one at each update",
+    )
 
 
 # ----------------------------------------------------------------------- history --

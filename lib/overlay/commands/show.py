@@ -168,6 +168,7 @@ def _rows_of_carried(found: Image) -> Iterator[tuple[str, str]]:
         if one.base and one.base.path not in shown:
             shown.add(one.base.path)
             yield "image", f"made for the base image {quote(one.base.path)}"
+    yield from _rows_of_versions(found)
     for number, entries in history.read(found).values():
         if number > history.FORMAT:
             continue
@@ -175,6 +176,20 @@ def _rows_of_carried(found: Image) -> Iterator[tuple[str, str]]:
             words = (entry.get("when"), entry.get("action"), entry.get("version"))
             when, action, version = (str(word)[:_WIDEST] if word else "?" for word in words)
             yield "made", f"{quote(when)}: {quote(action)}, by version {quote(version)}"
+
+
+def _rows_of_versions(found: Image) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of the versions before its updates that are kept of an overlay."""
+    from overlay.safety import versions
+
+    try:
+        for name in versions.kept(os.path.realpath(found.path)):
+            status = os.stat(name, follow_symlinks=False)
+            room = size.format_size(status.st_blocks * 512)
+            words = f"{quote(os.path.basename(name))}, {room} on disk, of {_date(status.st_mtime)}"
+            yield "before", f"{words}; update-overlay --undo"
+    except OSError:
+        return  # the directory cannot be read
 
 
 def _show_largest(found: Image, top: str, environ: Mapping[str, str], output: Output) -> None:

@@ -41,6 +41,12 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         if not options.quiet:
             output.result(f"{quote(options.overlay)} is what it was before; again: --undo")
         return 0 if kept else 1
+    if options.forget:
+        _check_alone(options)
+        gone = update.forget(options.overlay)
+        if not options.quiet:
+            output.result("removed " + " ".join(quote(os.path.relpath(name)) for name in gone))
+        return 0
     check_one(options.file, options.command)
     check_commands(options.file)
     _hold(options, config)
@@ -86,10 +92,11 @@ def _command(options: Namespace) -> list[str] | None:
 def _check_alone(options: Namespace) -> None:
     """Refuse what cannot be undone and done at once."""
     if options.file or options.command or options.size or options.files:
+        option = "--undo" if options.undo else "--forget"
         raise OverlayError(
-            "--undo takes back the last update, and does nothing else",
+            f"{option} is about the versions before, and does nothing else",
             status=USAGE,
-            hint=f"update-overlay --undo {quote(options.overlay)}",
+            hint=f"update-overlay {option} {quote(options.overlay)}",
         )
 
 
@@ -133,7 +140,7 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
 def _add_options(parser: Parser) -> None:
     parser.usage = (
         "update-overlay OVERLAY [option ...] [-f FILE | -- COMMAND [ARG ...]]\n"
-        "       update-overlay --undo OVERLAY"
+        "       update-overlay --undo | --forget OVERLAY"
     )
     group = parser.add_argument_group("the overlay")
     add_named(group)
@@ -146,7 +153,9 @@ def _add_options(parser: Parser) -> None:
         metavar="FILE",
         help="run the bash commands of FILE in a copy; without: a shell",
     )
-    group.add_argument("--undo", action="store_true", help="put the version before back")
+    about = group.add_mutually_exclusive_group()
+    about.add_argument("--undo", action="store_true", help="put the version before back")
+    about.add_argument("--forget", action="store_true", help="remove the versions before")
     group.add_argument(
         "--versions",
         metavar="N",
