@@ -241,6 +241,27 @@ def test_changed_lines(run, env, scratch):
     assert "activation was changed" in said.stderr
 
 
+def test_typing_mistake_loses_no_build(run, ok, scratch):
+    """What the commands made is kept when what is to be activated is not there."""
+    (scratch / "install").write_text("mkdir -p /opt/x; echo 1 >/opt/x/f\n")
+    said = run("create-overlay", "-f", "install", "--activate", "/opt/y", "-o", "a.ext3")
+    assert said.status == 66, said
+    assert "what the commands made is kept in" in said.stderr
+    line = said.stderr.partition("create-overlay --from ")[2].partition(";")[0]
+    ok("create-overlay", "-q", "--from", *line.split())
+    assert ok("run-overlay", "-q", "-o", "a.ext3:ro", "--", "cat", "/opt/x/f") == "1\n"
+
+
+def test_last_made_comes_first(ok, env, scratch):
+    """Of two in one overlay, one carried along, that which is chosen now comes first."""
+    tree = venv(scratch / "t1", text="one")
+    env("one.ext3", tree)
+    other = venv(scratch / "t2", "/opt/other", "two")
+    words = ["--from", "one.ext3", "--from", f"{other}:/opt/other", "--activate", "/opt/other"]
+    ok("create-overlay", "-q", *words, "-o", "both")
+    assert ok("run-overlay", "-q", "-o", "both.ext3:ro", "--", "tool") == "two\n"
+
+
 def test_library_of_r(ok, scratch):
     """A directory of R packages comes first where R looks for them."""
     (scratch / "lib" / "ggplot2").mkdir(parents=True)
@@ -317,7 +338,7 @@ HOSTILE = {
 def test_hostile(run, ok, overlay, scratch, kind):
     """What somebody else has put there is shown without harm, and never obeyed."""
     path = overlay()
-    place = scratch / "place" / ".singularity.d" / "overlay" / "deadbeef"
+    place = scratch / "place" / ".singularity.d" / "overlay" / "0123456789abcdef0123"
     place.mkdir(parents=True)
     subprocess.run(["sh", "-c", HOSTILE[kind]], cwd=place, check=True)
     (scratch / "dir" / "work").mkdir(parents=True)

@@ -74,14 +74,15 @@ def test_users_own_versions(ok, scratch, env):
 
 def test_history(ok, scratch, env):
     """Each update is an entry, and the recipe of all steps runs again."""
-    (scratch / "more").write_text("echo two >>/opt/x/f\n")
+    (scratch / "more").write_text("cd /; echo two >>opt/x/f; exit 0\n")
     ok("update-overlay", "-q", "env.ext3", "-f", "more")
+    ok("update-overlay", "-q", "env.ext3", "--", "sh", "-c", "echo 'three  3' >>/opt/x/f")
     (history,) = json.loads(ok("show-overlay", "--json", "env.ext3"))[0]["history"]
-    assert [one["action"] for one in history["entries"]] == ["create", "update"]
+    assert [one["action"] for one in history["entries"]] == ["create", "update", "update"]
     (scratch / "install").write_text(ok("show-overlay", "--recipe", "env.ext3"))
     ok("create-overlay", "-q", "-f", "install", "-o", "again")
     shown = ok("run-overlay", "-q", "-o", "again.ext3:ro", "--", "cat", "/opt/x/f")
-    assert shown == "one\ntwo\n"
+    assert shown == "one\ntwo\nthree  3\n"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,7 @@ def test_readers_and_writers(ok, run, engine, words, environ, scratch, env, read
     line = "echo begun; read x; echo two >/opt/x/f"
     update = start(words, environ, scratch, "update-overlay", "env.ext3", "--", "sh", "-c", line)
     update.complains("begun")
+    assert run("update-overlay", "--undo", "env.ext3").status == 73  # there is none yet
     for other in (
         ["run-overlay", "-o", "env.ext3", "--", "true"],
         ["update-overlay", "env.ext3", "--", "true"],
@@ -177,6 +179,31 @@ def test_ended(run, words, environ, scratch, env, read, number):
     assert read() == "new\n"
 
 
+def test_undo_during_an_update(ok, run, words, environ, scratch, env, read):
+    """What an update is going to replace is not exchanged under its feet; modes stay as they are."""
+    ok("update-overlay", "-q", "env.ext3", "--", "sh", "-c", "echo two >/opt/x/f")
+    line = "echo begun; read x"
+    update = start(words, environ, scratch, "update-overlay", "env.ext3", "--", "sh", "-c", line)
+    update.complains("begun")
+    said = run("update-overlay", "--undo", "env.ext3")
+    assert (said.status, "an update of it is running" in said.stderr) == (75, True), said
+    assert update.end()[0] == 0
+    env.chmod(0o600)
+    ok("update-overlay", "-q", "--undo", "env.ext3")
+    assert env.stat().st_mode & 0o777 == 0o600
+
+
+def test_not_to_be_written(run, scratch, env):
+    """What may not be written, itself or its directory, is refused before anything is done."""
+    env.chmod(0o444)
+    assert run("update-overlay", "env.ext3", "--", "true").status == 77
+    env.chmod(0o644)
+    scratch.chmod(0o555)
+    said = run("update-overlay", "env.ext3", "--", "true")
+    scratch.chmod(0o755)
+    assert (said.status, "you may not create files" in said.stderr) == (77, True), said
+
+
 def test_of_a_colleague(run, colleague, scratch):
     """Somebody else's is refused before anything is done."""
     path = next(path for path in colleague.iterdir() if path.name.endswith(".ext3"))
@@ -192,6 +219,9 @@ def test_of_a_colleague(run, colleague, scratch):
         ("update-overlay --undo env.ext3", 73),
         ("update-overlay --undo env.ext3 -- true", 2),
         ("update-overlay --undo --forget env.ext3", 2),
+        ("update-overlay env.ext3 pip install numpy", 2),
+        ("update-overlay env.ext3 install", 2),
+        ("update-overlay env.ext3 -f nothing", 66),
         ("update-overlay nothing.ext3 -- true", 66),
         ("update-overlay env.ext3 --versions 0 -- true", 2),
         ("update-overlay env.ext3 --", 2),

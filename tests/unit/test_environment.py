@@ -30,10 +30,12 @@ def test_script_of_somebody(text):
 def test_note():
     """A note is read as it was written, whatever is in its words."""
     place = Base("/a b/\x1b[31m%41\udcff.sif", 7, "ab", "")
-    made = note.Note("0123abcd", base=place, machine="x86_64", directories=("/o\n/p", "/q"))
+    made = note.Note(
+        "0123456789abcdef0123", base=place, machine="x86_64", directories=("/o\n/p", "/q")
+    )
     text = made.text()
     assert text.isascii() and b"\x1b" not in text
-    again = note.parse("0123abcd", text)
+    again = note.parse("0123456789abcdef0123", text)
     assert (again.base.path, again.base.size, again.base.mark) == (place.path, 7, "ab")
     assert (again.directories, again.machine, again.script) == (made.directories, "x86_64", "")
 
@@ -44,12 +46,12 @@ def test_note():
 )
 def test_no_note(data):
     """What is not a note is none."""
-    assert note.parse("0123abcd", data) is None
+    assert note.parse("0123456789abcdef0123", data) is None
 
 
 def test_newer_note():
     """Of a newer format nothing is taken but the number."""
-    found = note.parse("0123abcd", b"overlay 2\nimage /a\nimage-size 1\n\nexport A=1\n")
+    found = note.parse("0123456789abcdef0123", b"overlay 2\nimage /a\nimage-size 1\n\nexport A=1\n")
     assert (found.format, found.base, found.script) == (2, None, "")
 
 

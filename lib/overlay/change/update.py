@@ -6,14 +6,15 @@ The copy lies on a disk of the node, where thousands of small operations cost le
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shlex
+import time
 
 from overlay import __version__, size
 from overlay.change import resize
 from overlay.create import build
 from overlay.environment import history, note
-from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
 from overlay.host import ending, private, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
@@ -65,12 +66,11 @@ class Updating:
                 notice=output.notice,
             )
             self._old = found[0].as_ext3(
-                "it cannot be updated in place",
-                f"make it anew: show-overlay --recipe {quote(path)}",
+                "only ext3 images are updated",
+                f"make an ext3 one of it: create-overlay --from {quote(path)} -o NAME",
             )
             _check_own(self._old)
-            if not lock.take_update(self._old.descriptor):
-                raise in_use(self._old, lock.Busy(True))
+            _take_update(self._old, wait)
             # The plain engine, too, may read it now, and not write.
             try:
                 lock.take_engine(self._old.descriptor, write=False)
@@ -163,6 +163,7 @@ class Updating:
         """
         request = session.over([Overlay(copy, "rw")], os.path.basename(self._path))
         if session.command is None and session.commands is None:
+            self._output.notice("exit keeps what you do in this shell, exit 1 throws it away")
             self._ended(run(request, self._config, wait=None, output=self._output, replace=False))
             return
         name = os.path.basename(self._path) + ".log"
@@ -227,8 +228,33 @@ class Updating:
         return kept
 
 
+def _take_update(image: Ext3Image, wait: float | None) -> None:
+    """Announce an update. Raises OverlayError (IN_USE) while there is another.
+
+    wait  seconds to wait for its end; None not at all
+    """
+    start = time.monotonic()
+    while not lock.take_update(image.descriptor):
+        if wait is None or time.monotonic() - start >= wait:
+            raise OverlayError(
+                f"{quote(image.path)} is in use: an update of it is running",
+                status=IN_USE,
+                hint="wait for its end: --wait",
+            )
+        time.sleep(lock.POLL)
+
+
 def _check_own(old: Ext3Image) -> None:
-    """Refuse what could not keep its owner, before anything is done."""
+    """Refuse what could not keep its owner, or be written, before anything is done."""
+    if not old.writable:
+        raise guard.may_not_write(old.path)
+    directory = os.path.dirname(os.path.realpath(old.path))
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise OverlayError(
+            f"{quote(old.path)} cannot be updated: you may not create files in {quote(directory)}",
+            status=NOT_ALLOWED,
+            hint=f"see who may: ls -ld {quote(directory)}",
+        )
     if old.status.st_uid != os.geteuid() and os.geteuid() != 0:
         raise OverlayError(
             f"{quote(old.path)} cannot be updated: it is not yours, and the new one would be",
@@ -283,8 +309,13 @@ def undo(path: str, output: Output) -> str:
             image.lock(False)
         except lock.Busy as busy:
             raise in_use(image, busy) from None
+        _take_update(image.as_ext3(), None)
         directory = os.open(os.path.dirname(whole), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        back = os.open(found[-1], flags)
         try:
+            # Who may read it is what it is by now.
+            replace.keep_attributes(image.descriptor, back)
             replace.exchange(os.path.basename(whole), os.path.basename(found[-1]), directory)
         except (ImportError, AttributeError, OSError) as error:
             why = reason(error) if isinstance(error, OSError) else "this system cannot do it"
@@ -293,13 +324,12 @@ def undo(path: str, output: Output) -> str:
                 status=CANNOT_CREATE,
                 hint=f"mv {quote(whole)} NAME; mv {quote(found[-1])} {quote(whole)}",
             ) from None
-        finally:
-            os.close(directory)
-        versions_of.mark(image.descriptor, True)
-        with contextlib.suppress(OSError):
-            back = os.open(whole, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        else:
+            versions_of.mark(image.descriptor, True)
             versions_of.mark(back, False)
+        finally:
             os.close(back)
+            os.close(directory)
     finally:
         image.close()
     output.notice(f"what it was until now is {quote(found[-1])}")
@@ -312,7 +342,7 @@ def forget(path: str) -> list[str]:
     Raises OverlayError: CANNOT_CREATE when there are none.
     """
     whole = os.path.realpath(path)
-    image = images.look(path)
+    image = images.look(path, write=True)
     try:
         _check_own(image.as_ext3())
     finally:
@@ -346,6 +376,8 @@ def _add_to_history(
     if session.commands is not None and os.path.isfile(session.commands):
         with open(session.commands, "rb") as file:
             recipe = file.read()
+    elif session.command is not None:
+        recipe = (shlex.join(session.command) + "\n").encode(errors="surrogateescape")
     entry = history.entry("update", __version__, command=words, recipe=recipe)
     lines = []
     room = whole.superblock.available_bytes

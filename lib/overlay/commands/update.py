@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from overlay.change import update
 from overlay.commands.arguments import (
@@ -19,7 +20,7 @@ from overlay.commands.arguments import (
 )
 from overlay.commands.resize import wanted_by
 from overlay.errors import USAGE, OverlayError, nothing_named, quote
-from overlay.launch.request import Session, check_commands
+from overlay.launch.request import Session, check_commands, read_commands
 from overlay.settings import config as configuration
 
 TYPE_CHECKING = False
@@ -49,6 +50,8 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         return 0
     check_one(options.file, options.command)
     check_commands(options.file)
+    if options.file is not None:
+        read_commands(options.file, output.program)  # before anything is copied
     _hold(options, config)
     session = Session(
         [],
@@ -127,10 +130,17 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
         words, command = words[:place], list(words[place + 1 :])
     options = take_named(parse_mixed(parser, words))
     if not options.overlays:
-        raise nothing_named("update-overlay OVERLAY -f FILE")
+        about = "--undo OVERLAY" if options.undo else "OVERLAY -f FILE"
+        raise nothing_named(f"update-overlay {about}")
     options.overlay = options.overlays.pop(0)
     if options.overlays:
-        parser.error(f"unrecognized arguments: {' '.join(options.overlays)}")
+        rest = options.overlays
+        told = f"-f {quote(rest[0])}" if os.path.isfile(rest[0]) else "-- " + shlex.join(rest)
+        raise OverlayError(
+            f"what is run in the copy stands behind -f or --: {' '.join(map(quote, rest))}",
+            status=USAGE,
+            hint=f"update-overlay {quote(options.overlay)} {told}",
+        )
     if command == []:
         parser.error("there is no command behind --")
     options.command = command

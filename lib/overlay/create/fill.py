@@ -251,17 +251,21 @@ class Collection:
         recipe = None
         if filling.build is not None:
             base, recipe = filling.build.base(self._workplace, self._config), filling.build.text()
-        ready.make_ready(
-            filling.wish,
-            self._workplace,
-            self._config,
-            self._output,
-            sources=filling.sources,
-            binds=self.binds,
-            container=filling.container,
-            base=base,
-            recipe=recipe,
-        )
+        try:
+            ready.make_ready(
+                filling.wish,
+                self._workplace,
+                self._config,
+                self._output,
+                sources=filling.sources,
+                binds=self.binds,
+                container=filling.container,
+                base=base,
+                recipe=recipe,
+            )
+        except OverlayError as error:
+            self.keep(error)
+            raise
 
     def content(self) -> Content:
         """Return the Content, when all Steps are done."""

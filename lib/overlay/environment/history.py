@@ -12,6 +12,7 @@ import re
 import time
 
 from overlay.environment import note as notes
+from overlay.errors import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,9 +124,23 @@ def read(image: Image) -> dict[str, tuple[int, list[dict[str, Any]]]]:
 
 
 def recipe(entries: Iterable[dict[str, Any]]) -> str:
-    """Return the files of commands of all entries, one after the other, as one."""
-    return "".join(
-        text if text.endswith("\n") else text + "\n"
-        for text in (one.get("recipe") for one in entries)
-        if isinstance(text, str) and text
-    )
+    """Return the files of commands of all entries, one after the other, as one for bash.
+
+    Of several each gets a shell of its own, so that neither its exit nor its directory is the
+    next one's. What is not in them stands in comments. Empty when there are no commands.
+    """
+    entries = list(entries)
+    texts = [one["recipe"] for one in entries if isinstance(one.get("recipe"), str)]
+    texts = [text if text.endswith("\n") else text + "\n" for text in texts if text.strip()]
+    if not texts:
+        return ""
+    lines = []
+    for one in entries:
+        sources = one.get("sources")
+        for source in sources if isinstance(sources, list) else ():
+            lines.append(f"# it was also filled with --from {printable(str(source))}\n")
+    if any("***" in text for text in texts):
+        lines.append("# *** stands for what looked like a secret\n")
+    if len(texts) > 1:
+        texts = [f"(\n{text}) || exit\n" for text in texts]
+    return "".join(lines + texts)

@@ -11,6 +11,7 @@ cannot be seen as %XX, an empty line, and the lines of its activation as the eng
 from __future__ import annotations
 
 import os
+import time
 
 from overlay.environment.activation import ENGINE
 from overlay.environment.base import Base
@@ -28,7 +29,7 @@ _MOST_NOTES = 64  # of one overlay
 class Note:
     """What an overlay carries of itself.
 
-    id           what tells its files from those of other layers, 8 hexadecimal digits
+    id           what tells its files from those of other layers, 20 hexadecimal digits
     base         the Base that it was made for, None when that is not known
     machine      the architecture of the node that filled it, as uname(2) calls it
     directories  of the environments that it activates, the first comes first
@@ -69,8 +70,11 @@ class Note:
 
 
 def new_id() -> str:
-    """Return an id that no other overlay has."""
-    return os.urandom(4).hex()
+    """Return an id that no other overlay has: what is made later comes later in the alphabet.
+
+    So the engine sources it later, and what it sets comes first.
+    """
+    return f"{time.time_ns() // 1000:014x}{os.urandom(3).hex()}"
 
 
 def path(id_: str, name: str = "note") -> str:
@@ -79,7 +83,7 @@ def path(id_: str, name: str = "note") -> str:
 
 
 def read(image: Image) -> list[Note]:
-    """Return the Notes of an overlay, none of one that carries none; nobody is believed more.
+    """Return the Notes of an overlay, the last made first; none of one that carries none.
 
     A squashfs file that another program made has none that could be read at once.
     """
@@ -101,7 +105,7 @@ def is_intact(image: Image, note: Note) -> bool:
 
 def is_id(name: str) -> bool:
     """Return whether a name can be an id of ours."""
-    return len(name) == 8 and all(char in "0123456789abcdef" for char in name)
+    return len(name) == 20 and all(char in "0123456789abcdef" for char in name)
 
 
 def parse(id_: str, data: bytes) -> Note | None:

@@ -73,7 +73,7 @@ class DirectoryImage(Image):
         if directory is None:
             return []
         try:
-            return sorted(os.listdir(directory))
+            return sorted(os.listdir(directory), reverse=True)
         except OSError:
             return []
         finally:

@@ -141,7 +141,9 @@ class Ext3Image(PlannedImage):
             names = [name for name, _number, _kind in reader.entries(found[1])]
         except (ext3.FormatError, OSError):
             return []
-        return sorted(os.fsdecode(name) for name in names if name not in (b".", b".."))
+        return sorted(
+            (os.fsdecode(name) for name in names if name not in (b".", b"..")), reverse=True
+        )
 
     def content_of(self, path: str, most: int) -> bytes | None:
         reader = self.reader()

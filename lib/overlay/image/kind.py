@@ -196,7 +196,7 @@ class Image:
         raise NotImplementedError
 
     def names_in(self, path: str) -> list[str]:
-        """Return the names in a directory inside, in an order that stays; none where not known at once.
+        """Return the names in a directory inside, the last first; none where not known at once.
 
         Nothing is raised, no program started, and no link followed.
         """
