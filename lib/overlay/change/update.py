@@ -104,6 +104,7 @@ class Updating:
         Raises OverlayError, and what ends the commands; the overlay is as it was then.
         """
         with ending.cleaning_up():
+            replace.remove_stale(os.path.dirname(self._path), self._scratch)
             place = private.make_work(self._scratch, os.uname().nodename, os.getpid(), ".copy")
             try:
                 copy = os.path.join(place, os.path.basename(self._path))
