@@ -10,7 +10,7 @@ from overlay.create import measure
 from overlay.errors import OverlayError
 from overlay.image import image as images
 from overlay.image.ext3_image import Ext3Image
-from overlay.launch import plan
+from overlay.launch import upper
 from overlay.safety import guard, replace, salvage
 
 
@@ -57,7 +57,7 @@ def test_directories_of_a_session(tmp_path, private, after, name, kind):
     after("mkdir", exchange)
     found = images.look(str(top), write=True)
     try:
-        step = plan._make_upper(found, os.getgid())
+        step = upper.make_upper(found, os.getgid())
         if kind == "link":
             with pytest.raises(OverlayError, match="cannot make"):
                 step.action()
@@ -77,7 +77,7 @@ def test_directories_of_a_session_otherwise(tmp_path):
     found = images.look(str(top), write=True)
     before = os.umask(0o077)
     try:
-        step = plan._make_upper(found, os.getgid())
+        step = upper.make_upper(found, os.getgid())
         top.rename(tmp_path / "moved")
         top.mkdir()
         step.action()

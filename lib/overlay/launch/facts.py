@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import DAMAGED, MISSING, NOT_ALLOWED, USAGE, OverlayError, nothing_named, quote
+from overlay.errors import MISSING, NOT_ALLOWED, USAGE, OverlayError, nothing_named, quote
 from overlay.host import places, process
 from overlay.image.image import look
-from overlay.image.kind import MAY_NOT_WRITE
 from overlay.launch import engines
 from overlay.launch.belonging import choose
 from overlay.launch.engine import Told
@@ -458,64 +457,29 @@ def decide_writable(session: Session, facts: Facts) -> tuple[bool, str | None]:
     Raises OverlayError: NOT_ALLOWED when the user insists with :rw on what cannot be, DAMAGED
     for a directory with data: the engine would put upper/ and work/ among them, and show upper/.
     """
-    path, mode, first = facts.overlays[0].path, facts.overlays[0].mode, facts.images[0]
-    hint: str | None
-    if mode == "ro":
+    if facts.overlays[0].mode == "ro":
         return False, None
-    hint = f"to look into it: -o {quote(path)}:ro; to change it, work on a copy of your own"
+    obstacle = _obstacle(session, facts)
+    if obstacle is None:
+        return True, None
+    from overlay.launch.obstacles import told  # words that most sessions do without
+
+    return False, told(obstacle, session, facts)
+
+
+def _obstacle(session: Session, facts: Facts) -> str | None:
+    """Return what keeps the first overlay from being written, a key of OBSTACLES; None: nothing."""
+    first = facts.images[0]
     if first.never_writable:
-        why = first.never_writable
-        hint = f"to write above it: -o NEW -o {quote(path)}; to make it writable:"
-        hint += f" create-overlay --from {quote(path)} -o NAME"
-    elif not first.writable:
-        why = MAY_NOT_WRITE if first.status.st_uid == facts.uid else "it is not yours"
-    elif first.upper not in (None, facts.uid) and facts.uid != 0 and not session.fakeroot:
-        why, own = first.whose_inside()
-        if first.status.st_uid == facts.uid:
-            hint = own
-    elif (
+        return "kind"
+    if not first.writable:
+        return "permission"
+    if first.upper not in (None, facts.uid) and facts.uid != 0 and not session.fakeroot:
+        return "owner"
+    if (
         facts.foreign_group is not None
         and not (first.is_file and facts.unshare)
         and not (session.fakeroot or facts.told.fakeroot)
     ):
-        from overlay.host.names import group_name  # asks a server on many sites
-
-        name, own = quote(group_name(facts.foreign_group)), quote(group_name(facts.gid))
-        inside = " ".join(quote(os.path.join(path, name)) for name in ("upper", "work"))
-        why = f"what is inside belongs to the group {name}, and your group is {own}"
-        hint = f"to write it: sg {name} -c '{session.program} …'"
-        if not first.is_file:
-            hint += f"; or make it all your group's: chgrp -R {own} {inside}"
-    elif facts.data and first.overlays_in_it():
-        names = [os.path.join(path, name) for name in first.overlays_in_it()[:3]]
-        raise OverlayError(
-            f"{quote(path)} is a directory, and an overlay is a file in it",
-            status=DAMAGED,
-            hint=f"name the file: {' or '.join(f'-o {quote(name)}' for name in names)}",
-        )
-    elif facts.data and os.path.abspath(path) == facts.environ.get("HOME"):
-        raise OverlayError(
-            f"{quote(path)} is your home directory, not an overlay",
-            status=DAMAGED,
-            hint="name the overlay in it: -o ~/NAME.ext3; to make one there: create-overlay -s 10G"
-            " -n 200 -o ~/NAME",
-        )
-    elif facts.data:
-        raise OverlayError(
-            f"{quote(path)} is a directory with data in it, not an overlay; only an empty"
-            " directory can become one",
-            status=DAMAGED,
-            hint=f"to see the data inside: -b {quote(os.path.abspath(path) + ':/data')}; to make an"
-            f" overlay of them: create-overlay --from {quote(path)}:/data",
-        )
-    else:
-        return True, None
-    if mode == "rw":
-        raise OverlayError(
-            f"{quote(path)} cannot be mounted writable: {why}", status=NOT_ALLOWED, hint=hint
-        )
-    if first.never_writable:
-        return False, None  # nobody expects it to be written
-    if hint and ("--own" in hint or hint.startswith("to write it")):
-        why += f"; {hint}"
-    return False, why
+        return "group"
+    return "data" if facts.data else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from overlay import size
-from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.errors import NOT_ALLOWED, OverlayError, quote
 from overlay.host import places
 from overlay.launch import engine as engines
 from overlay.launch.facts import ENOUGH_MEMORY, GPUS, NAMED
-from overlay.launch.inside import command_line, with_user_bashrc
+from overlay.launch.inside import what_runs, with_user_bashrc
 from overlay.plan import Plan, Step
 
 TYPE_CHECKING = False
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from overlay.host.places import View
     from overlay.image.kind import Image
-    from overlay.launch.engine import Bind
     from overlay.launch.facts import Facts
     from overlay.launch.learned import Learned
     from overlay.launch.request import Session
@@ -65,29 +64,6 @@ class SessionPlan(Plan):
 _NO_USER_SITE = {"PYTHONNOUSERSITE": "1", "R_LIBS_USER": "NULL"}
 
 
-class _Inside:
-    """What runs inside, and what that takes.
-
-    words   a list of words; None for an interactive shell
-    binds, before, after, notices  what is added to the plan for it
-    """
-
-    def __init__(
-        self,
-        words: list[str] | None,
-        *,
-        binds: Sequence[Bind] = (),
-        before: Sequence[Step] = (),
-        after: Sequence[Step] = (),
-        notices: Sequence[Notice] = (),
-    ) -> None:
-        self.words = words
-        self.binds = binds
-        self.before = before
-        self.after = after
-        self.notices = notices
-
-
 def make_plan(
     session: Session,
     config: Config,
@@ -107,7 +83,7 @@ def make_plan(
     _check_upper(facts)
     first = facts.overlays[0]
     view, no_cwd, needed = _view(session, facts)
-    inside = _inside(session, facts, learned, view, away=no_cwd or facts.told.contained)
+    inside = what_runs(session, facts, learned, view, away=no_cwd or facts.told.contained)
     # Only fuse-overlayfs knows the markers, and the engine takes it only for a writable
     # stack: an empty layer on top, which our launcher then makes read-only.
     layer = learned.markers and not facts.writable
@@ -139,6 +115,11 @@ def make_plan(
         *(_of_room(first.image, config, facts) if facts.writable else []),
     ]
     arguments, path_first, more = _started(session, facts, learned, launch)
+    before = list(inside.before)
+    if made:
+        from overlay.launch.upper import make_upper  # for a directory's first session
+
+        before.insert(0, make_upper(first.image, facts.gid))
     final = Step(
         arguments,
         unset=cleared + _foreign(config, facts),
@@ -155,7 +136,7 @@ def make_plan(
     return SessionPlan(
         final,
         notices=notices + more,
-        before=[*([_make_upper(first.image, facts.gid)] if made else []), *inside.before],
+        before=before,
         after=inside.after,
         writable=facts.writable,
         supervised=supervised,
@@ -282,46 +263,6 @@ def _started(
     return arguments, path_first, notices
 
 
-def _make_upper(image: Image, group: int) -> Step:
-    """Return the Step that makes upper/ and work/ in an empty directory.
-
-    The engine would make them with the directory's own group, where that is handed on, and
-    could write nothing there: see _foreign_group().
-    """
-    names = [os.path.join(image.path, name) for name in ("work", "upper")]
-
-    def make() -> None:
-        try:
-            for name in map(os.path.basename, names):
-                os.mkdir(name, 0o755, dir_fd=image.descriptor)
-                _open_to_all(name, image.descriptor, group)
-        except FileExistsError:
-            pass  # another session was first
-        except OSError as error:
-            raise OverlayError(
-                f"cannot make {quote(names[-1])}: {reason(error)}", status=CANNOT_CREATE
-            ) from None
-
-    return Step(["install", "-d", "-m", "00755", "-g", str(group), *names], action=make)
-
-
-def _open_to_all(name: str, directory: int, group: int) -> None:
-    """Give a directory that was just made its group, and the mode 0755; raises OSError.
-
-    directory  an open descriptor of where it is
-    Who may write there may put something else in its place: a link, or what is not empty.
-    """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    made = os.open(name, flags, dir_fd=directory)
-    try:
-        if os.fstat(made).st_uid != os.geteuid() or os.listdir(made):
-            raise FileExistsError
-        os.fchown(made, -1, group)
-        os.fchmod(made, 0o755)  # not the bit that hands on the group
-    finally:
-        os.close(made)
-
-
 def _view(session: Session, facts: Facts) -> tuple[View, bool, list[tuple[str, str, bool]]]:
     """Return what of the host is seen inside, and what has to be bound for that.
 
@@ -416,93 +357,6 @@ def _of_room(image: Image, config: Config, facts: Facts) -> Iterator[Notice]:
             f"{quote(image.path)} is sparse and may still grow by {size.format_size(growth)},"
             f" but its file system has {size.format_size(facts.room)} left",
         )
-
-
-def _inside(session: Session, facts: Facts, learned: Learned, view: View, *, away: bool) -> _Inside:
-    """Return what runs inside.
-
-    away  whether it begins in another directory
-    """
-    if session.command is not None:
-        if "sh" in facts.lacking:  # the engine starts it, and says why it cannot
-            return _Inside(list(session.command))
-        unseen = _unseen(session.command[0], facts, view)
-        return _Inside(command_line(session.command, session.program, unseen))
-    notices: list[tuple[str, str]] = []
-    shell = "sh" if learned.commands is None else "bash"
-    if shell in facts.lacking:
-        words = f"the base image {quote(facts.base)} seems to have no {shell}, and without it"
-        what = "there is no shell" if learned.commands is None else "no file of commands can run"
-        words += f" {what}; one program: run-overlay … -- /PATH/PROGRAM"
-        notices.append(("warning", words))
-    if learned.commands is None:
-        return _Inside(None, notices=notices)
-    commands = learned.commands
-    if commands.text is not None:
-        words = "has" if commands.descriptor is None else "have"
-        name = quote(commands.path) if commands.descriptor is None else "the commands"
-        words = f"{name} {words} Windows line ends or a byte order mark; they are left out"
-        notices.append(("notice", words))
-    if commands.descriptor is not None:
-        return _Inside(["bash", "--", f"/dev/fd/{commands.descriptor}"], notices=notices)
-    if not commands.regular:
-        # A pipe such as <(…) has no name to bind; its descriptor is inherited.
-        return _Inside(["bash", "--", commands.path], notices=notices)
-    path = os.path.join(facts.cwd, commands.path)
-    way = commands.way or places.Way(path)
-    source = way.real
-    before: list[Step] = []
-    after: list[Step] = []
-    if commands.text is not None:
-        source, before, after = _without_carriage_returns(way.real, facts.scratch, commands.text)
-    target = view.place_of(way)
-    name = path if away else commands.path
-    if way.links and ".." in path.split("/"):
-        name = target  # not all on the way may be there inside
-    return _Inside(
-        ["bash", "--", name],
-        binds=[(source, target, True)],
-        before=before,
-        after=after,
-        notices=notices,
-    )
-
-
-def _unseen(command: str, facts: Facts, view: View) -> str:
-    """Return the hint for a command that the host has, where that is not what is seen inside."""
-    path = os.path.normpath(os.path.join(facts.cwd, command))
-    if not facts.command_here or view.shows(path):
-        return ""
-    if places.is_below(path, places.SYSTEM):
-        return "this machine has it; inside, the directories of the system are the base image's"
-    return f"this machine has it, but it is not seen inside: -b {quote(os.path.dirname(path))}"
-
-
-def _without_carriage_returns(
-    original: str, scratch: str, text: bytes
-) -> tuple[str, list[Step], list[Step]]:
-    """Return a path in the user's directory, and the Steps that write commands to it and remove it.
-
-    scratch  the directory in which that is
-    text     the commands, without carriage returns and byte order mark
-    """
-    from overlay.host import private  # for commands that have some
-
-    directory = private.name(scratch)
-    path = os.path.join(directory, f"commands.{os.uname().nodename}.{os.getpid()}")
-    before = [
-        Step(
-            ["mkdir", "-p", "-m", "700", directory],
-            action=lambda: private.make(scratch),
-        ),
-        Step(
-            ["sed", r"1s/^\xef\xbb\xbf//; s/\r$//", original],
-            output=path,
-            action=lambda: private.put(scratch, path, text),
-            why="the commands without the carriage returns of Windows",
-        ),
-    ]
-    return path, before, [Step(["rm", "-f", path], action=lambda: private.leave(scratch, path))]
 
 
 def _cleared(config: Config, facts: Facts, view: View) -> list[str]:
