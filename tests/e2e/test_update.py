@@ -50,6 +50,16 @@ def test_updated(ok, run, scratch, env, read):
     assert names(scratch) == ["env.ext3", "env.ext3.~2~", "env.ext3.~3~"]
 
 
+def test_versions_by_setting(ok, environ, scratch, env):
+    """How many are kept is the site's to say, or the user's: not to be told at each update."""
+    environ["OVERLAY_UPDATE_VERSIONS"] = "2"
+    for _number in range(3):
+        ok("update-overlay", "-q", "env.ext3", "--", "true")
+    assert names(scratch) == ["env.ext3", "env.ext3.~2~", "env.ext3.~3~"]
+    ok("update-overlay", "-q", "--versions", "1", "env.ext3", "--", "true")
+    assert names(scratch) == ["env.ext3", "env.ext3.~4~"]
+
+
 def test_versions_are_shown_and_forgotten(ok, run, scratch, env):
     """What is kept is listed, and goes by --forget."""
     assert run("update-overlay", "--forget", "env.ext3").status == 73

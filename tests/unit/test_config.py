@@ -141,6 +141,12 @@ WRONG = [
         None,
     ),
     (
+        "[update]\nversions = 0\n",
+        2,
+        "[update] versions: '0' is not a number from 1 to 1000",
+        None,
+    ),
+    (
         "[templates]\nt = '/a\n",
         2,
         "[templates] t: quotes do not match (No closing quotation)",
@@ -434,6 +440,7 @@ HELD = [
     ("launch.gpu = none", "mount-overlay -o a.ext3 --rocm", "--rocm"),
     ("jobs.size = 10G", "run-overlay -o a.ext3 --per-task -s 16 -- true", "-s"),
     ("jobs.files = 10", "mount-overlay -o a.ext3 --discard-writes -n 16", "-n"),
+    ("update.versions = 2", "update-overlay a.ext3 --versions 3 -- true", "--versions"),
     ("pack.compression = lz4", "pack-overlay a.ext3 --compression xz", "--compression"),
 ]
 

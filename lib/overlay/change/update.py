@@ -92,7 +92,7 @@ class Updating:
         session: Session,
         *,
         more: tuple[Amount | None, Amount | None] = (None, None),
-        versions: int = 1,
+        versions: int,
         words: Sequence[str] = (),
     ) -> str:
         """Do it, and return the name that the version before has now.

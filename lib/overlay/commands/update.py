@@ -22,6 +22,7 @@ from overlay.commands.resize import wanted_by
 from overlay.errors import USAGE, OverlayError, nothing_named, quote
 from overlay.launch.request import Session, check_commands, read_commands
 from overlay.settings import config as configuration
+from overlay.settings.values import parse_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     work = update.Updating(options.overlay, config, output, options.wait)
     try:
         kept = work.do(
-            session, more=(more[0], more[1]), versions=options.versions, words=options.words
+            session,
+            more=(more[0], more[1]),
+            versions=options.versions or config["update.versions"],
+            words=options.words,
         )
     finally:
         work.close()
@@ -94,7 +98,7 @@ def _command(options: Namespace) -> list[str] | None:
 
 def _check_alone(options: Namespace) -> None:
     """Refuse what cannot be undone and done at once."""
-    if options.file or options.command or options.size or options.files:
+    if options.file or options.command or options.size or options.files or options.versions:
         option = "--undo" if options.undo else "--forget"
         raise OverlayError(
             f"{option} is about the versions before, and does nothing else",
@@ -109,17 +113,19 @@ def _hold(options: Namespace, config: Config) -> None:
     config.hold("binds.paths", "-b", options.binds)
     config.hold("launch.gpu", "--nv", options.nv and "nv")
     config.hold("launch.gpu", "--rocm", options.rocm and "rocm")
+    config.hold("update.versions", "--versions", options.versions)
 
 
 def _versions(text: str) -> int:
     """Return how many versions are kept. Raises OverlayError (USAGE)."""
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:9]) <= 1000:
+    try:
+        return parse_number(text)
+    except ValueError:
         raise OverlayError(
             f"--versions: {quote(text)} is not a number from 1 to 1000",
             status=USAGE,
-            hint="update-overlay --help",
-        )
-    return int(text)
+            hint="to keep the last three: --versions 3",
+        ) from None
 
 
 def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
@@ -130,7 +136,9 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
         words, command = words[:place], list(words[place + 1 :])
     options = take_named(parse_mixed(parser, words))
     if not options.overlays:
-        about = "--undo OVERLAY" if options.undo else "OVERLAY -f FILE"
+        about = "OVERLAY -f FILE"
+        if options.undo or options.forget:
+            about = "--undo OVERLAY" if options.undo else "--forget OVERLAY"
         raise nothing_named(f"update-overlay {about}")
     options.overlay = options.overlays.pop(0)
     if options.overlays:
@@ -170,8 +178,7 @@ def _add_options(parser: Parser) -> None:
         "--versions",
         metavar="N",
         type=_versions,
-        default=1,
-        help="how many versions before are kept (default: 1)",
+        help="how many versions before are kept (default: the site's, 1)",
     )
     add_sizes(
         group,

@@ -8,6 +8,7 @@ from overlay.settings.values import (
     IMAGE,
     LIST,
     MODE,
+    NUMBER,
     PATH,
     PATHS,
     PERCENT,
@@ -85,6 +86,7 @@ SECTIONS = {
     "create": "New overlays.",
     "templates": "What users fill new overlays with.",
     "pack": "Packed overlays.",
+    "update": "Overlays brought up to date.",
     "launch": "What a session takes over from the host.",
     "safety": "What protects data.",
     "quota": "What create-overlay checks before it writes.",
@@ -259,6 +261,14 @@ SETTINGS = (
         "zstd",
         "What pack-overlay compresses with: zstd packs tight and quickly, lz4 is the fastest, gzip"
         " is read by every engine, xz is the smallest.",
+    ),
+    Setting(
+        "update",
+        "versions",
+        NUMBER,
+        "1",
+        "How many of the versions before update-overlay keeps without --versions, from 1 to 1000:"
+        " NAME.~1~ and so on, each as large as the overlay, and the user's like it.",
     ),
     Setting(
         "launch",

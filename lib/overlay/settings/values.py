@@ -92,6 +92,17 @@ def _count(text: str, _environ: Mapping[str, str]) -> int:
     return size.parse_count(text)
 
 
+def _number(text: str, _environ: Mapping[str, str]) -> int:
+    return parse_number(text)
+
+
+def parse_number(text: str) -> int:
+    """Return a number from 1 to 1000. Raises ValueError."""
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= 1000):
+        raise ValueError(f"{text!r} is not a number from 1 to 1000")
+    return int(text)
+
+
 def _boolean(text: str, _environ: Mapping[str, str]) -> bool:
     if text.lower() not in _BOOLEANS:
         raise ValueError(f"{text!r} is not yes or no")
@@ -128,6 +139,7 @@ IMAGE = Kind("value", _image, is_list=True)
 SOURCES = Kind("value", _sources, is_list=True)
 SIZE = Kind("size", _size, defaults=True)
 COUNT = Kind("count", _count, defaults=True)
+NUMBER = Kind("number", _number, defaults=True)
 BOOLEAN = Kind("boolean", _boolean, defaults=True)
 MODE = Kind("mode", _mode, defaults=True)
 PERCENT = Kind("percent", _percent, defaults=True)
