@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 from overlay.create.allowance import NO_ROOM
 from overlay.errors import DAMAGED, OverlayError, quote, reason
@@ -12,10 +14,21 @@ HEAD = (1 << 20) + 512  # bytes that a file is told by; an archive of nothing ma
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import BinaryIO
 
     from overlay.create.allowance import Allowance
     from overlay.create.attributes import LeftOut
     from overlay.settings.config import Config
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a regular file for reading; a FIFO would wait for a writer for ever. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = open(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is neither a directory nor a regular file")
+    return file
 
 
 class Means:

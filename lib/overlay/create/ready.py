@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from overlay import __version__
+from overlay.create.kind import open_regular
 from overlay.create.place import make_directories
-from overlay.create.tar import open_regular
 from overlay.environment import find, history, learn
 from overlay.environment.activation import BASE, ENGINE, PROFILE, Activation
 from overlay.environment.base import Base, look

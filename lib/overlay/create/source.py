@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 
 from overlay.create.extract import Ext3
-from overlay.create.kind import HEAD, Source
+from overlay.create.kind import HEAD, Source, open_regular
 from overlay.create.place import copy_tree
 from overlay.create.squashfs import Squashfs
-from overlay.create.tar import Tar, open_regular
+from overlay.create.tar import Tar
 from overlay.errors import DAMAGED, MISSING, USAGE, OverlayError, quote, reason
 
 TYPE_CHECKING = False

@@ -8,9 +8,8 @@ import signal
 import stat
 
 from overlay.create.allowance import check_room
-from overlay.create.kind import Source
+from overlay.create.kind import Source, open_regular
 from overlay.create.place import DEEPEST, copy_tree, make_directories
-from overlay.create.tar import open_regular
 from overlay.create.workplace import was_changed
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import private, process

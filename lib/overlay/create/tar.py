@@ -6,47 +6,30 @@ the directory, whatever names and links it holds.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import stat
 import sys
 
+from overlay.create.compressed import compression, opened
 from overlay.create.kind import HEAD, Source
 from overlay.create.place import DEEPEST, make_directory
 from overlay.errors import DAMAGED, UNAVAILABLE, OverlayError, quote
-from overlay.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
     from tarfile import TarFile, TarInfo
-    from types import TracebackType
-    from typing import Any, BinaryIO, NoReturn, Protocol
+    from typing import Any, NoReturn
 
     from overlay.create.allowance import Allowance
     from overlay.create.attributes import LeftOut
+    from overlay.create.compressed import Readable
     from overlay.create.kind import Means
-
-    class Readable(Protocol):
-        """What bytes are read from."""
-
-        def read(self, count: int, /) -> bytes:
-            """Return the next bytes, at most count."""
-
 
 _LONGEST_HEADER = 8 << 20  # bytes of what describes one member of a tar archive
 _BLOCK = 512  # bytes of a header
 _LATEST = 1 << 40  # seconds since 1970
-
-# How compressed archives begin, and what decompresses them: modules of Python, one program.
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bz2",
-    b"\xfd7zXZ": "lzma",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
 
 # Kinds of members that only GNU tar writes: see "Basic Tar" and "GNU Extensions" in its manual.
 _GNU_DIRECTORY = b"D"  # of --incremental; its data are the names that were in it
@@ -58,16 +41,6 @@ _UNPACK_VOLUMES = (
 )
 
 
-def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading; a FIFO would wait for a writer for ever. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    file = open(descriptor, "rb")
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "it is neither a directory nor a regular file")
-    return file
-
-
 def is_tar(head: bytes) -> bool:
     """Return whether 512 bytes are the beginning of a tar archive; the oldest have no mark."""
     if head[257:262] == b"ustar":
@@ -77,12 +50,6 @@ def is_tar(head: bytes) -> bool:
     except ValueError:
         return False
     return len(head) == 512 and wanted == sum(head[:148]) + 8 * ord(" ") + sum(head[156:])
-
-
-def compression(head: bytes) -> str | None:
-    """Return what decompresses an archive that begins so; None for a plain one."""
-    found = [name for magic, name in _COMPRESSED.items() if head.startswith(magic)]
-    return found[0] if found and not is_tar(head) else None
 
 
 def _is_empty(head: bytes) -> bool:
@@ -140,7 +107,7 @@ def unpack_tar(path: str, unpacker: Unpacker, environ: Mapping[str, str]) -> Non
                 raise tarfile.ReadError(str(error)) from None
 
     try:
-        with _opened(path, environ) as file:
+        with opened(path, environ, is_tar) as file:
             stream = _Stream(file)
             with whole.open(fileobj=stream, mode="r|", tarinfo=Member) as archive:
                 unpacker.run(archive, stream)
@@ -184,97 +151,6 @@ def _data_errors() -> tuple[type[Exception], ...]:
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))
     return tuple(found)
-
-
-def _opened(path: str, environ: Mapping[str, str]) -> AbstractContextManager[Readable]:
-    """Return the decompressed bytes of an archive, as a context.
-
-    tarfile's own decompressors do not see checksums, further parts and a missing end.
-    """
-    file = open_regular(path)
-    name = compression(os.pread(file.fileno(), 512, 0))
-    if name is None:
-        return file
-    if name == "zstd":
-        return _Zstd(path, file, environ)
-    if name == "gzip":
-        import gzip
-
-        return gzip.open(file, "rb")
-    if name == "lzma":
-        import lzma
-
-        return _Parts(file, lzma.LZMADecompressor)
-    import bz2
-
-    return _Parts(file, bz2.BZ2Decompressor)
-
-
-class _Parts:
-    """The decompressed bytes of xz and bzip2 files, as a context.
-
-    They may have several parts, with zeros between and behind them, as tapes and the format
-    of xz pad them; the modules of Python take zeros for a part that is cut.
-    """
-
-    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]) -> None:
-        self._file = file
-        self._new = decompressor
-        self._part = decompressor()
-
-    def __enter__(self) -> _Parts:
-        return self
-
-    def __exit__(self, *_what: object) -> None:
-        self._file.close()
-
-    def read(self, count: int) -> bytes:
-        """Return the next bytes, at most count; none at the end."""
-        while True:
-            data = b""
-            if self._part.eof:
-                data = self._part.unused_data.lstrip(b"\0")
-                while not data:
-                    block = self._file.read(1 << 16)
-                    if not block:
-                        return b""
-                    data = block.lstrip(b"\0")
-                self._part = self._new()
-            elif self._part.needs_input:
-                data = self._file.read(1 << 16)
-                if not data:
-                    raise EOFError("it ends early")
-            found: bytes = self._part.decompress(data, count)
-            if found:
-                return found
-
-
-class _Zstd:
-    """The decompressed bytes of a zstd file, as a context."""
-
-    def __init__(self, path: str, file: BinaryIO, environ: Mapping[str, str]) -> None:
-        # Up to the window that --long=31 writes; by itself zstd takes one of 128 MiB at most.
-        self._arguments = [process.need("zstd", environ), "-dcq", "--long=31"]
-        self._environ = environ
-        self._path = path
-        self._file = file
-
-    def __enter__(self) -> Readable:
-        self._child = process.pour(self._arguments, self._environ, self._file)
-        assert self._child.stdout
-        self._output = self._child.stdout
-        return self._output
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self._output.close()
-        self._file.close()
-        if self._child.wait() and kind is None:
-            raise OverlayError(f"{quote(self._path)} is damaged: zstd fails", status=DAMAGED)
 
 
 class _Stream:
