@@ -40,6 +40,15 @@ def nothing_named(line: str) -> OverlayError:
     return OverlayError("no overlay is named", status=USAGE, hint=line)
 
 
+def cannot(path: str, why: str, hint: str | None = None, task: str = "create") -> OverlayError:
+    """Return the error for an image that cannot be made, or changed."""
+    return OverlayError(
+        f"cannot {task} {quote(path)}: {why}; nothing was changed",
+        status=CANNOT_CREATE,
+        hint=hint,
+    )
+
+
 def reason(error: OSError | ValueError) -> str:
     """Return the words of an OSError without its number and file name.
 

@@ -11,7 +11,7 @@ from overlay.jobs import staging
 from overlay.jobs.layer import keep_layer, plan_layer, plan_making
 from overlay.jobs.session import _Job
 from overlay.launch.request import Overlay, Session
-from overlay.safety import replace
+from overlay.safety import blocks
 from overlay.safety.unused import remove_unused
 
 
@@ -73,7 +73,7 @@ def test_copy_sparse(tmp_path):
         file.write(os.urandom(1234567))
         file.truncate(50 << 20)
     with open(source, "rb") as old, open(target, "wb") as new:
-        written = replace.copy_sparse(old.fileno(), new.fileno())
+        written = blocks.copy_sparse(old.fileno(), new.fileno())
     assert source.read_bytes() == target.read_bytes()
     assert written < 5 << 20 and target.stat().st_blocks * 512 < 5 << 20
 

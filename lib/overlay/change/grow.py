@@ -9,7 +9,7 @@ from overlay.errors import OverlayError
 from overlay.host import ending, process
 from overlay.image import ext3, ext3_write
 from overlay.plan import Plan, Step
-from overlay.safety import repair, replace, undo
+from overlay.safety import blocks, repair, undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Growth:
 
         def reserve() -> None:
             descriptor = self._whole.descriptor
-            replace.reserve(path, descriptor, wanted, self._environ, notice, "resize")
+            blocks.reserve(path, descriptor, wanted, self._environ, notice, "resize")
 
         return [steps.reserving(path, wanted, self._environ, reserve)]
 

@@ -11,7 +11,7 @@ from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
 from overlay.host import ending, process
 from overlay.image import ext3, ext3_write
 from overlay.image.ext3_read import Reader
-from overlay.safety import repair, replace, salvage
+from overlay.safety import blocks, repair, replace, salvage, stale
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def repair_copy(whole: Ext3Image, scratch: str, environ: Mapping[str, str]) -> s
     e2fsck = process.need("e2fsck", environ)
     replace.check_names(path, os.fstat(whole.descriptor))
     repair.finish_interrupted(path, whole.descriptor, environ)
-    replace.remove_stale(os.path.dirname(path), scratch)
+    stale.remove_stale(os.path.dirname(path), scratch)
     if ext3.read_superblock(whole.descriptor).is_clean and repair.is_sound(
         e2fsck, whole.descriptor, environ
     ):
@@ -43,10 +43,10 @@ def repair_copy(whole: Ext3Image, scratch: str, environ: Mapping[str, str]) -> s
         try:
             with replace.unfinished(path) as new:
                 descriptor = new.descriptor
-                replace.copy(path, whole.descriptor, descriptor, environ)
+                blocks.copy(path, whole.descriptor, descriptor, environ)
                 status = os.fstat(whole.descriptor)
                 if status.st_blocks * 512 >= status.st_size:
-                    replace.reserve(path, descriptor, status.st_size, environ, None, "repair")
+                    blocks.reserve(path, descriptor, status.st_size, environ, None, "repair")
                 salvage.spare(e2fsck, descriptor, environ)
                 ext3_write.set_dir_nlink(descriptor, whole.superblock, True)
                 first = process.run([e2fsck, "-f", "-y", descriptor], environ)

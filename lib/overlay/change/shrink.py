@@ -13,7 +13,7 @@ from overlay.host.scratch import scratch_directory
 from overlay.image import ext3
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step
-from overlay.safety import repair, replace
+from overlay.safety import blocks, repair, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Shrinking:
         path, descriptor = self._path, self._whole.descriptor
         self._notice(f"copying {quote(path)}")
         self._new = self._files.enter_context(replace.unfinished(path))
-        replace.copy(path, descriptor, self._new.descriptor, self._environ, sound=True)
+        blocks.copy(path, descriptor, self._new.descriptor, self._environ, sound=True)
 
     def _resize(self) -> None:
         copy, wanted, environ = self._new.descriptor, self._wanted, self._environ
@@ -106,7 +106,7 @@ class Shrinking:
 
     def _reserve(self) -> None:
         copy, wanted, environ = self._new.descriptor, self._wanted, self._environ
-        replace.reserve(self._path, copy, wanted, environ, self._notice, "resize")
+        blocks.reserve(self._path, copy, wanted, environ, self._notice, "resize")
 
     def _into_place(self) -> ext3.Superblock:
         self._new.over(self._whole.descriptor)

@@ -10,7 +10,7 @@ from overlay.host import process
 from overlay.host.room import free_bytes
 from overlay.image import ext3
 from overlay.plan import Step
-from overlay.safety import repair, replace
+from overlay.safety import blocks, repair, stale
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def checking(whole: Ext3Image, environ: Mapping[str, str]) -> Step:
 def tidying(path: str, scratch: str | None) -> Step:
     """Return the Step that removes what killed runs have left beside a path, and in scratch."""
     return Step(
-        action=lambda: replace.remove_stale(os.path.dirname(path), scratch),
+        action=lambda: stale.remove_stale(os.path.dirname(path), scratch),
         why="what killed runs have left here is removed",
     )
 
@@ -49,7 +49,7 @@ def reserving(
     return Step(
         [process.need("fallocate", environ), "-l", str(bytes_), name],
         action=action,
-        why=replace.RESERVING,
+        why=blocks.RESERVING,
     )
 
 

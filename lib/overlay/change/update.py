@@ -23,7 +23,7 @@ from overlay.image import lock
 from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from overlay.launch.request import Overlay, Session
 from overlay.launch.run import run
-from overlay.safety import guard, repair, replace
+from overlay.safety import blocks, guard, repair, replace, stale
 from overlay.safety import versions as versions_of
 from overlay.safety.use import in_use
 
@@ -104,7 +104,7 @@ class Updating:
         Raises OverlayError, and what ends the commands; the overlay is as it was then.
         """
         with ending.cleaning_up():
-            replace.remove_stale(os.path.dirname(self._path), self._scratch)
+            stale.remove_stale(os.path.dirname(self._path), self._scratch)
             place = private.make_work(self._scratch, os.uname().nodename, os.getpid(), ".copy")
             try:
                 copy = os.path.join(place, os.path.basename(self._path))
@@ -135,7 +135,7 @@ class Updating:
         self._output.notice(f"copying {quote(self._old.path)} to {quote(self._scratch)}")
         descriptor = replace.new_file(copy)
         try:
-            replace.copy(
+            blocks.copy(
                 self._path, self._old.descriptor, descriptor, self._config.environ, sound=True
             )
             os.truncate(descriptor, self._old.status.st_size)
@@ -202,10 +202,10 @@ class Updating:
         source = os.open(copy, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             with replace.unfinished(self._path) as new:
-                replace.copy_sparse(source, new.descriptor)
+                blocks.copy_sparse(source, new.descriptor)
                 if old.status.st_blocks * 512 >= old.status.st_size:
                     length = os.fstat(source).st_size
-                    replace.reserve(
+                    blocks.reserve(
                         self._path,
                         new.descriptor,
                         length,

@@ -24,6 +24,7 @@ from overlay.image.squashfs_image import SquashfsImage
 from overlay.launch.request import check_twice, parse_overlay
 from overlay.plan import Plan, Step
 from overlay.safety import guard, replace
+from overlay.safety.existing import if_not_needed, replaceable
 from overlay.settings import config as configuration
 from overlay.settings.table import COMPRESSIONS
 
@@ -57,7 +58,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
                 hint="choose another name with -o; --force replaces it",
             )
         if place:
-            existing = replace.replaceable(place)
+            existing = replaceable(place)
             if existing.identity in [one.identity for one in found]:
                 raise OverlayError(
                     f"{quote(path)} is what is to be packed",
@@ -179,7 +180,7 @@ def _remove(found: Sequence[Image], output: Output) -> None:
             raise OverlayError(
                 f"{quote(path)} is packed, but was not removed: {reason(error)}",
                 status=CANNOT_CREATE,
-                hint=replace.if_not_needed(path),
+                hint=if_not_needed(path),
             ) from None
         output.notice(f"removed {quote(path)}")
 

@@ -12,7 +12,7 @@ import os
 from overlay.create.allowance import LARGER
 from overlay.create.request import Created, file_name
 from overlay.create.workplace import Workplace
-from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote, reason
 from overlay.host import namespace, places, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write, markers
@@ -20,7 +20,7 @@ from overlay.image.ext3_image import Ext3Image
 from overlay.image.ext3_read import Inode, Reader
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step, do_final, named
-from overlay.safety import repair, replace
+from overlay.safety import blocks, repair, replace, stale
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def look(
                 status=CANNOT_CREATE,
                 hint="choose another name with -o; --force replaces it, and all that is in it",
             )
-        existing = replace.replaceable(path, wait, notice)
+        from overlay.safety.existing import replaceable  # for --force
+
+        existing = replaceable(path, wait, notice)
     return Facts(path=path, existing=existing, tools=tools, workplace=workplace)
 
 
@@ -220,7 +222,7 @@ class _MakingPlan(Plan):
         try:
             return super().do(end)
         except OSError as error:
-            raise replace.cannot(self._path, reason(error)) from None
+            raise cannot(self._path, reason(error)) from None
 
 
 class _Making:
@@ -254,7 +256,7 @@ class _Making:
                 Step(
                     [facts.tools["fallocate"], "-l", str(creation.size), facts.partial],
                     action=self._reserve,
-                    why=replace.RESERVING,
+                    why=blocks.RESERVING,
                 )
             )
         if facts.existing is None or creation.content:
@@ -307,7 +309,7 @@ class _Making:
 
     def _tidy(self) -> None:
         facts = self._facts
-        replace.remove_stale(os.path.dirname(facts.path), facts.workplace.scratch)
+        stale.remove_stale(os.path.dirname(facts.path), facts.workplace.scratch)
 
     def _begin(self) -> None:
         """Make the file, for nobody else and locked; it is removed unless it gets its name."""
@@ -329,7 +331,7 @@ class _Making:
             if result.status:
                 ended = f"mke2fs ended with {result.status}"
                 why = process.last_line(result.errors, otherwise=ended)
-                error = replace.cannot(facts.path, why)
+                error = cannot(facts.path, why)
                 if "allocate" not in why:
                     raise error
                 raise TooSmall(error.what, status=error.status, hint=LARGER)
@@ -339,7 +341,7 @@ class _Making:
             if missing <= 0:
                 return
             arguments[place] = str(int(arguments[place]) + missing + 16)
-        raise replace.cannot(
+        raise cannot(
             facts.path,
             f"mke2fs makes {self._superblock.free_inodes_count} of {files} files",
             "choose a larger size",
@@ -372,11 +374,11 @@ class _Making:
                 return
         except OverlayError:
             pass
-        raise replace.cannot(facts.path, "what mke2fs wrote is not sound")
+        raise cannot(facts.path, "what mke2fs wrote is not sound")
 
     def _reserve(self) -> None:
         """Take all blocks that it still lacks."""
-        replace.reserve(
+        blocks.reserve(
             self._facts.path,
             self._new.descriptor,
             self._creation.size,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import CANNOT_CREATE, OverlayError, reason
+from overlay.errors import CANNOT_CREATE, OverlayError, cannot, reason
 from overlay.host import private
 from overlay.plan import Step
-from overlay.safety import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Workplace:
             for directory, _names, _files in os.walk(self.path):
                 os.chmod(directory, 0o755)  # all of them are in the image then, the top too
         except OSError as error:
-            raise replace.cannot(self.path, reason(error)) from None
+            raise cannot(self.path, reason(error)) from None
 
     def remove(self) -> None:
         """Remove it again, directories without permissions included."""

@@ -19,7 +19,7 @@ from overlay.host import permissions, private, task
 from overlay.host.room import free_bytes
 from overlay.image import lock
 from overlay.plan import Plan, Step
-from overlay.safety import replace
+from overlay.safety import blocks, replace
 from overlay.safety.unused import remove_unused
 
 TYPE_CHECKING = False
@@ -220,7 +220,7 @@ def _copy_into_place(layer: Layer, source: int, path: str, mode: int) -> None:
     if status.st_blocks * 512 > free_bytes(parent):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with replace.unfinished(os.path.join(os.path.realpath(parent), name)) as new:
-        replace.copy_sparse(source, new.descriptor)
+        blocks.copy_sparse(source, new.descriptor)
         _copy_attributes(source, new.descriptor)
         new.into_place(mode=mode, made_of=layer.made_of)
 

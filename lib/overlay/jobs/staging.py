@@ -19,7 +19,7 @@ from overlay.host import private
 from overlay.host.room import free_bytes
 from overlay.image import image as images
 from overlay.image import lock
-from overlay.safety import guard, replace
+from overlay.safety import blocks, guard
 from overlay.safety.unused import remove_unused
 
 TYPE_CHECKING = False
@@ -176,7 +176,7 @@ def _make(image: Image, path: str, directory: str, config: Config, notice: Notic
         partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
     )
     try:
-        written = replace.copy_sparse(image.descriptor, descriptor)
+        written = blocks.copy_sparse(image.descriptor, descriptor)
         after = os.fstat(image.descriptor)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise _NotStaged("it was changed while it was copied")

@@ -2,7 +2,7 @@
 
 What we write is called .overlay-partial.HOST.PID-RANDOM beside its place, locked and for
 nobody else, until it is checked; then it takes its name in one step. A killed run leaves at
-most that, and the next run of a command that writes in the same directory removes it.
+most that, and the next run of a command that writes in the same directory removes it: see stale.
 
 Others may be allowed to write in that directory, and so to exchange names under our feet.
 So the directory is opened once, the file is known by its descriptor, and nothing counts as
@@ -14,37 +14,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import stat
-import time
 
 from overlay import size
-from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote
-from overlay.host import mounts, permissions, private, process
-from overlay.host.room import free_bytes
-from overlay.image import ext3, lock
-from overlay.image import image as images
-from overlay.image.partial import PARTIAL, is_partial, partial_name
-from overlay.safety.use import in_use, is_freed, waiting_for
+from overlay.errors import CANNOT_CREATE, OverlayError, quote
+from overlay.host import permissions
+from overlay.image import lock
+from overlay.image.partial import partial_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from overlay.host.permissions import Access
-    from overlay.image.kind import Image
 
-_DAY = 86400  # seconds
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _RENAME_EXCHANGE = 2  # of renameat2(2)
-
-_WAYS_OUT = (
-    "choose a smaller size, make room, or add --sparse to take blocks only as they are written"
-)
-_BLOCK = 1 << 20  # bytes that are copied at a time
-
-RESERVING = "the blocks become its own without being written"
 OTHER_NAME = "choose another name with -o"
 
 
@@ -171,7 +157,7 @@ class Unfinished:
 
     def _is_at(self, name: str, descriptor: int | None = None) -> bool:
         """Return whether a name beside it is its own, or that of another open file."""
-        return _leads_to(name, self._directory, descriptor or self.descriptor)
+        return leads_to(name, self._directory, descriptor or self.descriptor)
 
     def _settle(self) -> None:
         os.fsync(self.descriptor)
@@ -246,7 +232,7 @@ def remove(path: str, descriptor: int) -> None:
     parent, name = os.path.split(path)
     directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if not _leads_to(name, directory, descriptor):
+        if not leads_to(name, directory, descriptor):
             raise FileNotFoundError(errno.ENOENT, "it is another file by now")
         os.unlink(name, dir_fd=directory)
     finally:
@@ -261,7 +247,7 @@ def _exists(name: str, directory: int) -> bool:
         return False
 
 
-def _leads_to(name: str, directory: int, descriptor: int) -> bool:
+def leads_to(name: str, directory: int, descriptor: int) -> bool:
     """Return whether a name in an open directory is that of an open file."""
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -293,40 +279,6 @@ def unfinished(path: str, bytes_: int = 0) -> Iterator[Unfinished]:
         yield new
     finally:
         new.close()
-
-
-def copy(
-    path: str, source: int, target: int, environ: Mapping[str, str], *, sound: bool = False
-) -> None:
-    """Copy an image into an empty file, holes left out.
-
-    path            of the image, for messages
-    source, target  open descriptors of the image and of the file
-    sound           whether e2fsck has just found it sound: then only the blocks in use are read
-    Raises OverlayError (CANNOT_CREATE), also when there is no room for it.
-    """
-    needed = os.fstat(source).st_blocks * 512
-    if sound:
-        needed = min(needed, ext3.read_superblock(source).used_bytes)
-    free = free_bytes(target)
-    if needed > free:
-        raise OverlayError(
-            f"a copy of {quote(path)} is needed: {size.format_size(needed)}, and"
-            f" {size.format_size(free)} are free",
-            status=CANNOT_CREATE,
-            hint="make room there, or do it to a copy where there is room",
-        )
-    if sound:
-        words = [process.need("e2image", environ), "-ra"]
-    else:
-        words = [process.need("cp", environ), "--reflink=auto", "--sparse=always", "--"]
-    result = process.run([*words, source, target], environ)
-    if result.status:
-        ended = f"it ended with {result.status}"
-        if result.status < 0:
-            ended = signal.strsignal(-result.status) or ended
-        why = process.last_line(result.errors, otherwise=ended).rpartition(": ")[2]
-        raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
 
 
 def check_names(path: str, status: os.stat_result) -> None:
@@ -378,204 +330,3 @@ def keep_attributes(
             os.setxattr(new, name, os.getxattr(old, name))
         except OSError:
             continue
-
-
-def remove_stale(directory: str, scratch: str | None) -> None:
-    """Remove what killed runs left in a directory and, unless it is None, in scratch.
-
-    A partial image is stale when nobody holds its lock, and its process was one of this
-    host or it is older than a day: locks alone may not reach from node to node.
-    """
-    here = os.uname().nodename
-    try:
-        place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        place = None
-    if place is not None:
-        try:
-            for name in filter(is_partial, os.listdir(place)):
-                with contextlib.suppress(OSError, lock.Busy):
-                    _remove_if_stale(name, place, here)
-        finally:
-            os.close(place)
-    if scratch is not None:
-        private.remove_stale(scratch, here)
-
-
-def _remove_if_stale(name: str, directory: int, here: str) -> None:
-    """Remove an unfinished file of ours that nobody writes any more. Raises OSError, Busy.
-
-    Others may have made what has such a name: a FIFO is not waited for, a link not followed,
-    a device not opened.
-    """
-    host, _dot, rest = name[len(PARTIAL) :].rpartition(".")
-    pid = rest.partition("-")[0]
-    if not _is_our_file(os.stat(name, dir_fd=directory, follow_symlinks=False)):
-        return
-    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, dir_fd=directory)
-    try:
-        status = os.fstat(descriptor)
-        age = time.time() - status.st_mtime
-        if not _is_our_file(status) or not ((host == here and not _alive(pid)) or age > _DAY):
-            return
-        lock.take(descriptor, write=True)
-        if _leads_to(name, directory, descriptor):
-            os.unlink(name, dir_fd=directory)
-    finally:
-        os.close(descriptor)
-
-
-def _is_our_file(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-
-
-def _alive(pid: str) -> bool:
-    """Return whether a process with this number, a string, exists on this host."""
-    return os.path.exists(f"/proc/{pid}") if pid.isdecimal() else True
-
-
-def replaceable(
-    path: str, wait: float | None = None, notice: Callable[[str], None] | None = None
-) -> Image:
-    """Return the overlay at a path that --force is to replace, locked until it is closed.
-
-    Nobody can write it from then on. Sessions may read it, now and later: they go on with the
-    old file, which only loses its name.
-    wait    seconds to wait for a session that writes it; None not at all, infinity for ever
-    notice  called with a line for the user
-    Raises OverlayError: DAMAGED for what is not an overlay, IN_USE, CANNOT_CREATE.
-    """
-    deadline = None if wait is None else time.monotonic() + wait
-    said = False
-    while True:
-        existing = _existing(path)
-        try:
-            _lock(existing)
-            return existing
-        except lock.Busy as busy:
-            ended = deadline is None or time.monotonic() >= deadline
-            # What is left of a killed session is soon ended, and no reason to fail.
-            if ended and not is_freed(existing, busy):
-                error = in_use(existing, busy, waits=notice is not None)
-                existing.close()
-                raise error from None
-            if notice and not ended and not said:
-                notice(waiting_for(path))
-                said = True
-            existing.close()
-            time.sleep(lock.POLL)
-
-
-def _lock(existing: Image) -> None:
-    """Lock an overlay that is to be replaced. Raises lock.Busy."""
-    mount = mounts.find(existing.descriptor)
-    if mount and not mount.keeps_open_files:
-        existing.lock_whole()
-    else:
-        existing.lock_against_writers()
-
-
-def if_not_needed(path: str) -> str:
-    """Return the hint for a file that is the user's to remove."""
-    return f"if it is not needed: rm {quote(path)}"
-
-
-def _existing(path: str) -> Image:
-    """Return the Image of an overlay that may be replaced. Raises OverlayError."""
-    try:
-        existing = images.look(path, write=True)
-    except OverlayError as error:
-        if error.status == DAMAGED:
-            error.what += "; --force replaces overlays only"
-            error.hint = if_not_needed(path)
-        raise
-    why = existing.why_not_replaced()
-    if why:
-        raise OverlayError(f"{quote(path)} cannot be replaced: {why}", status=CANNOT_CREATE)
-    check_names(path, existing.status)
-    return existing
-
-
-def cannot(path: str, why: str, hint: str | None = None, task: str = "create") -> OverlayError:
-    """Return the error for an image that cannot be made, or changed."""
-    return OverlayError(
-        f"cannot {task} {quote(path)}: {why}; nothing was changed",
-        status=CANNOT_CREATE,
-        hint=hint,
-    )
-
-
-def reserve(
-    path: str,
-    descriptor: int,
-    bytes_: int,
-    environ: Mapping[str, str],
-    notice: Callable[[str], object] | None,
-    task: str = "create",
-) -> None:
-    """Allocate all blocks of an image, or say that they stay holes.
-
-    path     its name for messages
-    bytes_   how long it is
-    notice   called with a line when the file system cannot; None to say nothing
-    task     what cannot be done then, a verb
-    Raises OverlayError (CANNOT_CREATE) when there is no room for them; asked first, because
-    fallocate would take all that there is before it fails, and other jobs write here too.
-    """
-    free = free_bytes(descriptor)
-    needed = bytes_ - os.fstat(descriptor).st_blocks * 512
-    words = "there is no room" if needed > free else None
-    if words is None:
-        program = process.need("fallocate", environ)
-        result = process.run([program, "-l", str(bytes_), descriptor], environ)
-        if not result.status:
-            return
-        words = result.errors.strip().rpartition(": ")[2]
-    if "not supported" in words:
-        if notice:
-            notice(
-                "this file system cannot reserve blocks: the overlay is sparse, and can run into"
-                " a full disk or quota while it is written"
-            )
-        return
-    raise cannot(
-        path,
-        f"{words} ({size.format_size(needed)} are needed, {size.format_size(free)} are free)",
-        _WAYS_OUT if task == "create" else "make room there first",
-        task,
-    )
-
-
-def copy_sparse(source: int, target: int) -> int:
-    """Copy an open file to an empty one, holes and zeros as holes; return the bytes written.
-
-    Raises OSError, also when the source ends before its size.
-    """
-    whole = os.fstat(source).st_size
-    os.truncate(target, whole)
-    block, zeros, written, place = memoryview(bytearray(_BLOCK)), bytes(_BLOCK), 0, 0
-    end = 0  # of the data at place
-    while place < whole:
-        if place >= end:
-            try:
-                place = os.lseek(source, place, os.SEEK_DATA)
-                end = os.lseek(source, place, os.SEEK_HOLE)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    break  # a hole up to the end
-                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                    raise
-                end = whole
-        count = os.preadv(source, [block[: min(_BLOCK, end - place)]], place)
-        if count == 0:
-            raise OSError(errno.EIO, "it became shorter while it was copied")
-        data, done = block[:count], 0
-        if data != zeros[:count]:
-            while done < count:
-                done += os.pwrite(target, data[done:], place + done)
-            written += count
-        place += count
-    if os.fstat(target).st_size != whole:
-        raise OSError(errno.EIO, "the copy has not the size of the original")
-    return written

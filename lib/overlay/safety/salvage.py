@@ -21,7 +21,7 @@ from overlay.errors import quote
 from overlay.host import process
 from overlay.image import ext3
 from overlay.image.ext3_read import Inode, Reader, parse_entries
-from overlay.safety import replace
+from overlay.safety import blocks, replace
 from overlay.size import format_files, format_size
 
 TYPE_CHECKING = False
@@ -344,6 +344,6 @@ def keep(path: str, descriptor: int, environ: Mapping[str, str]) -> str:
 def _copy(path: str, descriptor: int, kept: str, environ: Mapping[str, str]) -> None:
     """Copy an image, with its attributes, to a name that is free."""
     with replace.unfinished(kept) as new:
-        replace.copy(path, descriptor, new.descriptor, environ)
+        blocks.copy(path, descriptor, new.descriptor, environ)
         replace.keep_attributes(descriptor, new.descriptor)
         new.into_place(mode=stat.S_IMODE(os.fstat(new.descriptor).st_mode))

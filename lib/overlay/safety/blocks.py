@@ -1,0 +1,134 @@
+"""The blocks of images: copied with their holes, and reserved."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from overlay import size
+from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote
+from overlay.host import process
+from overlay.host.room import free_bytes
+from overlay.image import ext3
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_WAYS_OUT = (
+    "choose a smaller size, make room, or add --sparse to take blocks only as they are written"
+)
+_BLOCK = 1 << 20  # bytes that are copied at a time
+
+RESERVING = "the blocks become its own without being written"
+
+
+def copy(
+    path: str, source: int, target: int, environ: Mapping[str, str], *, sound: bool = False
+) -> None:
+    """Copy an image into an empty file, holes left out.
+
+    path            of the image, for messages
+    source, target  open descriptors of the image and of the file
+    sound           whether e2fsck has just found it sound: then only the blocks in use are read
+    Raises OverlayError (CANNOT_CREATE), also when there is no room for it.
+    """
+    needed = os.fstat(source).st_blocks * 512
+    if sound:
+        needed = min(needed, ext3.read_superblock(source).used_bytes)
+    free = free_bytes(target)
+    if needed > free:
+        raise OverlayError(
+            f"a copy of {quote(path)} is needed: {size.format_size(needed)}, and"
+            f" {size.format_size(free)} are free",
+            status=CANNOT_CREATE,
+            hint="make room there, or do it to a copy where there is room",
+        )
+    if sound:
+        words = [process.need("e2image", environ), "-ra"]
+    else:
+        words = [process.need("cp", environ), "--reflink=auto", "--sparse=always", "--"]
+    result = process.run([*words, source, target], environ)
+    if result.status:
+        ended = f"it ended with {result.status}"
+        if result.status < 0:
+            import signal
+
+            ended = signal.strsignal(-result.status) or ended
+        why = process.last_line(result.errors, otherwise=ended).rpartition(": ")[2]
+        raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
+
+
+def reserve(
+    path: str,
+    descriptor: int,
+    bytes_: int,
+    environ: Mapping[str, str],
+    notice: Callable[[str], object] | None,
+    task: str = "create",
+) -> None:
+    """Allocate all blocks of an image, or say that they stay holes.
+
+    path     its name for messages
+    bytes_   how long it is
+    notice   called with a line when the file system cannot; None to say nothing
+    task     what cannot be done then, a verb
+    Raises OverlayError (CANNOT_CREATE) when there is no room for them; asked first, because
+    fallocate would take all that there is before it fails, and other jobs write here too.
+    """
+    free = free_bytes(descriptor)
+    needed = bytes_ - os.fstat(descriptor).st_blocks * 512
+    words = "there is no room" if needed > free else None
+    if words is None:
+        program = process.need("fallocate", environ)
+        result = process.run([program, "-l", str(bytes_), descriptor], environ)
+        if not result.status:
+            return
+        words = result.errors.strip().rpartition(": ")[2]
+    if "not supported" in words:
+        if notice:
+            notice(
+                "this file system cannot reserve blocks: the overlay is sparse, and can run into"
+                " a full disk or quota while it is written"
+            )
+        return
+    raise cannot(
+        path,
+        f"{words} ({size.format_size(needed)} are needed, {size.format_size(free)} are free)",
+        _WAYS_OUT if task == "create" else "make room there first",
+        task,
+    )
+
+
+def copy_sparse(source: int, target: int) -> int:
+    """Copy an open file to an empty one, holes and zeros as holes; return the bytes written.
+
+    Raises OSError, also when the source ends before its size.
+    """
+    whole = os.fstat(source).st_size
+    os.truncate(target, whole)
+    block, zeros, written, place = memoryview(bytearray(_BLOCK)), bytes(_BLOCK), 0, 0
+    end = 0  # of the data at place
+    while place < whole:
+        if place >= end:
+            try:
+                place = os.lseek(source, place, os.SEEK_DATA)
+                end = os.lseek(source, place, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    break  # a hole up to the end
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                end = whole
+        count = os.preadv(source, [block[: min(_BLOCK, end - place)]], place)
+        if count == 0:
+            raise OSError(errno.EIO, "it became shorter while it was copied")
+        data, done = block[:count], 0
+        if data != zeros[:count]:
+            while done < count:
+                done += os.pwrite(target, data[done:], place + done)
+            written += count
+        place += count
+    if os.fstat(target).st_size != whole:
+        raise OSError(errno.EIO, "the copy has not the size of the original")
+    return written
