@@ -1,6 +1,7 @@
 """overlay-admin: the settings as they are, files that are wrong, overlays by owner."""
 
 import csv
+import html.parser
 import io
 import json
 import os
@@ -230,9 +231,92 @@ def test_report_in_use(ok, overlays):
     assert found["in_use"] == 1 and "not_clean" not in found
 
 
+def used(path, days):
+    """Let a file be one that was last used some days, and an hour, ago."""
+    when = time.time() - days * 86400 - 3600
+    os.utime(path, (when, when))
+
+
+def test_expiring(ok, environ, overlays, tmp_path):
+    """What the site's purge is about to remove is counted, whoever asks; asking is no use of it."""
+    for name, days in (("a.ext3", 80), ("b.ext3", 10)):
+        used(overlays / name, days)
+    assert "expiring" not in counts(ok, overlays)
+    environ["OVERLAY_SCRATCH_PURGE"] = "90d"
+    environ["OVERLAY_SCRATCH_LOCATIONS"] = f"$NOT_SET /nowhere '{overlays.parent}/{{user}}/x'"
+    before = os.stat(overlays / "a.ext3").st_atime_ns
+    for _ in range(2):
+        assert counts(ok, overlays)["expiring"] == 1
+    assert os.stat(overlays / "a.ext3").st_atime_ns == before
+    environ["OVERLAY_SCRATCH_LOCATIONS"] = str(tmp_path / "elsewhere")
+    assert "expiring" not in counts(ok, overlays)
+
+
+class Page(html.parser.HTMLParser):
+    """What a page says: the texts of its tags, and everything that it would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.said, self.fetched = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.open.append(tag)
+        self.fetched += [value for name, value in attributes if name in ("src", "href", "action")]
+
+    def handle_endtag(self, tag):
+        while self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if data.strip():
+            self.said.append((self.open[-1], data))
+
+    def texts(self, tag):
+        return [text for where, text in self.said if where == tag]
+
+
+def test_page(ok, run, overlays):
+    """A page is one file that fetches nothing; the next one takes its place, and no other file's."""
+    place = overlays / "report.html"
+    assert ok("overlay-admin", "report", "--html", place, overlays) == ""
+    page = Page(place.read_text())
+    name = pwd.getpwuid(os.getuid()).pw_name
+    assert page.texts("td")[:3] == [name, "2", "32 MiB"]
+    assert page.texts("h2") == [
+        "Room on disk, and of it data inside",
+        "Files kept off the file system",
+    ]
+    assert page.fetched == [] and not {"img", "link", "iframe"} & {tag for tag, _ in page.said}
+    os.unlink(overlays / "b.ext3")
+    ok("overlay-admin", "report", "--html", place, overlays)
+    assert Page(place.read_text()).texts("td")[1] == "1"
+    for other in ("notes.txt", "a.ext3"):
+        before = (overlays / other).read_bytes()
+        done = run("overlay-admin", "report", "--html", overlays / other, overlays)
+        assert done.status == 73 and "exists already" in done.stderr
+        assert (overlays / other).read_bytes() == before
+    assert sorted(os.listdir(overlays)) == ["a.ext3", "notes.txt", "report.html"]
+
+
+def test_page_of_hostile_names():
+    """Whatever an owner is called, it is text in the page."""
+    from overlay.doctor import page, report
+
+    owners = [report.Owner(name) for name in ("<script>x()</script>", 'a" onload="x', "\udcff")]
+    for owner in owners:
+        owner.overlays, owner.allocated = 1, 1 << 30
+    text = page.page(owners, report.total(owners), directories=["/<b>"], now=0, older=90, soon=14)
+    found = Page(text)
+    assert found.texts("td")[0] == "<script>x()</script>"
+    assert "x()" not in "".join(found.texts("script")) and "/<b>" in "".join(found.texts("p"))
+    assert 'onload="x' not in text and text.encode()
+
+
 def test_report_vanishing(settings, overlays):
     """An overlay that goes while we look is not counted, and disturbs nobody."""
     from overlay.doctor import report
+    from overlay.image.expiry import Expiry
     from overlay.image.search import Search
 
     os.truncate(overlays / "a.ext3", 4 << 20)
@@ -243,7 +327,8 @@ def test_report_vanishing(settings, overlays):
                 os.unlink(path)
             yield path, found
 
-    [owner] = report.collect(going(), low=5, now=time.time(), days=90)
+    expiry = Expiry(settings(), {})
+    [owner] = report.collect(going(), low=5, now=time.time(), days=90, expiry=expiry)
     assert (owner.overlays, owner.damaged) == (1, 0)
 
 

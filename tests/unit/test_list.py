@@ -12,6 +12,7 @@ from overlay.commands import list as listing
 from overlay.errors import OverlayError
 from overlay.image import image as images
 from overlay.image import search
+from overlay.image.expiry import Expiry
 from support import tool
 
 
@@ -175,6 +176,22 @@ def test_table(copy, run):
     assert len(run("list-overlays", "-q").stdout.splitlines()) == 3
 
 
+def test_purge(copy, run, scratch):
+    """Where the site purges, each line says in how many days, unless the overlay is used."""
+    for name, days in (("a.ext3", 80), ("b.ext3", 89), ("c.ext3", 300), ("d.ext3", 0)):
+        copy(name)
+        when = time.time() - days * 86400 - 60
+        os.utime(name, (when, when))
+    variables = {"OVERLAY_SCRATCH_PURGE": "90d", "OVERLAY_SCRATCH_LOCATIONS": f"'{scratch}'"}
+    heading, *lines = run("list-overlays", "-q", variables=variables).stdout.splitlines()
+    place = heading.index("PURGE") - 4
+    said = [line[place : place + 9].strip() for line in lines]
+    assert said == ["10 days", "1 day", "any time", "90 days"]
+    found = json.loads(run("list-overlays", "--json", variables=variables).stdout)
+    assert [one["purge_days"] for one in found] == [10, 1, 0, 90]
+    assert "PURGE" not in run("list-overlays").stdout
+
+
 def test_nothing(run, scratch):
     """Nothing found is no error; a directory that is not there is one, the others are listed."""
     words = "list-overlays: there is no overlay below this directory\n"
@@ -209,6 +226,7 @@ def test_json(copy, run):
     one, two = json.loads(result.stdout)
     shown = json.loads(run("show-overlay", "--json", "a.ext3").stdout)[0]
     carried = {name: shown.pop(name) for name in ("history", "base", "activated")}
+    assert one.pop("purge_days") is None
     assert (one, carried) == (shown, {"history": [], "base": [], "activated": []})
     assert two["state"] == "damaged" and "b.ext3 is damaged: it is cut off" in two["error"]
     assert "damaged  b.ext3" in run("list-overlays").stdout
@@ -247,7 +265,7 @@ def test_age(seconds, words):
     assert listing.age(seconds) == words
 
 
-def test_states(copy):
+def test_states(copy, settings):
     """In use and nearly full show."""
     import fcntl
     import struct
@@ -256,7 +274,7 @@ def test_states(copy):
     with open("a.ext3", "r+b") as file:
         lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
         fcntl.fcntl(file.fileno(), fcntl.F_OFD_SETLK, lock)
-        row = listing._row("./a.ext3", images.look("a.ext3"), 100)
+        row = listing._row("./a.ext3", images.look("a.ext3"), 100, Expiry(settings(), {}), 0)
     assert row["path"] == "a.ext3"
     assert listing._flags(row) == ["in use", "nearly full"]
 

@@ -10,7 +10,7 @@ import time
 from overlay import size
 from overlay.commands.admin_output import add_output
 from overlay.commands.arguments import add_directories
-from overlay.errors import OverlayError, quote
+from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
 from overlay.settings import config as configuration
 
 TYPE_CHECKING = False
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 SUMMARY = "Count overlays and what they take, by owner."
 
 _HEADING = ("OWNER", "OVERLAYS", "SIZE", "ON DISK", "USED", "FILES", "NOT CLEAN", "IN USE", "OLD",
-            "FULL", "DAMAGED", "UNREADABLE")  # fmt: skip
+            "EXPIRING", "FULL", "DAMAGED", "UNREADABLE")  # fmt: skip
 
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show the overlays under directories by owner; return the first status that is not 0."""
     from overlay.doctor import report
+    from overlay.image.expiry import Expiry
     from overlay.image.search import Search
 
     config = configuration.load(environ, root, output.notice)
@@ -44,11 +45,13 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         output.notice(f"{quote(path)}: {words}", "detail")
 
     search = Search()
+    now = time.time()
     owners = report.collect(
         report.found(search, options.directories, failed),
         low=config["safety.low"],
-        now=time.time(),
+        now=now,
         days=options.older,
+        expiry=Expiry(config, environ),
         broken=broken,
     )
     total = report.total(owners)
@@ -67,12 +70,44 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         output.result(json.dumps(found))
     elif options.csv:
         output.result(_csv(owners, report.FIGURES))
+    elif options.html is not None and not statuses:
+        _write_page(options, owners, total, now)
     elif owners:
         output.result(_table([*owners, total]))
         output.result(f"\n{size.format_files(total.kept_off)} kept off the file system")
     elif not statuses:
         output.notice("there are no overlays")
     return statuses[0] if statuses else 0
+
+
+def _write_page(options: Namespace, owners: list[Owner], total: Owner, now: float) -> None:
+    """Write the report as a page. Raises OverlayError (CANNOT_CREATE)."""
+    from overlay.doctor.page import FIRST_LINE, page
+    from overlay.image.expiry import SOON
+    from overlay.safety import replace
+
+    text = page(
+        owners, total, directories=options.directories, now=now, older=options.older, soon=SOON
+    )
+    try:
+        with replace.unfinished(replace.place(options.html)) as new:
+            with open(new.descriptor, "w", encoding="utf-8", closefd=False) as file:
+                file.write(text)
+            try:
+                old = os.open(new.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except FileNotFoundError:
+                new.into_place()
+                return
+            with open(old, "rb", closefd=True) as file:
+                if file.readline(len(FIRST_LINE) + 1) != f"{FIRST_LINE}\n".encode():
+                    raise OverlayError(
+                        f"{quote(options.html)} exists already, and is not the page of a report",
+                        status=CANNOT_CREATE,
+                        hint="name another file for --html, or remove this one",
+                    )
+                new.over(old)
+    except OSError as error:
+        raise replace.cannot(options.html, reason(error)) from None
 
 
 def _csv(owners: Iterable[Owner], figures: Iterable[str]) -> str:
@@ -89,7 +124,7 @@ def _csv(owners: Iterable[Owner], figures: Iterable[str]) -> str:
 
 def _table(owners: Iterable[Owner]) -> str:
     """Return the owners as a table for a person; columns in which all is 0 are left out."""
-    counts = ("not_clean", "in_use", "old", "nearly_full", "damaged", "unreadable")
+    counts = ("not_clean", "in_use", "old", "expiring", "nearly_full", "damaged", "unreadable")
     rows: list[tuple[str, ...]] = [_HEADING]
     for one in owners:
         sizes = (size.format_size(amount) for amount in (one.size, one.allocated, one.used))
@@ -127,6 +162,9 @@ def add_options(parser: Parser) -> None:
     )
     group = add_output(parser)
     group.add_argument("--csv", action="store_true", help="print comma-separated values, in bytes")
+    group.add_argument(
+        "--html", metavar="FILE", help="write a page with a table that sorts, and two charts"
+    )
 
 
 def _days(text: str) -> int:

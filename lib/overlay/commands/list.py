@@ -9,6 +9,7 @@ from overlay import size
 from overlay.commands.arguments import Command, add_directories, add_listing_output, parse_mixed
 from overlay.errors import MISSING, OverlayError, quote
 from overlay.host.places import check_current
+from overlay.image.expiry import Expiry
 from overlay.image.search import Search, reachable
 from overlay.image.survey import Survey
 from overlay.settings import config as configuration
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 _PATIENCE = 1  # seconds before a progress line appears
 _INTERVAL = 0.2  # seconds between two of them
 
-_HEADING = ("KIND", "SIZE", "USED", "FREE", "FILES", "LEFT", "WRITTEN", "STATE", "OVERLAY")
-_NUMBERS = range(1, 7)  # columns that are aligned at the right
+_HEADING = ("KIND", "SIZE", "USED", "FREE", "FILES", "LEFT", "WRITTEN", "PURGE", "STATE", "OVERLAY")
+_WORDS = ("KIND", "STATE", "OVERLAY")  # columns that are aligned at the left
 
 # Largest or oldest first; what has no such figure comes last.
 _ORDERS: dict[str, Callable[[Row], Any]] = {
@@ -45,7 +46,8 @@ _ORDERS: dict[str, Callable[[Row], Any]] = {
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """List what is below the directories; return the first status that is not 0."""
     config = configuration.load(environ, root, output.notice)
-    low = config["safety.low"]
+    low, now = config["safety.low"], time.time()
+    expiry = Expiry(config, environ)
     if not options.directories:
         check_current(os.getcwd())
     tops = options.directories or reachable([".", *config["scratch.locations"]])
@@ -53,7 +55,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     rows, status = [], 0
     for top in tops:
         try:
-            rows += [_row(path, found, low) for path, found in search.under(top)]
+            rows += [_row(path, found, low, expiry, now) for path, found in search.under(top)]
         except OverlayError as error:
             output.progress("")
             output.error(error)
@@ -67,7 +69,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 
         output.result(json.dumps(rows))
     elif rows:
-        output.result("\n".join(table(rows, time.time())))
+        output.result("\n".join(table(rows, now)))
         if not options.quiet:
             output.result(totals(rows))
     elif not status:
@@ -92,14 +94,18 @@ def _progress(output: Output) -> Callable[[Search], None]:
     return tell
 
 
-def _row(path: str, found: Image | OverlayError, low: int) -> Row:
+def _row(path: str, found: Image | OverlayError, low: int, expiry: Expiry, now: float) -> Row:
     """Return what there is to say of what was found at a path, as for --json."""
     path = path[2:] if path.startswith("./") else path
     if isinstance(found, OverlayError):
         error = found
     else:
         try:
-            return {**Survey(found, who=False, low=low).as_dictionary(), "path": path}
+            return {
+                **Survey(found, who=False, low=low).as_dictionary(),
+                "path": path,
+                "purge_days": expiry.days(path, found.status, now),
+            }
         except OverlayError as damage:
             error = damage
         finally:
@@ -114,21 +120,23 @@ def table(rows: Iterable[Row], now: float) -> list[str]:
     now  seconds since 1970
     """
     cells = [_HEADING, *(_cells(row, now) for row in rows)]
+    if all(row.get("purge_days") is None for row in rows):  # no purge, or not here
+        cells = [line[:7] + line[8:] for line in cells]
     widths = [max(map(len, column)) for column in zip(*cells)]
     widths[-1] = 0
     return [
         "  ".join(
-            f"{text:>{width}}" if place in _NUMBERS else f"{text:<{width}}"
-            for place, (text, width) in enumerate(zip(line, widths))
+            f"{text:<{width}}" if head in _WORDS else f"{text:>{width}}"
+            for head, text, width in zip(cells[0], line, widths)
         ).rstrip()
         for line in cells
     ]
 
 
-def _cells(row: Row, now: float) -> Sequence[str]:
+def _cells(row: Row, now: float) -> tuple[str, ...]:
     """Return the words for one overlay."""
     if "error" in row:
-        return "", "", "", "", "", "", "", row["state"], quote(row["path"])
+        return "", "", "", "", "", "", "", "", row["state"], quote(row["path"])
     written = row["written"]
     return (
         row["kind"],
@@ -138,6 +146,7 @@ def _cells(row: Row, now: float) -> Sequence[str]:
         _or_dash(size.format_count, row["files_used"]),
         _or_dash(size.format_count, row["files_available"]),
         _or_dash(age, None if written is None else now - written),
+        _or_dash(days, row["purge_days"]),
         ", ".join(_flags(row)),
         quote(row["path"]),
     )
@@ -172,6 +181,11 @@ def age(seconds: float) -> str:
     if days < 60:
         return f"{days} days"
     return f"{days // 30} months" if days < 730 else f"{days // 365} years"
+
+
+def days(number: int) -> str:
+    """Return a number of days in which something is going to happen, for a person."""
+    return "any time" if number == 0 else f"{number} day{'' if number == 1 else 's'}"
 
 
 def totals(rows: Sequence[Row]) -> str:

@@ -7,11 +7,13 @@ import os
 from overlay.errors import DAMAGED, MISSING, OverlayError
 from overlay.host.names import user_name
 from overlay.image import survey
+from overlay.image.expiry import SOON
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from overlay.image.expiry import Expiry
     from overlay.image.kind import Image
     from overlay.image.search import Search
 
@@ -27,6 +29,7 @@ FIGURES = (
     "not_clean",
     "in_use",
     "old",
+    "expiring",
     "nearly_full",
     "damaged",
     "unreadable",
@@ -43,6 +46,7 @@ class Owner:
     not_clean          those that a session left unclean, and that nobody uses now
     in_use             those that a session has open
     old                those in which nothing was written for some days
+    expiring           those that the site's purge removes within expiry.SOON days
     nearly_full        those that have too little room, or too few files, left
     damaged, unreadable
     """
@@ -52,8 +56,8 @@ class Owner:
     def __init__(self, name: str) -> None:
         self.name = name
         self.overlays = self.size = self.allocated = self.used = self.files = 0
-        self.not_clean = self.in_use = self.old = self.nearly_full = 0
-        self.damaged = self.unreadable = 0
+        self.not_clean = self.in_use = self.old = self.expiring = 0
+        self.nearly_full = self.damaged = self.unreadable = 0
 
     @property
     def kept_off(self) -> int:
@@ -69,11 +73,12 @@ class Owner:
         """Return it for --json and --csv."""
         return {"owner": self.name, **{figure: getattr(self, figure) for figure in FIGURES}}
 
-    def count(self, overlay: survey.Survey, now: float, days: int) -> None:
+    def count(self, overlay: survey.Survey, now: float, days: int, left: int | None) -> None:
         """Count the Survey of one overlay.
 
         now   seconds since 1970
         days  after which one in which nothing is written is old
+        left  days until the site's purge removes it, None when it does not
         """
         self.overlays += 1
         self.size += overlay.size or 0
@@ -83,6 +88,7 @@ class Owner:
         self.not_clean += overlay.clean is False and not overlay.use
         self.in_use += bool(overlay.use)
         self.old += bool(overlay.written and now - overlay.written > days * _DAY)
+        self.expiring += left is not None and left <= SOON
         self.nearly_full += bool(overlay.nearly_full)
 
     def count_broken(self, status: os.stat_result, damaged: bool) -> None:
@@ -118,11 +124,13 @@ def collect(
     low: int,
     now: float,
     days: int,
+    expiry: Expiry,
     broken: Callable[[str, str], object] = lambda path, words: None,
 ) -> list[Owner]:
     """Return the Owners of some overlays, the one with most bytes first.
 
     overlays  (path, Image or OverlayError) as found() yields them
+    expiry    what is known of the site's purge
     low       percent of room or files below which an overlay is nearly full
     broken    called with the path and the words of an overlay that cannot be counted whole
     An overlay that vanishes meanwhile is not counted.
@@ -147,7 +155,8 @@ def collect(
             owner(status.st_uid).count_broken(status, damaged)
             broken(path, getattr(error, "what", str(error)))
         else:
-            owner(overlay.owner).count(overlay, now, days)
+            left = expiry.days(path, image.status, now)
+            owner(overlay.owner).count(overlay, now, days, left)
         finally:
             if not isinstance(image, OverlayError):
                 image.close()

@@ -41,7 +41,9 @@ def open_unfollowed(path: str, parent: str | None = None) -> int:
     parent  the directory in which it must turn out to be, absolute and without links; None:
             the way to it may lead through links
     For searches in places where others could exchange what was just looked at: neither a link
-    is followed, nor a device or a pipe opened, which alone may have effects. Raises OSError.
+    is followed, nor a device or a pipe opened, which alone may have effects. That it is read is
+    not noted where the caller may ask for that (open(2), O_NOATIME): else a site's purge, which
+    goes by that time, would spare whatever is listed. Raises OSError.
     """
     place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # opens nothing yet
     try:
@@ -50,7 +52,11 @@ def open_unfollowed(path: str, parent: str | None = None) -> int:
             raise FileNotFoundError(errno.ENOENT, "it is no longer a file")
         if parent is not None and os.path.dirname(os.readlink(f"/proc/self/fd/{place}")) != parent:
             raise FileNotFoundError(errno.ENOENT, "a link has come to lie on the way to it")
-        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        again, flags = f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            return os.open(again, flags | os.O_NOATIME)
+        except PermissionError:  # it is somebody else's
+            return os.open(again, flags)
     finally:
         os.close(place)
 

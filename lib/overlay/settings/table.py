@@ -5,6 +5,7 @@ from __future__ import annotations
 from overlay.settings.values import (
     BOOLEAN,
     COUNT,
+    DAYS,
     IMAGE,
     LIST,
     MODE,
@@ -389,6 +390,15 @@ SETTINGS = (
         PATHS,
         "/scratch/{user}",
         "Where users keep overlays: list-overlays looks there.",
+    ),
+    Setting(
+        "scratch",
+        "purge",
+        DAYS,
+        "",
+        "After how many days without use the site removes files in [scratch] locations. Nothing is"
+        " removed by this: list-overlays and `overlay-admin report` show who is near it.",
+        example="90d",
     ),
     Setting(
         "scratch",

@@ -58,13 +58,13 @@ def _text(text: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _list(text: str, _environ: Mapping[str, str]) -> tuple[str, ...]:
-    return _words(text)
+    return words(text)
 
 
 def _paths(text: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     # A list of places loses those whose variable is not set: outside a job there is
     # no $SLURM_TMPDIR, and that is not a mistake.
-    found = (expand(word, environ, unset="none") for word in _words(text))
+    found = (expand(word, environ, unset="none") for word in words(text))
     return tuple(path for path in found if path)
 
 
@@ -81,7 +81,7 @@ def _image(text: str, environ: Mapping[str, str]) -> str | None:
 def _sources(text: str, environ: Mapping[str, str]) -> tuple[str | None, ...]:
     if not text:
         raise ValueError("it is empty")
-    return tuple(expand(word, environ) for word in _words(text))
+    return tuple(expand(word, environ) for word in words(text))
 
 
 def _size(text: str, _environ: Mapping[str, str]) -> int:
@@ -130,6 +130,13 @@ def _seconds(text: str, _environ: Mapping[str, str]) -> int:
     return int(text)
 
 
+def _days(text: str, _environ: Mapping[str, str]) -> int:
+    number = text.removesuffix("d").rstrip()
+    if not (number.isascii() and number.isdecimal() and 0 < int(number) <= 36500):
+        raise ValueError(f"{text!r} is not a number of days such as 90d")
+    return int(number)
+
+
 TEXT = Kind("text", _text)
 LIST = Kind("list", _list, is_list=True)
 PATHS = Kind("paths", _paths, is_list=True)
@@ -144,16 +151,17 @@ BOOLEAN = Kind("boolean", _boolean, defaults=True)
 MODE = Kind("mode", _mode, defaults=True)
 PERCENT = Kind("percent", _percent, defaults=True)
 SECONDS = Kind("seconds", _seconds, defaults=True)
+DAYS = Kind("days", _days, defaults=True)
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
     """Return the words of a list, quotes taken off. Raises ValueError."""
     try:
-        words = shlex.split(text)
+        found = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"quotes do not match ({error})") from None
-    _no_comment(words)
-    return tuple(words)
+    _no_comment(found)
+    return tuple(found)
 
 
 def _one_path(text: str) -> str:
@@ -161,10 +169,10 @@ def _one_path(text: str) -> str:
     if text[0] not in "'\"":
         _no_comment(text.split())
         return text
-    words = _words(text)
-    if len(words) != 1:
+    found = words(text)
+    if len(found) != 1:
         raise ValueError("there is more than one path")
-    return words[0]
+    return found[0]
 
 
 def _no_comment(words: Iterable[str]) -> None:
