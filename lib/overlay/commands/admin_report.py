@@ -10,7 +10,7 @@ import time
 from overlay import size
 from overlay.commands.admin_output import add_output
 from overlay.commands.arguments import add_directories
-from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote, reason
 from overlay.settings import config as configuration
 
 TYPE_CHECKING = False
@@ -107,7 +107,7 @@ def _write_page(options: Namespace, owners: list[Owner], total: Owner, now: floa
                     )
                 new.over(old)
     except OSError as error:
-        raise replace.cannot(options.html, reason(error)) from None
+        raise cannot(options.html, reason(error)) from None
 
 
 def _csv(owners: Iterable[Owner], figures: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FIRST_LINE = "<!doctype html><!-- overlay-admin report -->"
 
 _BARS = 12  # owners that a chart shows, all others are one bar
-_BAR, _GAP, _NAMES, _WIDTH, _FIGURES = 18, 8, 150, 460, 110  # of a chart, in its own units
+_BAR, _GAP, _NAMES, _WIDTH, _FIGURES = 18, 8, 130, 420, 150  # of a chart, in its own units
 
 # Heading, figure, how it is written, and what it means.
 _COLUMNS: tuple[tuple[str, str, Callable[[int], str], str], ...] = (
@@ -43,7 +43,7 @@ _STYLE = """
     --two: #2f5379 } }
 body { margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: var(--ink);
   background: var(--back); font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.1rem; margin: 0 }
+h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.1rem; margin: 0 0 .5rem }
 p { color: var(--soft); margin: .2rem 0 1rem }
 .charts { display: flex; flex-wrap: wrap; gap: 2rem; margin: 1.5rem 0 }
 figure { flex: 1 1 26rem; margin: 0; min-width: 0 } svg { width: 100%; height: auto }
