@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 
 from overlay.environment import note as notes
+from overlay.environment import secrets
 from overlay.errors import printable
 
 TYPE_CHECKING = False
@@ -26,27 +26,6 @@ NAME = "history.json"
 FORMAT = 1
 MOST = 4 << 20  # bytes of a history
 _MOST_RECIPE = 1 << 20  # bytes of a file of commands
-
-# Secrets: user and password of a URL (RFC 3986, "userinfo"), and the values of such names.
-_USERINFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/@'\"]+@")
-_SECRET = re.compile(
-    r"((?:\b|(?<=_)|--?)[\w-]*(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY)[\w-]*['\"]?\s*[=:]\s*)"
-    r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s'\",;&|]+)",
-    re.IGNORECASE,
-)
-_OPTION = re.compile(
-    r"(--?[\w-]*(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY)[\w-]*\s+)(\"[^\"\n]*\"|'[^'\n]*'|[^\s-]\S*)",
-    re.IGNORECASE,
-)
-_HEADER = re.compile(r"(Authorization:\s*(?:\w+\s+)?)([^\s'\"]+)", re.IGNORECASE)
-
-
-def masked(text: str) -> str:
-    """Return a text with *** for what looks like a secret."""
-    text = _USERINFO.sub(r"\1***@", text)
-    for pattern in (_SECRET, _OPTION, _HEADER):
-        text = pattern.sub(r"\1***", text)
-    return text
 
 
 def entry(
@@ -71,26 +50,17 @@ def entry(
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "version": version,
         "architecture": os.uname().machine,
-        "command": _command(command),
+        "command": secrets.masked_words(command),
     }
     if recipe is not None:
         text = recipe[:_MOST_RECIPE].decode(errors="replace")
-        made["recipe"] = masked(text)
-    named = [masked(source) for source in sources]
+        made["recipe"] = secrets.masked(text)
+    named = [secrets.masked(source) for source in sources]
     if named:
         made["sources"] = named
     if base is not None:
         made["image"] = {"path": base.path, "size": base.size, "mark": base.mark}
     return made
-
-
-def _command(words: Sequence[str]) -> list[str]:
-    """Return a command line without secrets: also of an option whose value is a word of its own."""
-    found = [masked(word) for word in words]
-    for place, word in enumerate(words[1:], 1):
-        if _OPTION.match(f"{words[place - 1]} {word}"):
-            found[place] = "***"
-    return found
 
 
 def data(entries: Iterable[dict[str, Any]]) -> bytes:
