@@ -10,11 +10,12 @@ import struct
 
 import mutants
 from overlay.change.pack import closed
+from overlay.environment import copies, history, note
 from overlay.errors import DAMAGED, OverlayError
-from overlay.image import ext3, layout, markers
+from overlay.image import ext3, hidden, layout, markers
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.ext3_read import Reader
-from overlay.image.paths import Paths, TooLong
+from overlay.image.paths import Paths, TooLong, names
 from overlay.safety import salvage
 
 NAMES = [b".", b"..", b"", b"a/b", b"a\0b", b"upper", b"work", b"\x1b[2J", b"a\nb", b".wh.x"]
@@ -26,7 +27,15 @@ MOST_WORDS = 64 << 20  # characters of what is said of one image
 def fill(upper):
     """Make a large directory, many small ones, a deep one, and markers, all in /opt/env."""
     (upper.parent / "work" / "work").mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        place = upper / note.path(f"{number:020x}").lstrip("/")
+        place.parent.mkdir(parents=True)
+        place.write_bytes(note.Note("", directories=("/opt/env",), script="export A=1\n").text())
+        (place.parent / history.NAME).write_bytes(history.data([{"recipe": "x" * 9000}] * 3))
     upper = upper / "opt" / "env"
+    (upper / "lib").mkdir(parents=True)
+    (upper / "lib" / "one").write_bytes(b"x" * 20000)
+    os.link(upper / "lib" / "one", upper / "lib" / "other")
     for number in range(900):
         (upper / "large" / f"{number:04}-{'n' * 60}").mkdir(parents=True)
     for number in range(60):
@@ -51,6 +60,7 @@ class Image:
         self.numbers = [number for number, _inode in found]
         self.directories = [one for one in found if one[1].is_directory]
         paths = [b"upper", b"work", b"work/work", b"upper/opt/env"]
+        paths += [b"upper" + os.fsencode(note.DIRECTORY), b"upper/.singularity.d"]
         paths += [b"upper/opt/env/" + name for name in (b"large", b"many", b"deep")]
         self.chief = [ext3.ROOT_INODE, *(self.reader.lookup(path)[0] for path in paths)]
 
@@ -138,42 +148,84 @@ class Image:
         ]
 
 
-def look(path, environ, root):
-    """Look at an image as commands and sessions do; return the statuses and all that was said.
+def looks(answered):
+    """Return a function as mutants.look() is, for all that reads contents.
 
-    Besides show-overlay and list-overlays: the look before a session, the scan for markers,
-    what pack --open lists, the paths that tidying asks for, and the names that a repair keeps.
+    answered  a Counter: how many images each of the READERS has answered for
     """
-    statuses, said = mutants.look(path, environ, root)
-    descriptor = os.open(path, os.O_RDONLY)
+
+    def look(path, environ, root):
+        statuses, said = mutants.look(path, environ, root)
+        for reader in READERS:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                status, superblock = os.fstat(descriptor), ext3.read_superblock(descriptor)
+                found = Ext3Image(str(path), status, descriptor, False, superblock)
+                assert _length(reader(found)) < MOST_WORDS
+                answered[reader.__name__] += 1
+            except ext3.FormatError:
+                statuses.append(DAMAGED)
+            except OverlayError as error:
+                statuses.append(error.status)
+            finally:
+                os.close(descriptor)
+        return statuses, said
+
+    return look
+
+
+def layout_of(found):
+    """Look as is done before each session."""
+    layout.check_locked_layout(found)
+    return ()
+
+
+def packed(found):
+    """List what pack-overlay --open opens for all."""
+    return closed(found)
+
+
+def tidied(found):
+    """Find the paths of all directories with markers, as tidying after a session does."""
+    reader, paths = found.reader(), []
+    upper = reader.lookup(b"upper")
+    ways = Paths(reader, upper[0]) if upper else None
+    for directory in sorted({marker.directory for marker in markers.scan(reader)} - {None}):
+        try:
+            paths.append(ways.of(directory) or b"" if ways else b"")
+        except TooLong:
+            continue
+    return paths
+
+
+def stacked(found):
+    """Find what an overlay hides of those below."""
     try:
-        status, superblock = os.fstat(descriptor), ext3.read_superblock(descriptor)
-        found = Ext3Image(str(path), status, descriptor, False, superblock)
-        reader = Reader(descriptor, superblock)
-        assert _length(salvage.names(descriptor)) < MOST_WORDS
-        layout.check_locked_layout(found)
-        if reader.lookup(b"upper"):
-            assert _length(closed(found)) < MOST_WORDS
-            assert _length(_paths(reader)) < MOST_WORDS
-    except ext3.FormatError:
-        statuses.append(DAMAGED)
-    except OverlayError as error:
-        statuses.append(error.status)
-    finally:
-        os.close(descriptor)
-    return statuses, said
+        return hidden.of_ext3(found.reader()).deleted
+    except hidden.Unknown:
+        return ()
+
+
+def linked(found):
+    """Find names of hard links, and attributes, as is done after a session over others."""
+    reader = found.reader()
+    values = [value for number in reader.made_since(1) for _name, value in reader.attributes(number)]
+    return values + [path for _number, path in names(reader, set(reader.linked()))]
+
+
+def saved(found):
+    """List the names that a repair keeps."""
+    return salvage.names(found.descriptor)
+
+
+def carried(found):
+    """Read what it says of itself, and copy that as pack-overlay does."""
+    assert all(len(one.script) <= note.MOST for one in note.read(found))
+    return copies.of([found], {}).values()
+
+
+READERS = (layout_of, packed, tidied, stacked, linked, saved, carried)
 
 
 def _length(words):
     return sum(map(len, words))
-
-
-def _paths(reader):
-    """Return the paths of all directories with markers, as tidying finds them."""
-    paths, found = Paths(reader, reader.lookup(b"upper")[0]), []
-    for directory in sorted({marker.directory for marker in markers.scan(reader)} - {None}):
-        try:
-            found.append(paths.of(directory) or b"")
-        except TooLong:
-            continue
-    return found

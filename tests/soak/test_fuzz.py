@@ -5,6 +5,7 @@ OVERLAY_SECONDS is after how many seconds a round ends, 600 without it; what it 
 OVERLAY_SEED is the number of the first of five rounds, 0 without it: the next five go on there.
 """
 
+import collections
 import os
 
 import entangled
@@ -62,7 +63,11 @@ def test_entangled(make, block, seed, count):
     """The same for what is in an image, by sessions, packing and repairs, too."""
     path = make(entangled.fill, block)
     most = int(os.environ.get("OVERLAY_ROUNDS") or 1000)
-    change, look = entangled.Image(path).entangle, entangled.look
+    answered = collections.Counter()
+    change, look = entangled.Image(path).entangle, entangled.looks(answered)
     met = mutants.rounds(path, most, seed, ENVIRON, str(ROOT), change, look, seconds=SECONDS)
     told(count, "entangled", seed, block, met)
+    for name, number in sorted(answered.items()):
+        count(f"  {name}: {number} answered")
     assert met[1] < LEAST or met[1] // 3 < met[0] < met[1]
+    assert met[1] < LEAST or len(answered) == len(entangled.READERS)

@@ -1,5 +1,6 @@
 """show-overlay: figures, what is inside, what is no overlay."""
 
+import collections
 import json
 import os
 import re
@@ -448,9 +449,11 @@ def test_entangled(make, environ, block):
     os.mkdir("place")
     os.rename("x", "place/a.ext3")
     path = os.path.abspath("place/a.ext3")
-    change, look = entangled.Image(path).entangle, entangled.look
+    answered = collections.Counter()
+    change, look = entangled.Image(path).entangle, entangled.looks(answered)
     met = mutants.rounds(path, 80, block, environ, str(ROOT), change, look)
     assert 10 < met[0] < met[1] == 80
+    assert len(answered) == len(entangled.READERS)
 
 
 def test_directory_named_as_a_marker(make):
