@@ -209,7 +209,9 @@ def stacked(found):
 def linked(found):
     """Find names of hard links, and attributes, as is done after a session over others."""
     reader = found.reader()
-    values = [value for number in reader.made_since(1) for _name, value in reader.attributes(number)]
+    values = [
+        value for number in reader.made_since(1) for _name, value in reader.attributes(number)
+    ]
     return values + [path for _number, path in names(reader, set(reader.linked()))]
 
 

@@ -203,6 +203,21 @@ def test_undo_during_an_update(ok, run, words, environ, scratch, env, read):
     assert env.stat().st_mode & 0o777 == 0o600
 
 
+def test_private_in_the_place_of_a_version(ok, overlay, scratch, env):
+    """What somebody who may write in the directory gives that name is not opened to them."""
+    ok("update-overlay", "-q", "env.ext3", "--", "true")
+    (scratch / "env.ext3.~1~").rename(scratch / "gone")
+    private = overlay("private.ext3")
+    private.chmod(0o600)
+    env.chmod(0o644)
+    private.rename(scratch / "env.ext3.~9~")
+    ok("update-overlay", "-q", "--undo", "env.ext3")
+    assert [path.stat().st_mode & 0o777 for path in (env, scratch / "env.ext3.~9~")] == [
+        0o600,
+        0o644,
+    ]
+
+
 def test_not_to_be_written(run, scratch, env):
     """What may not be written, itself or its directory, is refused before anything is done."""
     env.chmod(0o444)

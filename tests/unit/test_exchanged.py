@@ -168,3 +168,26 @@ def test_measured_file_becomes_a_pipe(tmp_path, limit):
     os.mkfifo(path)
     limit(5)
     assert measure._data(os.fsencode(path), status) in range((1 << 20) + 1)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_version_that_is_put_back(tmp_path, monkeypatch, when):
+    """A file of somebody else's does not become the overlay; both names stay with their files."""
+    overlay, version, other = (tmp_path / name for name in ("a.ext3", "a.ext3.~1~", "other"))
+    for path in (overlay, version, other):
+        path.write_text(path.name)
+    real = replace.exchange
+
+    def exchanged(one, two, directory):
+        if os.path.exists(other):
+            os.rename(other, version)
+        real(one, two, directory)
+
+    if when == "meanwhile":
+        monkeypatch.setattr(replace, "exchange", exchanged)
+    with open(overlay, "rb") as file, open(version, "rb") as before:
+        if when == "before":
+            os.rename(other, version)
+        with pytest.raises(OverlayError, match="somebody has changed names"):
+            replace.exchange_known(str(overlay), file.fileno(), str(version), before.fileno())
+    assert (overlay.read_text(), version.read_text()) == ("a.ext3", "other")

@@ -15,7 +15,7 @@ from overlay.change import resize
 from overlay.create import build
 from overlay.environment import history, note
 from overlay.errors import CANNOT_CREATE, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
-from overlay.host import ending, private, process
+from overlay.host import ending, permissions, private, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from overlay.image.ext3_image import Ext3Image
+    from overlay.image.kind import Image
     from overlay.output import Output
     from overlay.settings.config import Config
 
@@ -302,39 +303,47 @@ def undo(path: str, output: Output) -> str:
     found = versions_of.kept(whole) or versions_of.named(whole)
     if not found:
         raise _no_version(path)
-    images.look(found[-1]).close()  # what is not an overlay does not take the place of one
-    image = images.look(path, write=True)
+    version = images.look(found[-1])  # what is not an overlay does not take the place of one
     try:
-        _check_own(image.as_ext3())
+        image = images.look(path, write=True)
         try:
-            image.lock(False)
-        except lock.Busy as busy:
-            raise in_use(image, busy) from None
-        _take_update(image.as_ext3(), None)
-        directory = os.open(os.path.dirname(whole), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        back = os.open(found[-1], flags)
-        try:
-            # Who may read it is what it is by now.
-            replace.keep_attributes(image.descriptor, back)
-            replace.exchange(os.path.basename(whole), os.path.basename(found[-1]), directory)
-        except (ImportError, AttributeError, OSError) as error:
-            why = reason(error) if isinstance(error, OSError) else "this system cannot do it"
-            raise OverlayError(
-                f"cannot exchange {quote(path)} and {quote(found[-1])}: {why}",
-                status=CANNOT_CREATE,
-                hint=f"mv {quote(whole)} NAME; mv {quote(found[-1])} {quote(whole)}",
-            ) from None
-        else:
-            versions_of.mark(image.descriptor, True)
-            versions_of.mark(back, False)
+            _put_back(image, version, whole)
         finally:
-            os.close(back)
-            os.close(directory)
+            image.close()
     finally:
-        image.close()
+        version.close()
     output.notice(f"what it was until now is {quote(found[-1])}")
     return found[-1]
+
+
+def _put_back(image: Image, version: Image, whole: str) -> None:
+    """Put a version in the place of an overlay. Raises OverlayError.
+
+    image    the overlay
+    version  what takes its place; nobody gets to read it by that who could not before
+    whole    the path of the overlay, absolute, without links
+    """
+    _check_own(image.as_ext3())
+    try:
+        image.lock(False)
+    except lock.Busy as busy:
+        raise in_use(image, busy) from None
+    _take_update(image.as_ext3(), None)
+    try:
+        # Who else may read it is what it is by now.
+        access = permissions.Access(version.descriptor)
+        os.fchmod(version.descriptor, version.status.st_mode & 0o700)
+        replace.keep_attributes(image.descriptor, version.descriptor, made_of=[access])
+        replace.exchange_known(whole, image.descriptor, version.path, version.descriptor)
+    except (ImportError, AttributeError, OSError) as error:
+        why = reason(error) if isinstance(error, OSError) else "this system cannot do it"
+        raise OverlayError(
+            f"cannot exchange {quote(image.path)} and {quote(version.path)}: {why}",
+            status=CANNOT_CREATE,
+            hint=f"mv {quote(whole)} NAME; mv {quote(version.path)} {quote(whole)}",
+        ) from None
+    versions_of.mark(image.descriptor, True)
+    versions_of.mark(version.descriptor, False)
 
 
 def forget(path: str) -> list[str]:

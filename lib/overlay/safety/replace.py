@@ -183,12 +183,40 @@ class Unfinished:
         exchange(self._name, self._base, self._directory)
 
     def _exchanged(self) -> OverlayError:
-        directory = quote(os.path.dirname(self.path))
-        return OverlayError(
-            f"cannot write {quote(self.path)}: somebody has changed names in {directory} meanwhile",
-            status=CANNOT_CREATE,
-            hint=f"see who may write there: ls -ld {directory}; do it in a directory of your own",
-        )
+        return names_changed(self.path)
+
+
+def names_changed(path: str) -> OverlayError:
+    """Return the error for a file that could not get a name, because others have a say in names."""
+    directory = quote(os.path.dirname(path))
+    return OverlayError(
+        f"cannot write {quote(path)}: somebody has changed names in {directory} meanwhile",
+        status=CANNOT_CREATE,
+        hint=f"see who may write there: ls -ld {directory}; do it in a directory of your own",
+    )
+
+
+def exchange_known(path: str, file: int, other: str, other_file: int) -> None:
+    """Exchange the names of two open files in one directory.
+
+    path, other       their names, absolute, the links of the directory followed
+    file, other_file  descriptors
+    Raises OverlayError (CANNOT_CREATE) when others have changed one of the names: both are left
+    as they are; and what exchange() raises.
+    """
+    parent, one = os.path.split(path)
+    two = os.path.basename(other)
+    directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not (leads_to(one, directory, file) and leads_to(two, directory, other_file)):
+            raise names_changed(path)
+        exchange(one, two, directory)
+        if not (leads_to(one, directory, other_file) and leads_to(two, directory, file)):
+            with contextlib.suppress(FileNotFoundError):  # one of them is gone
+                exchange(one, two, directory)
+            raise names_changed(path)
+    finally:
+        os.close(directory)
 
 
 def exchange(one: str, other: str, directory: int) -> None:
