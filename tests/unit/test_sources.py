@@ -610,6 +610,16 @@ def test_squashfs_refused(tmp_path, squash):
     assert error.status == CANNOT_CREATE
 
 
+def test_squashfs_not_whole(tmp_path, squash):
+    """What cannot be unpacked is told, beside deletions too, which unsquashfs cannot make."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("content")
+    (tmp_path / "target" / "file").mkdir(parents=True)
+    path = squash(tmp_path / "tree", "-p", "gone c 644 0 0 0 0")
+    error = refused(unpack_squashfs, path, tmp_path / "target")
+    assert (error.status, "failed to create file" in error.what) == (DAMAGED, True)
+
+
 def test_squashfs_of_many(tmp_path, squash):
     """Its files count, and how long their names are, before anything is unpacked."""
     tree = tmp_path / "tree"

@@ -9,6 +9,7 @@ import stat
 from overlay.create.allowance import check_room
 from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, OverlayError, quote, reason
 from overlay.host import namespace, process
+from overlay.image.markers import OPAQUE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +59,18 @@ def make_directory(path: str) -> bool:
         os.chmod(path, 0o755)
     except FileExistsError:
         return stat.S_ISDIR(os.lstat(path).st_mode)
+    return True
+
+
+def hide_below(path: str) -> bool:
+    """Mark a directory as fuse-overlayfs does where the kernel's overlayfs has an attribute.
+
+    It hides what lower layers have in its place. Return whether it was not marked before.
+    """
+    marker = os.path.join(path, os.fsdecode(OPAQUE[0]))
+    if os.path.lexists(marker):
+        return False
+    os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
     return True
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from overlay.create.attributes import complete
 from overlay.create.extract import Ext3
 from overlay.create.kind import HEAD, Source, open_regular
 from overlay.create.place import copy_tree
@@ -55,6 +56,8 @@ class Directory(Source):
 
     def _bring(self, target: str, means: Means) -> None:
         copy_tree(self.path, target, means.config.environ, through=means.through + ".source")
+        for below, name in complete(self.path, target):
+            means.left_out.add(name, "/" + below)
 
 
 # Kinds of files: the first that one begins like is taken.

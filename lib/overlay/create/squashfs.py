@@ -6,22 +6,24 @@ import os
 import re
 import signal
 import stat
+import sys
 
+from overlay.create import attributes
 from overlay.create.allowance import check_room
 from overlay.create.kind import Source, open_regular
-from overlay.create.place import DEEPEST, copy_tree, make_directories
+from overlay.create.place import DEEPEST, copy_tree, hide_below, make_directories
 from overlay.create.workplace import was_changed
 from overlay.errors import DAMAGED, OverlayError, quote
-from overlay.host import private, process
+from overlay.host import namespace, private, process
 from overlay.image.magic import is_squashfs
 from overlay.image.squashfs import LONGEST_LISTING
+from overlay.output import write_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from overlay.create.allowance import Allowance
-    from overlay.create.attributes import LeftOut
     from overlay.create.kind import Means
     from overlay.host.process import Result
 
@@ -30,12 +32,33 @@ _LISTED = re.compile(
     r"^([a-z-])\S{9} +\d+/\d+ +(\d+)(, *\d+)? +\d+-\d\d-\d\d \d\d:\d\d (/.*)?$", re.M | re.A
 )
 
-# What unsquashfs says of attributes: (which, of which file).
-_REFUSED = {
-    "large": r"failed to write xattr (\S+) for file (.*?) because no extended attribute space",
-    "root": r"could not write xattr (\S+) for file (.*?) because you're not superuser",
-}
-_EXPECTED = re.compile(r"could not create character device|^write_xattr: |^Further error messages")
+# What unsquashfs says of attributes: (which, of which file). The first ends it: one that is larger
+# than the file system here takes, or of a file that may not be written. Root's it leaves out.
+_GIVEN_UP = re.compile(r"failed to write xattr (\S+) for file (.*?) because ", re.DOTALL)
+_OF_ROOT = re.compile(
+    r"could not write xattr (\S+) for file (.*?) because you're not superuser", re.DOTALL
+)
+
+_LIB = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+# Names that the kernel knows: xattr(7).
+_KNOWN = re.compile(r"trusted\.overlay\.|security\.(capability|selinux|ima|evm)$")
+_OTHER = {"trusted": "security", "security": "trusted"}
+_OPAQUE = "trusted.overlay.opaque"
+
+_LONGEST = 1 << 28  # bytes of all names of attributes that are told
+
+# Mounts a squashfs file, and compares the attributes in it with those of what was unpacked.
+_COMPARE = '"$1" -o ro "$2" "$3" && shift 3 && exec "$@"'
+_INSIDE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from overlay.create import squashfs;"
+    " squashfs.print_missing(*sys.argv[2:])"
+)
+_EXPECTED = re.compile(
+    r"(create_inode: could not create character device |write_xattr: (could not|to avoid) )"
+    r".*?superuser!|Further error messages of this type are suppressed!",
+    re.DOTALL,
+)
 
 
 class Squashfs(Source):
@@ -53,21 +76,17 @@ class Squashfs(Source):
         return ["unsquashfs", "-n", "-f", "-d", target, self.path]
 
     def _bring(self, target: str, means: Means) -> None:
-        environ = means.config.environ
-        unpack_squashfs(self.path, target, means.allowance, environ, means.left_out)
+        unpack_squashfs(self.path, target, means)
 
 
-def unpack_squashfs(
-    path: str, target: str, allowance: Allowance, environ: Mapping[str, str], left_out: LeftOut
-) -> None:
+def unpack_squashfs(path: str, target: str, means: Means) -> None:
     """Unpack a squashfs file whose listing shows nothing that speaks against it.
-
-    left_out  takes note of attributes that cannot be carried
 
     Raises OverlayError, and OSError (ENOSPC, EDQUOT) when there is no room for it.
     """
     import tempfile
 
+    environ = means.config.environ
     program = process.need("unsquashfs", environ)
     with open_regular(path) as file:
         before = private.identity(os.fstat(file.fileno()))
@@ -79,13 +98,15 @@ def unpack_squashfs(
             )
         if listing.status:
             raise _fails(path, listing)
-        whiteouts = _whiteouts(path, listing.output, allowance)
+        whiteouts = _whiteouts(path, listing.output, means.allowance)
         into = target
         if not _only_directories(target):
             # unsquashfs writes through links that it finds; alone in a directory it finds none.
             into = tempfile.mkdtemp(dir=os.path.dirname(target))
         try:
-            _run_unsquashfs(program, path, file.fileno(), into, whiteouts, environ, left_out)
+            first = _run_unsquashfs(program, path, file.fileno(), into, whiteouts, environ)
+            if first is not None:
+                _complete(file.fileno(), into, means, first)
             if private.identity(os.fstat(file.fileno())) != before:
                 raise was_changed(quote(path))
             if into != target:
@@ -133,21 +154,77 @@ def _whiteouts(path: str, listing: str, allowance: Allowance) -> list[str]:
     return found
 
 
-def _note_attributes(result: Result, target: str, left_out: LeftOut) -> str | None:
-    """Note the attribute that unsquashfs could not set, of which it names the first one.
+def _complete(descriptor: int, target: str, means: Means, first: tuple[str, str]) -> None:
+    """Set what attributes unsquashfs has not, and note those that cannot be carried.
 
-    Return "large" when it gave up because one is larger than the file system here takes,
-    "root" when it went on without those that only root may set, None when all were set.
+    descriptor  of the squashfs file
+    first       (path, name) of the one that it has named
     """
-    said = result.errors + result.output
-    for why, pattern in _REFUSED.items():
-        found = re.search(pattern, said, re.DOTALL) if result.status else None
-        if found:
-            path = "/" + os.path.relpath(found[2], target)
-            left_out.add(found[1], path)
-            left_out.is_whole = False
-            return why
-    return None
+    missing = _missing(descriptor, target, means)
+    if missing is None:
+        means.left_out.add(first[1], first[0])
+        means.left_out.is_whole = False
+        return
+    for below, name in _as_stored(missing, first):
+        if name == _OPAQUE:
+            with attributes.writable(os.path.join(target, below)):
+                hide_below(os.path.join(target, below))
+        else:
+            means.left_out.add(name, "/" + below)
+
+
+def _missing(descriptor: int, target: str, means: Means) -> list[tuple[str, str]] | None:
+    """Return (path, name) of the attributes that what was unpacked lacks; None: it is not known."""
+    environ = means.config.environ
+    squashfuse = process.which("squashfuse_ll", environ) or process.which("squashfuse", environ)
+    if squashfuse is None or not sys.executable or not namespace.available(environ):
+        return None
+    mounted = means.through + ".attributes"
+    os.mkdir(mounted)
+    try:
+        words: list[str | int] = ["/bin/sh", "-c", _COMPARE, "sh", squashfuse, descriptor, mounted]
+        words += [sys.executable, "-IS", "-c", _INSIDE, _LIB, mounted, target]
+        result = process.run(namespace.wrap(words, environ), environ, most=_LONGEST)
+    finally:
+        os.rmdir(mounted)
+    if result.status:
+        return None
+    words_ = [os.fsdecode(bytes.fromhex(word)) for word in result.output.split()]
+    return list(zip(words_[::2], words_[1::2]))
+
+
+def print_missing(tree: str, copy: str) -> None:
+    """Print what _missing() returns, in hexadecimal digits; in a namespace."""
+    for pair in attributes.complete(tree, copy):
+        path, name = (os.fsencode(word).hex() for word in pair)
+        write_result(f"{path} {name}\n")
+
+
+def _as_stored(missing: list[tuple[str, str]], first: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield (path, name) of attributes as they are called in the file.
+
+    first  one that was missing, as unsquashfs has named it
+    Some versions of squashfuse call root's those of security, and those of security root's.
+    """
+    swapped = (first[0].lstrip("/"), _swapped(first[1])) in missing
+    swapped = swapped or any(_KNOWN.match(_swapped(name)) for _below, name in missing)
+    for below, name in missing:
+        yield below, _swapped(name) if swapped else name
+
+
+def _swapped(name: str) -> str:
+    """Return the name of an attribute of root's as one of security, or the other way."""
+    kind, _dot, rest = name.partition(".")
+    return f"{_OTHER.get(kind, kind)}.{rest}"
+
+
+def _remove_files(target: str) -> None:
+    """Remove all but directories: unsquashfs cannot write what it has made read-only."""
+    for directory, names, files in os.walk(target):
+        for name in (*names, *files):
+            path = os.path.join(directory, name)
+            if name in files or os.path.islink(path):
+                os.unlink(path)
 
 
 def _run_unsquashfs(
@@ -157,23 +234,26 @@ def _run_unsquashfs(
     target: str,
     whiteouts: Collection[str],
     environ: Mapping[str, str],
-    left_out: LeftOut,
-) -> None:
+) -> tuple[str, str] | None:
     """Unpack into a directory without links, and make the deletions there.
 
     path, descriptor  its name, for messages, and what was listed
     unsquashfs makes devices for root only. Every user may make the character device 0/0,
     overlayfs's mark of a deletion (mknod(2), Linux 5.8).
+    Returns (path, name) of the first attribute that it could not set, or None. Where it gave up at
+    that, all is unpacked without attributes.
     """
     words: list[str | int] = [program, "-n", "-f", "-d", target]
     result = process.run([*words, descriptor], environ)
-    refused = _note_attributes(result, target, left_out)
-    if refused == "large":
+    said = result.errors + result.output
+    given_up = _GIVEN_UP.search(said) if result.status else None
+    refused = given_up or (_OF_ROOT.search(said) if result.status else None)
+    if given_up:
+        _remove_files(target)
         result = process.run([*words, "-no-xattrs", descriptor], environ)
-    lines = (result.errors + result.output).splitlines()
-    lines = [line for line in lines if not _EXPECTED.search(line)]
-    expected = (whiteouts or refused) and not any("rror" in line for line in lines)
-    if result.status and not expected:
+    # With 2 it went on after what it tells of; all else means that something is not there.
+    told = _EXPECTED.sub("", result.errors).strip()
+    if result.status not in (0, 2) or result.status and told:
         check_room(result.errors + result.output)
         raise _fails(path, result)
     for name in whiteouts:
@@ -183,3 +263,4 @@ def _run_unsquashfs(
             raise OverlayError(f"{quote(path)} is refused: {quote(name)}", status=DAMAGED)
         if not os.path.lexists(device):
             os.mknod(device, stat.S_IFCHR | 0o600, 0)
+    return ("/" + os.path.relpath(refused[2], target), refused[1]) if refused else None

@@ -13,7 +13,7 @@ import sys
 
 from overlay.create.compressed import compression, opened
 from overlay.create.kind import HEAD, Source
-from overlay.create.place import DEEPEST, make_directory
+from overlay.create.place import DEEPEST, hide_below, make_directory
 from overlay.errors import DAMAGED, UNAVAILABLE, OverlayError, quote
 
 TYPE_CHECKING = False
@@ -340,11 +340,9 @@ class Unpacker:
             self._refuse(member, "is a device")
 
     def _hide_below(self, path: str) -> None:
-        """Mark a directory as fuse-overlayfs does where the kernel's overlayfs has an attribute."""
-        marker = os.path.join(path, ".wh..wh..opq")
-        if not os.path.lexists(marker):
+        """Mark a directory where overlayfs has an attribute; the mark is a file more."""
+        if hide_below(path):
             self._count_one()
-            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
 
     def _write(self, archive: TarFile, member: TarInfo, path: str) -> None:
         if member.size > self._left:
