@@ -1,21 +1,18 @@
 """What the sources of quotas say, and what follows from it; programs are real, sources are not."""
 
-import importlib
 import os
 import time
-from types import SimpleNamespace
 
 import pytest
-from overlay import quota
 from overlay.create.policy import room_for
 from overlay.errors import CANNOT_CREATE, CONFIGURATION, OverlayError
 from overlay.host import mounts, process
 from overlay.host.names import user_name
-from overlay.quota import btrfs, ceph, lustre, nfs, space
+from overlay.quota import btrfs, ceph, kernel, lustre, nfs, space
 from overlay.quota.check import find_limits
 from overlay.quota.command import parse_command
 from overlay.quota.limits import Limits, Place
-from overlay.quota.sources import SOURCES
+from overlay.quota.sources import SOURCES, load
 from support import wait_until
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -79,7 +76,7 @@ def says(monkeypatch, on):
     def says(blocks, files=NOTHING):
         on("lustre", "/scratch")
         limits = Limits("user", "test", "your quota on /scratch", blocks, files)
-        monkeypatch.setitem(SOURCES, "lustre", SimpleNamespace(limits=lambda _place: [limits]))
+        monkeypatch.setattr(lustre, "limits", lambda _place: [limits])
 
     return says
 
@@ -298,7 +295,7 @@ def test_statvfs_is_second(monkeypatch, settings, scratch, environ, says):
         "space",
     ]
     known = Limits("tree", "test", "x", *numbers)
-    monkeypatch.setitem(SOURCES, "lustre", SimpleNamespace(limits=lambda _place: [known]))
+    monkeypatch.setattr(lustre, "limits", lambda _place: [known])
     assert [one.kind for one in find_limits(scratch, settings(), environ)[0]] == ["tree", "space"]
 
 
@@ -311,7 +308,7 @@ def test_one_time_for_all(monkeypatch, on, program, check):
         place.ask([asked])
         return [full]
 
-    monkeypatch.setitem(SOURCES, "btrfs", SimpleNamespace(limits=limits))
+    monkeypatch.setattr(btrfs, "limits", limits)
     left = []
 
     def ask(words, environ, seconds):
@@ -333,13 +330,11 @@ def test_one_time_for_all(monkeypatch, on, program, check):
 
 
 def test_sources():
-    """Each file of a source is in the table, for every type of file system that it names."""
-    directory = os.path.dirname(quota.__file__)
-    files = {name.removesuffix(".py") for name in os.listdir(directory) if name.endswith(".py")}
-    for name in sorted(files - {"__init__"}):
-        source = importlib.import_module(f"overlay.quota.{name}")
-        for type in getattr(source, "TYPES", ()):
-            assert SOURCES[type] is source
+    """The table names a module for every type of file system; what is local, the kernel knows."""
+    for type in SOURCES:
+        assert load(type, is_local=False).limits
+    assert load("xfs", is_local=True) is kernel
+    assert load("xfs", is_local=False) is None
     assert {"btrfs", "ceph", "lustre", "nfs4"} <= SOURCES.keys()
 
 

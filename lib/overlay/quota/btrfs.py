@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from overlay.quota.limits import Place
 
-TYPES = ("btrfs",)
 _BTRFS_SYSFS = "/sys/fs/btrfs"
 
 
@@ -26,7 +25,7 @@ def settle(place: Place) -> bool:
     It does so only when it next commits, and commits itself before it says EDQUOT.
     """
     program = process.which("sync", place.environ)
-    if place.mount.type != "btrfs" or program is None:
+    if program is None:
         return False
     try:
         return not place.ask([program, "-f", place.directory]).status

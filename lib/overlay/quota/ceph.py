@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from overlay.quota.limits import Place
 
 
-TYPES = ("ceph", "fuse.ceph", "fuse.ceph-fuse")
-
-
 def limits(place: Place) -> list[Limits]:
     """Read the quotas of the directory and of those above it, as far as they are mounted.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from overlay import size
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
-from overlay.quota import btrfs, sources, space
+from overlay.quota import sources, space
 from overlay.quota.limits import Place, Unknown
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ class Room:
         """
         config = self._config
         findings = _findings(self.limits, now_bytes, full_bytes, files)
-        if findings and findings[0].short and btrfs.settle(self._place):
+        if findings and findings[0].short and _is_settled(self._place):
             again, failed = _limits(self._place)
             if not failed:  # else the time is over, and what was said before still holds
                 self.limits, self.failures = again, failed
@@ -77,6 +77,15 @@ class Room:
     def after(self, bytes_: int, files: int) -> list[Limits]:
         """Return the Limits as they are when so many more bytes and files are there."""
         return [one.after(bytes_, files) for one in self.limits]
+
+
+def _is_settled(place: Place) -> bool:
+    """Return whether what has been removed may count as free only now."""
+    if place.mount.type != "btrfs":
+        return False
+    from overlay.quota import btrfs
+
+    return btrfs.settle(place)
 
 
 class _Finding:

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 def limits(place: Place) -> list[Limits]:
-    """Ask the site's own command; nothing when there is none, or it prints nothing."""
-    if not place.command:
-        return []
+    """Ask the site's own command; nothing when it prints nothing."""
     known = {"{user}": user_name(place.user), "{path}": place.directory}
     arguments = []
     for word in place.command:

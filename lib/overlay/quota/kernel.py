@@ -8,14 +8,12 @@ import struct
 import time
 
 from overlay.host import process
-from overlay.quota import nfs
 from overlay.quota.limits import Limits, owner_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from overlay.quota.limits import Place, Side
 
-TYPES = ()  # all that are on this machine alone, but for those with a source of their own
 _GETQUOTA = 0x800007  # Q_GETQUOTA, linux/quota.h
 _TYPES = {"user": 0, "group": 1}  # USRQUOTA, GRPQUOTA; projects are answered to root alone
 _QUOTACTL_FD = 443  # the system call's number, the same on all architectures of our day
@@ -40,7 +38,11 @@ def limits(place: Place) -> list[Limits]:
         try:
             answer = _quotactl(place, kind, owner)
         except (ImportError, OSError):
-            return nfs.limits(place) if process.which("quota", place.environ) else found
+            if not process.which("quota", place.environ):
+                return found
+            from overlay.quota import nfs
+
+            return nfs.limits(place)
         if answer:
             found.append(Limits(kind, "quotactl", owner_names(place)[kind], *answer))
     return found

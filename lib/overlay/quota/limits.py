@@ -10,7 +10,6 @@ import time
 
 from overlay.errors import OverlayError, quote
 from overlay.host import mounts, process
-from overlay.host.names import group_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,6 +159,8 @@ def _project(descriptor: int) -> int:
 
 def owner_names(place: Place) -> dict[str, str]:
     """Return the names of the quotas of a user, a group and a project in messages."""
+    from overlay.host.names import group_name  # asks a server on many sites
+
     where = quote(place.mount.point)
     return {
         "user": f"your quota on {where}",

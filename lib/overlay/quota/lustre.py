@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from overlay.quota.limits import Place, Side
 
 
-TYPES = ("lustre",)
-
-
 def limits(place: Place) -> Iterator[Limits]:
     """Ask `lfs quota` for the user, the group and, where there is one, the project."""
     program = process.which("lfs", place.environ)

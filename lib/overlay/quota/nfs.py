@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from overlay.quota.limits import Place
 
 
-TYPES = ("nfs", "nfs4")
-
-
 def limits(place: Place) -> list[Limits]:
     """Ask quota(1). Without it, or when the server has no service for it, nothing is known.
 

@@ -1,12 +1,10 @@
 """Who is asked for the quotas of a place: a module each, by the type of the file system.
 
-A source is a module with two names, as Source below has them. A new one is its file, its name
-in the table, and a test of what its parser makes of real answers.
+A source is a module with what Source below has. A new one is its file, its rows in the table,
+and a test of what its parser makes of real answers.
 """
 
 from __future__ import annotations
-
-from overlay.quota import btrfs, ceph, command, kernel, lustre, nfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +16,6 @@ if TYPE_CHECKING:
     class Source(Protocol):
         """Who knows about quotas of some file systems."""
 
-        @property
-        def TYPES(self) -> tuple[str, ...]:
-            """The types of file system that it is for, as mountinfo has them (proc(5))."""
-
         def limits(self, place: Place) -> Iterable[Limits]:
             """Return or yield the Limits of a place; what is yielded before it fails counts.
 
@@ -30,11 +24,30 @@ if TYPE_CHECKING:
             """
 
 
-def _by_type(*sources: Source) -> dict[str, Source]:
-    return {type: source for source in sources for type in source.TYPES}
+# Type of file system, as mountinfo has it (proc(5)) -> module of overlay.quota; only the one that
+# is asked is imported.
+SOURCES = {
+    "btrfs": "btrfs",
+    "ceph": "ceph",
+    "fuse.ceph": "ceph",
+    "fuse.ceph-fuse": "ceph",
+    "lustre": "lustre",
+    "nfs": "nfs",
+    "nfs4": "nfs",
+}
 
 
-SOURCES = _by_type(btrfs, ceph, lustre, nfs)
+def load(type_: str, is_local: bool) -> Source | None:
+    """Return who knows about the quotas of a file system, None where nobody does.
+
+    type_     its type
+    is_local  whether it is on this machine alone, so that the kernel knows
+    """
+    name = SOURCES.get(type_) or ("kernel" if is_local else None)
+    if name is None:
+        return None
+    found: Source = __import__(f"overlay.quota.{name}", fromlist=["limits"])
+    return found
 
 
 def limits(place: Place) -> Iterable[Limits]:
@@ -42,5 +55,11 @@ def limits(place: Place) -> Iterable[Limits]:
 
     Raises Unknown and OSError.
     """
-    source = SOURCES.get(place.mount.type) or (kernel if place.mount.is_local else None)
-    return command.limits(place) or (source.limits(place) if source else [])
+    if place.command:
+        from overlay.quota import command
+
+        found = command.limits(place)
+        if found:
+            return found
+    source = load(place.mount.type, place.mount.is_local)
+    return source.limits(place) if source else []
