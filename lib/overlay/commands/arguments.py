@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     # A parser, or a group of one.
     Group = argparse._ActionsContainer
 
+# Its words stay what they are, in every language: mistakes knows them, and to look for translations
+# takes a millisecond of every start.
+vars(argparse).update(_=str, ngettext=lambda one, several, count: one if count == 1 else several)
+
 _WIDTH = 79  # of --help, which fits on a terminal of 80 columns and 24 lines
 _COLUMN = 27  # where the texts of the options begin
 
