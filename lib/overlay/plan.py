@@ -7,7 +7,6 @@ without it the same Plan is done.
 from __future__ import annotations
 
 import os
-import shlex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ class Step:
 
     def shell(self) -> str:
         """Return the line that does the same in a POSIX shell."""
+        import shlex  # only where it is shown
+
         words: list[str] = []
         for name in self.unset:
             words += ["-u", name]

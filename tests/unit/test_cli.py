@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from overlay import __version__, cli
+from overlay.quota.sources import SOURCES
 from support import ROOT
 
 PROGRAMS = sorted(cli.COMMANDS)
@@ -827,7 +828,20 @@ overlay.launch.request overlay.launch.run overlay.output overlay.plan overlay.se
 overlay.settings.config overlay.settings.files overlay.settings.table overlay.settings.values
 overlay.size"""
 READ = "overlay.host.holders overlay.host.keeper overlay.safety overlay.safety.guard"
-WRITTEN = "overlay.host.foreground overlay.image.paths overlay.safety.finish overlay.safety.tidy"
+WRITTEN = "overlay.host.foreground overlay.safety.finish overlay.safety.tidy"
+
+# What a new empty overlay takes, beside who knows about quotas in its place.
+CREATED = """overlay overlay.cli overlay.commands overlay.commands.arguments overlay.commands.create
+overlay.create overlay.create.make overlay.create.policy overlay.create.request
+overlay.create.workplace overlay.errors overlay.host overlay.host.ending overlay.host.mounts
+overlay.host.permissions overlay.host.private overlay.host.process overlay.host.room
+overlay.host.scratch overlay.host.trust overlay.image overlay.image.ext3 overlay.image.ext3_size
+overlay.image.kind overlay.image.lock overlay.image.magic overlay.image.partial
+overlay.image.record overlay.output overlay.plan overlay.quota overlay.quota.check
+overlay.quota.limits overlay.quota.sources overlay.quota.space overlay.safety
+overlay.safety.blocks overlay.safety.replace overlay.safety.stale overlay.settings
+overlay.settings.config overlay.settings.files overlay.settings.table overlay.settings.values
+overlay.size"""
 
 
 @pytest.mark.parametrize(
@@ -845,6 +859,14 @@ def test_imports_of_ours(environ, scratch, tmp_path, arguments, known):
     found = imported(environ, scratch, "run-overlay", *arguments)
     ours = {name for name in found if name.partition(".")[0] == "overlay"}
     assert ours == set(known.split())
+
+
+def test_imports_of_create(environ, scratch):
+    """So it is for a new overlay."""
+    found = imported(environ, scratch, "create-overlay", "-s", "64", "-n", "2", "-o", "new")
+    ours = {name for name in found if name.partition(".")[0] == "overlay"}
+    sources = {f"overlay.quota.{name}" for name in (*SOURCES.values(), "kernel", "columns")}
+    assert ours - sources == set(CREATED.split())
 
 
 def test_nothing_runs_at_import(environ):

@@ -6,14 +6,13 @@ import errno
 import math
 import os
 
+from overlay.create.request import LARGER
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
 from overlay.host import private
 from overlay.host.room import free_bytes
 from overlay.size import MIB, format_size
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-LARGER = "choose a larger size with -s"
 
 
 class Allowance:

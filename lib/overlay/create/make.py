@@ -9,18 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 
-from overlay.create.allowance import LARGER
-from overlay.create.request import Created, file_name
+from overlay.create.request import LARGER, Created, file_name
 from overlay.create.workplace import Workplace
 from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote, reason
-from overlay.host import namespace, places, process
+from overlay.host import process
 from overlay.host.scratch import scratch_directory
-from overlay.image import ext3, ext3_size, ext3_write, markers
-from overlay.image.ext3_image import Ext3Image
-from overlay.image.ext3_read import Inode, Reader
+from overlay.image import ext3, ext3_size, record
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step, do_final, named
-from overlay.safety import blocks, repair, replace, stale
+from overlay.safety import blocks, replace, stale
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from overlay.create.request import Creation
+    from overlay.image.ext3_read import Inode
     from overlay.image.kind import Image
     from overlay.plan import Part
     from overlay.settings.config import Config
@@ -115,6 +113,8 @@ def look(
     try:
         path = replace.place(name)
     except OSError as error:
+        from overlay.host import places
+
         raise places.current_is_gone(error) from None
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
@@ -294,6 +294,8 @@ class _Making:
             facts.partial,
         ]
         if creation.content and creation.content.in_namespace:
+            from overlay.host import namespace
+
             binds = [
                 (tree, os.path.join(place.upper, where)) for tree, where in creation.content.binds
             ]
@@ -349,6 +351,8 @@ class _Making:
 
     def _settle(self) -> None:
         """Set owners and times of what is inside."""
+        from overlay.image import ext3_write
+
         content, descriptor = self._creation.content, self._new.descriptor
         assert content
         if content.owners:
@@ -363,6 +367,8 @@ class _Making:
         Of a directory with more than 65,000 others mke2fs gives a number of links that it
         cannot have; what a session would do to such an image is done at once.
         """
+        from overlay.safety import repair
+
         facts, descriptor, environ = self._facts, self._new.descriptor, self._config.environ
         if repair.is_sound(facts.tools["e2fsck"], descriptor, environ):
             return
@@ -387,9 +393,14 @@ class _Making:
         )
 
     def _note(self) -> None:
-        descriptor = self._new.descriptor
-        status = os.fstat(descriptor)
-        markers.note_new(Ext3Image(self._facts.path, status, descriptor, True, self._superblock))
+        """Write down on it whether what it was filled with has deletion markers."""
+        descriptor, there = self._new.descriptor, False
+        if self._creation.content:
+            from overlay.image import markers
+            from overlay.image.ext3_read import Reader
+
+            there = bool(markers.scan(Reader(descriptor, self._superblock)))
+        record.note_markers(descriptor, self._superblock.stamp, there)
 
     def into_place(self) -> Created:
         """Give the finished file its name, and return what was Created."""
@@ -408,6 +419,9 @@ def _set_times(
 ) -> None:
     """Set the times that mke2fs has cut off: path of bytes in the image -> time."""
     if times:
+        from overlay.image import ext3_write
+        from overlay.image.ext3_read import Reader
+
         reader = Reader(descriptor, superblock)
         numbers = {}
         for path, time in times.items():
@@ -419,4 +433,6 @@ def _set_times(
 
 def _directories(descriptor: int) -> Iterator[tuple[int, Inode]]:
     """Yield (number, Inode) of every directory of an image."""
+    from overlay.image.ext3_read import Reader
+
     yield from Reader(descriptor, ext3.read_superblock(descriptor)).inodes(4)

@@ -6,7 +6,7 @@ import os
 
 from overlay.errors import USAGE, OverlayError, quote
 from overlay.image import ext3_size
-from overlay.launch.request import check_name
+from overlay.image.kind import check_name
 from overlay.size import format_files, format_size, mebibytes, thousands
 
 TYPE_CHECKING = False
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from overlay.settings.config import Config
 
 SUFFIXES = (".ext3", ".img")
+
+LARGER = "choose a larger size with -s"
 
 
 class Order:

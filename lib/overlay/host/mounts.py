@@ -43,7 +43,7 @@ def find(descriptor: int) -> Mount | None:
     because the subvolumes of btrfs have their own.
     """
     try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        with open(f"/proc/self/fdinfo/{descriptor}", encoding="utf-8") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
         number = fields["mnt_id"].strip()
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:

@@ -120,7 +120,7 @@ def identity(status: os.stat_result) -> str:
     next, and a node that crashes may leave what was not written to its end.
     """
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             boot = file.read(8)
     except OSError:
         boot = "0"

@@ -133,6 +133,12 @@ class Superblock:
         )
 
     @property
+    def stamp(self) -> str:
+        """What changes whenever anything in the image does."""
+        counts = f"{self.free_inodes_count}.{self.free_blocks_count}"
+        return f"{self.write_time}.{self.mount_time}.{counts}"
+
+    @property
     def groups_count(self) -> int:
         """The number of block groups."""
         return -(-(self.blocks_count - self.first_data_block) // self.blocks_per_group)

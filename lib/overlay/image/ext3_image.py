@@ -106,11 +106,7 @@ class Ext3Image(PlannedImage):
 
     @property
     def stamp(self) -> str:
-        superblock = self.superblock
-        return (
-            f"{superblock.write_time}.{superblock.mount_time}."
-            f"{superblock.free_inodes_count}.{superblock.free_blocks_count}"
-        )
+        return self.superblock.stamp
 
     @property
     def free(self) -> tuple[int, int] | None:

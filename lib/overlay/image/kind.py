@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import DAMAGED, OverlayError, quote, reason
+from overlay.errors import DAMAGED, USAGE, OverlayError, quote, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,17 @@ def damaged(path: str, why: object, hint: str | None = "check-overlay {}") -> Ov
         status=DAMAGED,
         hint=hint and hint.format(quote(path)),
     )
+
+
+def check_name(path: str, hint: str) -> None:
+    """Refuse the name of an overlay that the engine would misread. Raises OverlayError (USAGE)."""
+    if ":" in path or not path.isprintable():
+        raise OverlayError(
+            f"{quote(path)}: colons, control characters and bytes that are not UTF-8 in the name of"
+            " an overlay would be misread by the engine",
+            status=USAGE,
+            hint=hint,
+        )
 
 
 class Image:

@@ -93,19 +93,12 @@ def known(found: Image) -> bool | None:
 
 def note(found: Image, known: bool) -> None:
     """Write down on an image whether it has markers, as it is now."""
-    fields = record.read(found.descriptor)
-    fields.update(markers="some" if known else "none", stamp=found.stamp)
-    record.write(found.descriptor, fields)
+    record.note_markers(found.descriptor, found.stamp, known)
 
 
 def last_second_of_others(found: Ext3Image) -> int:
     """Return until when, in seconds since 1970, others may have put markers into an image."""
     return 0 if known(found) is False else found.superblock.write_time
-
-
-def note_new(found: Ext3Image) -> None:
-    """Write down on a new image whether what it was filled with has markers."""
-    note(found, bool(scan(found.reader())))
 
 
 def stack_name(base: str, below: Iterable[str]) -> str:

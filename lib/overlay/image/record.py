@@ -72,6 +72,13 @@ def end(descriptor: int) -> None:
         write(descriptor, {**fields, "ended": str(int(time.time()))})
 
 
+def note_markers(descriptor: int, stamp: str, there: bool) -> None:
+    """Write down whether an image has deletion markers, in the state that the stamp is of."""
+    fields = read(descriptor)
+    fields.update(markers="some" if there else "none", stamp=stamp)
+    write(descriptor, fields)
+
+
 def tidy_from(fields: Mapping[str, str]) -> int:
     """Return the second since which markers are of sessions that are known; 0 when none is told.
 

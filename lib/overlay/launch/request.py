@@ -15,6 +15,7 @@ from overlay.errors import (
     quote,
     reason,
 )
+from overlay.image.kind import check_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,17 +155,6 @@ def parse_overlay(text: str) -> Overlay:
         raise OverlayError("the name of an overlay is empty", status=USAGE)
     check_name(path, f"rename the file, or make a link to it: ln -s {quote(path)} NAME")
     return Overlay(path, mode)
-
-
-def check_name(path: str, hint: str) -> None:
-    """Refuse the name of an overlay that the engine would misread. Raises OverlayError (USAGE)."""
-    if ":" in path or not path.isprintable():
-        raise OverlayError(
-            f"{quote(path)}: colons, control characters and bytes that are not UTF-8 in the name of"
-            " an overlay would be misread by the engine",
-            status=USAGE,
-            hint=hint,
-        )
 
 
 def check_commands(commands: str | None) -> None:

@@ -12,7 +12,6 @@ from overlay.host import process
 from overlay.image import ext3, lock, record
 from overlay.image.ext3_read import Reader
 from overlay.image.markers import OPAQUE, note, scan
-from overlay.image.paths import Paths, TooLong, parents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def tidy(found: Ext3Image, base: str, below: Iterable[Image], environ: Mapping[s
     since = record.tidy_from(record.read(found.descriptor))
     reader = Reader(found.descriptor, found.superblock)
     markers = scan(reader)
-    needless = _needless(reader, markers, since, base, below, environ) if since else []
+    needless = _needless(reader, markers, since, base, below, environ) if since and markers else []
     program = process.which("debugfs", environ)
     if needless and program:
         try:
@@ -61,6 +60,8 @@ def _needless(
     environ: Mapping[str, str],
 ) -> list[Marker]:
     """Return those markers of the last sessions that hide nothing of the layers below."""
+    from overlay.image.paths import Paths, TooLong, parents  # most sessions leave none
+
     upper = reader.lookup(b"upper")
     if upper is None:
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 
 from overlay import size
 
@@ -156,12 +155,23 @@ DAYS = Kind("days", _days, defaults=True)
 
 def words(text: str) -> tuple[str, ...]:
     """Return the words of a list, quotes taken off. Raises ValueError."""
-    try:
-        found = shlex.split(text)
-    except ValueError as error:
-        raise ValueError(f"quotes do not match ({error})") from None
+    found = text.split() if _is_plain(text) else _quoted_words(text)
     _no_comment(found)
     return tuple(found)
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether words have nothing but blanks and ends of lines between them."""
+    return text.isascii() and not set(text).intersection("'\"\\\v\f\x1c\x1d\x1e\x1f")
+
+
+def _quoted_words(text: str) -> list[str]:
+    import shlex  # most lists do without
+
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"quotes do not match ({error})") from None
 
 
 def _one_path(text: str) -> str:
