@@ -77,7 +77,7 @@ WRONG = [
         "[create]\nsize = 5\n[launch]\nsize = 5\n",
         4,
         "unknown key size in [launch]",
-        "known: gpu, clear, user_site, bashrc",
+        "known: gpu, clear, user_site, bashrc, share, linger",
     ),
     (
         "[engine]\ncommand = a\n",

@@ -26,6 +26,7 @@ ORDER = (
     "quota",
     "safety",
     "launch",
+    "shared",
     "create",
     "change",
     "jobs",
@@ -148,13 +149,20 @@ def test_tools():
 
 
 def test_starts():
-    """Programs are started in two modules only, which tell of them: see test_verbose."""
+    """Programs are started in two modules only, which tell of them: see test_verbose.
+
+    In a third one our process becomes a command, in a session that is there.
+    """
     starts = r"\b(subprocess\.\w+|os\.(posix_spawnp?|exec\w+|spawn\w+|popen|system))\("
     found = []
     for name, path in modules(LIB).items():
         with open(path, encoding="utf-8") as file:
             found += [name] * bool(re.search(starts, file.read()))
-    assert sorted(found) == ["overlay.host.foreground", "overlay.host.process"]
+    assert sorted(found) == [
+        "overlay.host.foreground",
+        "overlay.host.process",
+        "overlay.shared.join",
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(modules(LIB)))

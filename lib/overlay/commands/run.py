@@ -22,7 +22,7 @@ from overlay.settings import config as configuration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from overlay.commands.arguments import Group, Parser
     from overlay.output import Output
@@ -57,12 +57,30 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 
         return run_in_job(options, request, config, output)
     if not options.dry_run:
-        status = run(request, config, wait=options.wait, output=output)
+        status = _session(options, config)(request, config, wait=options.wait, output=output)
         from overlay.host import foreground  # which it needs by now, or we are not here any more
 
         return foreground.end_like(status)
     show(rehearse(request, config), output)
     return 0
+
+
+def _session(options: Namespace, config: Config) -> Callable[..., int]:
+    """Return what runs a session: one that is shared, or one of its own."""
+    if not is_shared(options, config):
+        return run
+    from overlay.shared import session
+
+    return session.run
+
+
+def is_shared(options: Namespace, config: Config) -> bool:
+    """Return whether a session is to be shared: the command line says so, or else the setting."""
+    if options.share is None:
+        return bool(config["launch.share"] == "read")
+    config.hold("launch.share", "--share", options.share and "read")
+    config.hold("launch.share", "--no-share", None if options.share else "no")
+    return bool(options.share)
 
 
 def _hold(options: Namespace, config: Config) -> None:
@@ -133,6 +151,19 @@ def _add_job_options(parser: Parser) -> tuple[Group, Group]:
     Returns the group, and in it that of the options which exclude each other.
     """
     group = parser.add_argument_group("in jobs")
+    shared = group.add_mutually_exclusive_group()
+    shared.add_argument(
+        "--share",
+        action="store_true",
+        default=None,
+        help="share one session with others that read the same",
+    )
+    shared.add_argument(
+        "--no-share",
+        action="store_false",
+        dest="share",
+        help="a session of its own, where the site shares them",
+    )
     group.add_argument(
         "--stage",
         action="store_true",
@@ -212,7 +243,7 @@ PROGRAMS = {
         "Open a shell in which overlays are laid over the site's base image.",
         "mount-overlay -o env.ext3\nmount-overlay -o work.ext3 -o env.ext3:ro",
         _add_mount_options,
-        in_page=(*_IN_PAGE, "--size", "--files"),
+        in_page=(*_IN_PAGE, "--no-share", "--size", "--files"),
     ),
     "run-overlay": Command(
         "Run a file of commands, or one command, in overlays.",
@@ -220,6 +251,6 @@ PROGRAMS = {
         "run-overlay -o env.ext3:ro -- /opt/env/bin/python script.py --option",
         _add_run_options,
         _parse_run,
-        in_page=(*_IN_PAGE, "--nv", "--fakeroot", "--quiet", "--verbose"),
+        in_page=(*_IN_PAGE, "--no-share", "--nv", "--fakeroot", "--quiet", "--verbose"),
     ),
 }

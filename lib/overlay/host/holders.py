@@ -14,6 +14,9 @@ SERVERS = ("fuse2fs", "fuse-overlayfs", "squashfuse", "squashfuse_ll", "starter"
 # How the process names itself that ends a session when ours was killed: see keeper.
 KEEPER = "overlay-keeper"
 
+# The same of one that holds a session which several commands share: see shared.keeper.
+SHARED = "overlay-shared"
+
 _EXT_MOUNTS = (b" - fuse.ext", b" - fuse.fuse2fs")
 
 

@@ -83,7 +83,7 @@ def stand_by(engine: int, reading: int) -> None:
     background is theirs. What serves only to read loses nothing, but holds the overlay
     against those who write it.
     """
-    _step_aside({reading})
+    step_aside({reading}, holders.KEEPER)
     _wait_for(engine)
     os.set_blocking(reading, False)
     try:
@@ -115,19 +115,19 @@ def _wait_for(parent: int) -> None:
         poll.poll()
 
 
-def _step_aside(keep: Collection[int]) -> None:
-    """Leave what our parent has: its signals, its session, its descriptors but some."""
+def step_aside(keep: Collection[int], name: str) -> None:
+    """Leave what our parent has: its signals, its session, its name, its descriptors but some."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     os.setsid()
-    name = os.open("/proc/self/comm", os.O_WRONLY)
-    os.write(name, holders.KEEPER.encode())
+    comm = os.open("/proc/self/comm", os.O_WRONLY)
+    os.write(comm, name.encode())
     _let_go(keep)
 
 
 def _wait(reading: int, keep: Sequence[int], in_foreground: bool) -> None:
     """Wait for the end of the process that made us, and then end its session."""
-    _step_aside({reading, *keep})
+    step_aside({reading, *keep}, holders.KEEPER)
     told = os.read(reading, _NUMBER)
     if not told:
         return

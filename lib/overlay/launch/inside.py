@@ -64,6 +64,7 @@ class Inside:
 
     words   a list of words; None for an interactive shell
     binds, before, after, notices  what is added to the plan for it
+    seen    the path of its file, where that is seen without a bind
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Inside:
         before: Sequence[Step] = (),
         after: Sequence[Step] = (),
         notices: Sequence[Notice] = (),
+        seen: str | None = None,
     ) -> None:
         self.words = words
+        self.seen = seen
         self.binds = binds
         self.before = before
         self.after = after
@@ -125,8 +128,10 @@ def what_runs(
     name = path if away else commands.path
     if way.links and ".." in path.split("/"):
         name = target  # not all on the way may be there inside
+    seen = path if view.shows(source) and view.leads_to(way) and commands.text is None else None
     return Inside(
         ["bash", "--", name],
+        seen=seen,
         binds=[(source, target, True)],
         before=before,
         after=after,

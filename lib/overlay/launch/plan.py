@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from overlay.host.places import View
     from overlay.image.kind import Image
     from overlay.launch.facts import Facts
+    from overlay.launch.joining import Joining
     from overlay.launch.learned import Learned
     from overlay.launch.request import Session
     from overlay.settings.config import Config
@@ -39,6 +40,7 @@ class SessionPlan(Plan):
 
     supervised  whether its overlay is to be looked after
     features    what it needs that not every version of its engine has: see Engine.check()
+    joining     of a session that others join: what this caller does in it; None of any other
     """
 
     final: Step
@@ -53,10 +55,12 @@ class SessionPlan(Plan):
         writable: bool,
         supervised: bool,
         features: Iterable[str],
+        joining: Joining | None = None,
     ) -> None:
         super().__init__(final, notices=notices, before=before, after=after, writable=writable)
         self.supervised = supervised
         self.features = list(features)
+        self.joining = joining
 
 
 # What keeps Python and R from what is installed in the home directory: python(1); R's ?.libPaths
@@ -72,11 +76,14 @@ def make_plan(
     *,
     kept: bool = True,
     token: str | None = None,
+    hold: Sequence[str] | None = None,
 ) -> SessionPlan:
     """Return the SessionPlan of a session. Pure: what it knows of the machine, it is handed.
 
     kept   whether what is written is to be kept, and so looked after
     token  what its processes are known by then, in their environment; None: nothing is started
+    hold   what runs in a session that others join, in the place of what is asked for; that is in
+           the Plan's joining. None: it is this caller's alone
     Raises OverlayError: NOT_ALLOWED for limits of this shell that would end the server of an
     image, DAMAGED for an image that was not made as an overlay.
     """
@@ -89,16 +96,18 @@ def make_plan(
     layer = learned.markers and not facts.writable
     name = _title(session.title or facts.overlays[0].path)
     with_bashrc = inside.words is None and config["launch.bashrc"]
+    words = with_user_bashrc(name) if with_bashrc else inside.words
+    seen = hold is not None and inside.seen is not None
     launch = engines.Launch(
         facts.base,
         facts.overlays,
-        binds=[*needed, *facts.binds, *session.binds, *inside.binds],
+        binds=[*needed, *facts.binds, *session.binds, *(() if seen else inside.binds)],
         gpus=[gpu for gpu in GPUS if gpu in session.gpus or gpu in facts.gpus],
         fakeroot=session.fakeroot,
         no_cwd=no_cwd,
         layer=layer,
         options=session.options,
-        command=with_user_bashrc(name) if with_bashrc else inside.words,
+        command=words,
         quiet=not session.verbose,
     )
     cleared = _cleared(config, facts, view)
@@ -114,6 +123,23 @@ def make_plan(
         *(_of_the_shell(config, facts) if inside.words is None else []),
         *(_of_room(first.image, config, facts) if facts.writable else []),
     ]
+    unset = cleared + _foreign(config, facts)
+    shell = None if inside.words is not None else name
+    variables = _variables(config, facts, token if supervised else None, shell)
+    joining = None
+    if hold is not None:
+        from overlay.launch.joining import Joining, for_all, sources, why_not
+
+        launch = for_all(launch, facts.cwd, hold)
+        joining = Joining(
+            words,
+            unset=unset,
+            variables=variables,
+            same=[inside.seen] if inside.seen is not None else (),
+            sources=sources(launch),
+            why_not=why_not(session, facts, learned, inside, no_cwd),
+        )
+        unset, variables = [], {}
     arguments, path_first, more = _started(session, facts, learned, launch)
     before = list(inside.before)
     if made:
@@ -122,13 +148,8 @@ def make_plan(
         before.insert(0, make_upper(first.image, facts.gid))
     final = Step(
         arguments,
-        unset=cleared + _foreign(config, facts),
-        variables=_variables(
-            config,
-            facts,
-            token if supervised else None,
-            None if inside.words is not None else name,
-        ),
+        unset=unset,
+        variables=variables,
         path_first=path_first,
         why="; ".join(_why(facts, learned, supervised)),
         commands=learned.commands.descriptor if learned.commands else None,
@@ -141,6 +162,7 @@ def make_plan(
         writable=facts.writable,
         supervised=supervised,
         features=facts.engine.features(launch),
+        joining=joining,
     )
 
 

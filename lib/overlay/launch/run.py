@@ -79,7 +79,7 @@ def run(
     images = facts.images
     try:
         commands = read_input(facts.commands, output.notice)
-        with _without_soft_limits():
+        with without_soft_limits():
             guard.acquire(
                 images,
                 facts.writable,
@@ -160,7 +160,7 @@ def _supervise(
         others=markers.last_second_of_others(first),
     )
     status = _start(final, facts, learned, output, replace=False, log=log)
-    with _without_soft_limits():
+    with without_soft_limits():
         return finish.finish(
             first,
             status,
@@ -175,7 +175,7 @@ def _supervise(
         )
 
 
-class _without_soft_limits:
+class without_soft_limits:
     """A context in which soft limits on files and processor time do not hold for this process.
 
     They are for the commands, as our launchers have it too; an overlay that is looked after is

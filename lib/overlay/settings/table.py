@@ -309,6 +309,23 @@ SETTINGS = (
         " It is the host's: what it adds to PATH, or activates, may not be there inside.",
     ),
     Setting(
+        "launch",
+        "share",
+        one_of("no", "read"),
+        "no",
+        "read: sessions of one user on a node that only read, of the same overlays in the same way,"
+        " are one: the first command starts it, the others join, as with --share. no: each has its"
+        " own, unless --share is typed. For one command: --no-share.",
+    ),
+    Setting(
+        "launch",
+        "linger",
+        SECONDS,
+        "30",
+        "Seconds that a shared session goes on after the last command in it has ended, for the"
+        " next. It lets go at once when somebody wants to write one of its overlays.",
+    ),
+    Setting(
         "safety",
         "trust_locks",
         BOOLEAN,

@@ -1,0 +1,328 @@
+"""A command in a session that others share: joined where there is one, else started first."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from overlay import __version__
+from overlay.errors import OverlayError
+from overlay.host import private, process
+from overlay.launch.facts import gather
+from overlay.launch.learned import learn
+from overlay.launch.plan import make_plan
+from overlay.launch.request import read_input
+from overlay.launch.run import run as run_alone
+from overlay.launch.run import without_soft_limits
+from overlay.shared import environment, join, key, place, scope
+from overlay.shared.join import Refused
+from overlay.shared.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from overlay.launch.facts import Facts
+    from overlay.launch.joining import Joining
+    from overlay.launch.learned import Learned
+    from overlay.launch.plan import SessionPlan
+    from overlay.launch.request import Session
+    from overlay.output import Listener
+    from overlay.settings.config import Config
+    from overlay.shared.keeper import Start
+
+_TRIES = 4  # each time it was another session, or the overlays have changed
+_START_WAIT = 90.0  # seconds for the start of a session by another command
+
+# The engine's own shell, as its script for that has it.
+_SHELL = (
+    "test -x /bin/bash && SHELL=/bin/bash && export SHELL && exec /bin/bash --norc; "
+    "SHELL=/bin/sh; export SHELL; exec /bin/sh"
+)
+
+# Variables by which the engine would take another shell.
+_OWN_SHELL = ("APPTAINER_SHELL", "SINGULARITY_SHELL")
+
+
+class _Again(Exception):
+    """Another session is the right one by now."""
+
+
+def run(request: Session, config: Config, *, wait: float | None, output: Listener) -> int:
+    """Run a session's command in one that is shared, or in one of its own where that cannot be.
+
+    The arguments are those of launch.run.run(), and so is what is returned: nothing at all
+    when the command takes the place of this process.
+    """
+    try:
+        for _time in range(_TRIES):
+            try:
+                _join(request, config, wait, output)
+            except _Again:
+                continue
+        raise Refused("it changes all the time")
+    except Refused as why:
+        output.notice(f"a session of its own: {why}", "detail")
+    return run_alone(request, config, wait=wait, output=output)
+
+
+def _join(request: Session, config: Config, wait: float | None, output: Listener) -> None:
+    """Join a session, started if there is none. Returns never; raises Refused, _Again."""
+    facts = gather(request, config)
+    try:
+        found = _Wanted(request, config, facts, learn(request, facts, remember=False))
+        lease = found.look()
+        if lease is None:
+            lease = _start(request, config, facts, found, wait, output)
+        _become(found, lease, output)
+    finally:
+        facts.close()
+
+
+class _Wanted:
+    """A session as a command wants it: its plan, its keys, and where its files lie.
+
+    texts  of the keys of sessions that would do, the first that of one that outlives ours;
+           the last is that of ours
+    """
+
+    def __init__(self, request: Session, config: Config, facts: Facts, learned: Learned) -> None:
+        from overlay.shared.keeper import HOLD
+
+        self.request = request
+        self.facts = facts
+        self.learned = learned
+        self.environ: Mapping[str, str] = config.environ
+        self.plan: SessionPlan = make_plan(request, config, facts, learned, hold=HOLD)
+        if self.joining.why_not:
+            raise Refused(self.joining.why_not)
+        if self.joining.words is None and any(name in self.environ for name in _OWN_SHELL):
+            raise Refused("the engine is told to start another shell")
+        self.scope = scope.find(scope.other_job(self.environ))
+        words = [self.scope.words]
+        if self.scope.outer:
+            words.insert(0, self.scope.outer)
+        own = self._own_parts()
+        self.texts = [key.text([*own, *key.caller(self.environ, one)]) for one in words]
+        self.scratch = place.scratch(self.environ)
+
+    @property
+    def joining(self) -> Joining:
+        """What the command does in it."""
+        assert self.plan.joining is not None
+        return self.plan.joining
+
+    @property
+    def text(self) -> str:
+        """The text of the key of our own."""
+        return self.texts[-1]
+
+    def _own_parts(self) -> list[str]:
+        """Return the lines of the key that say what the session is."""
+        final, facts = self.plan.final, self.facts
+        return [
+            f"overlay {__version__}",
+            *final.arguments,
+            f"first {final.path_first or ''}",
+            key.of_path(facts.engine.path),
+            key.of_path(facts.base),
+            *(key.status_of(os.fstat(image.descriptor)) for image in facts.images),
+            *(key.of_path(path, content=False) for path in self.joining.sources),
+        ]
+
+    def look(self) -> int | None:
+        """Return the lease of a session that can be joined, locked; None when there is none."""
+        directory = place.open_directory(private.name(self.scratch))
+        if directory is None:
+            return None
+        try:
+            for text in self.texts:
+                lease = _lease_of(directory, text)
+                if lease is not None:
+                    return lease
+        finally:
+            os.close(directory)
+        return None
+
+
+def _lease_of(directory: int, text: str) -> int | None:
+    """Return the lease of the session with a key, locked; None when it is not there, or has ended."""
+    name = place.lease_name(key.name_of(text))
+    lease = place.locked(directory, name, fcntl.LOCK_SH)
+    if lease is None:
+        return None
+    record = Record.read(place.read(lease))
+    if record is None or record.key != text or not record.is_alive:
+        os.close(lease)
+        return None
+    return lease
+
+
+def _start(
+    request: Session,
+    config: Config,
+    facts: Facts,
+    found: _Wanted,
+    wait: float | None,
+    output: Listener,
+) -> int:
+    """Start the session, unless another command is faster; return its lease, locked.
+
+    Raises Refused; OverlayError for overlays that are in use, or damaged.
+    """
+    directory = place.open_directory(private.make(found.scratch))
+    if directory is None:
+        raise Refused("the user's directory on scratch cannot be opened")
+    begun = time.monotonic()
+    name = key.name_of(found.text)
+    gate = None
+    try:
+        gate = place.locked(
+            directory, place.gate_name(name), fcntl.LOCK_EX, make=True, seconds=_START_WAIT
+        )
+        if gate is None:
+            raise Refused("another command is still starting it")
+        lease = _lease_of(directory, found.text)
+        if lease is not None:
+            return lease
+        _heed_failure(gate, begun)
+        place.unlink(directory, place.lease_name(name))  # of one that was killed
+        why = _begin(request, config, facts, found, wait, output)
+        lease = None if why else _lease_of(directory, found.text)
+        if lease is None:
+            os.ftruncate(gate, 0)
+            os.pwrite(gate, f"{time.monotonic()} {why or 'it has just ended'}".encode(), 0)
+            raise Refused(why or "it has just ended")
+        return lease
+    finally:
+        if gate is not None:
+            os.close(gate)
+        os.close(directory)
+
+
+def _heed_failure(gate: int, begun: float) -> None:
+    """Raise Refused when another command failed to start it while we have waited."""
+    when, _blank, why = place.read(gate).decode(errors="replace").partition(" ")
+    try:
+        failed = float(when) >= begun
+    except ValueError:
+        return  # nobody has failed
+    if failed:
+        raise Refused(why)
+
+
+def _begin(
+    request: Session,
+    config: Config,
+    facts: Facts,
+    found: _Wanted,
+    wait: float | None,
+    output: Listener,
+) -> str | None:
+    """Lock the overlays and start the keeper; return why the session cannot be had, or None.
+
+    Raises _Again when the overlays are others by now.
+    """
+    from overlay.safety import guard
+    from overlay.shared import keeper
+
+    images = facts.images
+    with without_soft_limits():
+        guard.acquire(
+            images, False, config=config, environ=config.environ, wait=wait, notice=output.notice
+        )
+    if images != facts.images:
+        for image in images:
+            image.close()
+        raise _Again
+    locked = _Wanted(request, config, facts, learn(request, facts))
+    if locked.text != found.text:
+        raise _Again
+    for feature in locked.plan.features:
+        facts.engine.check(feature, facts.environ)
+    return keeper.start(_what(locked, config))
+
+
+def _what(found: _Wanted, config: Config) -> Start:
+    """Return what a keeper needs to start a session."""
+    from overlay.shared.keeper import Start
+
+    facts = found.facts
+    return Start(
+        step=found.plan.final,
+        environ=_for_engine(found.environ, facts.engine.foreign),
+        images=[image.descriptor for image in facts.images],
+        stack=found.learned.stack,
+        scratch=found.scratch,
+        key=key.name_of(found.text),
+        text=found.text,
+        overlays=[os.path.abspath(one.path) for one in facts.overlays],
+        image=facts.base,
+        scope=found.scope,
+        linger=config["launch.linger"],
+    )
+
+
+def _for_engine(environ: Mapping[str, str], foreign: tuple[str, ...]) -> dict[str, str]:
+    """Return the environment of the engine: nothing of the caller's that would reach the inside."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in ("PATH", "HOME", "LD_LIBRARY_PATH")
+        or (
+            name.startswith(environment.ENGINES_OWN)
+            and not environment.is_override(name)
+            and name not in foreign
+        )
+    }
+
+
+def _become(found: _Wanted, lease: int, output: Listener) -> None:
+    """Enter the session whose lease we have, and become the command. Raises Refused."""
+    joining, facts = found.joining, found.facts
+    try:
+        record = Record.read(place.read(lease))
+        if record is None:
+            raise _Again
+        door = join.open_door(record)
+        words = joining.words
+        environ = environment.inside(
+            found.environ,
+            record,
+            unset=joining.unset,
+            variables=joining.variables,
+            cwd=facts.cwd,
+            shell=words is None,
+        )
+        words = ["/bin/sh", "-c", _SHELL] if words is None else words
+        try:
+            files = {name: os.stat(name) for name in joining.same}
+        except OSError as error:
+            raise Refused(f"a file is gone: {error}") from None
+        join.try_it(door, facts.cwd, files, words[0], environ["PATH"])
+        hand_on(lease)
+    except BaseException:
+        os.close(lease)
+        raise
+    for level, text in found.plan.notices:
+        output.notice(text, level)
+    output.notice(f"joins a session (process {record.pid}) that others share", "detail")
+    process.tell(words)
+    read_input(facts.commands, output.notice)
+    try:
+        join.become(door, facts.cwd, words, environ)
+    except OSError as error:
+        raise process.not_started(words[0], error) from None
+
+
+def hand_on(lease: int) -> None:
+    """Let what this process becomes, and all that it starts, have a lease."""
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = place.DESCRIPTOR if most < 0 or most > place.DESCRIPTOR else most // 2
+    try:
+        os.set_inheritable(fcntl.fcntl(lease, fcntl.F_DUPFD, wanted), True)
+    except OSError as error:
+        raise OverlayError(f"a session cannot be joined: {error.strerror}", status=75) from None

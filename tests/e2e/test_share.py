@@ -1,0 +1,229 @@
+"""--share: a command that joins a session is like one alone, and who must not join does not."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from support import ROOT, execute, wait_until
+
+LEASE = re.compile(r"joins a session \(process (\d+)\)")
+
+
+@pytest.fixture
+def local(environ, tmp_path):
+    """Give the shared sessions of a test a directory of their own, and see that all end."""
+    path = tmp_path / "local"
+    path.mkdir(mode=0o700)
+    environ.update(OVERLAY_SCRATCH_LOCAL=str(path), OVERLAY_LAUNCH_LINGER="60")
+    yield path
+    end_sessions(path)
+
+
+def keepers(path):
+    """Return the numbers of the keepers of the sessions whose files lie in a directory."""
+    found = []
+    for lease in path.glob("overlay-*/shared-*.lease"):
+        words = lease.read_bytes().split(b"\0")
+        found += [int(word.split()[2]) for word in words if word.startswith(b"p")]
+    return found
+
+
+def end_sessions(path):
+    """Ask all keepers to let go, and wait until they have."""
+    for pid in keepers(path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGRTMIN + 9)
+    wait_until(lambda: not list(path.glob("overlay-*/shared-*")))
+
+
+@pytest.fixture
+def joined(run, overlay, local):
+    """Return a function that runs words with --share in env.ext3, and which session that was."""
+    overlay("env.ext3")
+
+    def joined(*words, **options):
+        result = run("run-overlay", "-v", "--share", "-o", "env.ext3:ro", "--", *words, **options)
+        found = LEASE.search(result.stderr)
+        return result.status, result.stdout, found and int(found[1])
+
+    return joined
+
+
+def test_joined(joined, local):
+    """The first command starts a session, the others join it; when all are gone it ends."""
+    first = joined("echo", "one")
+    assert first[:2] == (0, "one\n")
+    assert first[2]
+    assert joined("echo", "two") == (0, "two\n", first[2])
+    assert len(keepers(local)) == 1
+    end_sessions(local)
+    again = joined("true")
+    assert again[0] == 0
+    assert again[2] not in (None, first[2])
+
+
+def namespaces(output):
+    """Return what `readlink` of namespaces has printed, without those that are a session's own."""
+    return output.split()
+
+
+ENVIRONMENTS = [
+    {},
+    {"FOO": "a\nb", "EMPTY": "", "TMPDIR": "/tmp", "SHLVL": "7", "_": "x", "W-X": "1"},
+    {"X": "host", "Y": "", "Z": "host", "W": "host", "USER": "me", "EMPTY2": "x"},
+    {"APPTAINERENV_A": "1", "SINGULARITYENV_A": "2", "SINGULARITYENV_B": "", "APPTAINER_FOO": "3"},
+    {"APPTAINERENV_PREPEND_PATH": "/pre", "APPTAINERENV_APPEND_PATH": "/app", "A": "b"},
+    {"APPTAINERENV_PATH": "/mine:/bin", "APPTAINERENV_LD_LIBRARY_PATH": "/lib/mine"},
+    {"APPTAINERENV_PS1": "p> ", "PS1": "q", "LD_LIBRARY_PATH": "/x", "HOME": "/nowhere"},
+    {
+        "PYTHONPATH": "/x",
+        "CONDA_PREFIX": "/y",
+        "SSL_CERT_FILE": "/opt",
+        "BASH_FUNC_f%%": "() { :; }",
+    },
+    {"OVERLAY_LAUNCH_CLEAR": "", "PROMPT_COMMAND": "true", "CONDA_PREFIX": "/y"},
+    {"OVERLAY_LAUNCH_USER_SITE": "hide", "PYTHONNOUSERSITE": "0"},
+]
+
+SCRIPT = """\
+export X=${X:-1} Y=image Z= PATH=/opt/env/bin:$PATH
+export W="${W-unset}" V="$USER.$EMPTY2"
+a=(1 2); [[ ${#a[@]} = 2 ]] && export ARRAY=yes
+"""
+
+
+def test_environment(run, environ, scratch, local):
+    """The environment is that of a session of its own, whatever the image's scripts say."""
+    scripts = scratch / "env" / "upper" / ".singularity.d" / "env"
+    scripts.mkdir(parents=True)
+    (scratch / "env" / "work").mkdir()
+    (scripts / "92-own.sh").write_text(SCRIPT)
+    for variables in ENVIRONMENTS:
+        found = {}
+        for share in ("--share", "--no-share"):
+            words = ["-v", share, "-o", "env:ro", "--", "cat", "/proc/self/environ"]
+            result = run("run-overlay", *words, variables=variables)
+            assert result.status == 0, result
+            assert bool(LEASE.search(result.stderr)) == (share == "--share"), result.stderr
+            found[share] = sorted(result.stdout.split("\0"))
+        assert found["--share"] == found["--no-share"], variables
+
+
+STATUS = "grep -E 'Cap|NoNew|Seccomp|Uid|Gid|Groups|Umask|Sig|Cpus_allowed:' /proc/self/status"
+
+LINES = [
+    "exit 0",
+    "exit 3",
+    "exit 255",
+    "no-such-command",
+    "/no/such/command",
+    "exec /etc",
+    "kill -TERM $$",
+    "kill -KILL $$",
+    "kill -SEGV $$",
+    "cat; echo end",
+    "echo to-stdout; echo to-stderr >&2",
+    "pwd; umask; ulimit -a",
+    "id; hostname",
+    STATUS,
+    "cat /proc/self/cgroup; readlink /proc/self/ns/pid /proc/self/ns/net /proc/self/ns/ipc",
+    "touch /new; echo $?",
+    "echo $PPID | wc -w; nice; cat /proc/self/oom_score_adj",
+]
+
+
+def test_like_one_alone(run, overlay, local):
+    """Status, output, limits and rights of a command are those of a session of its own."""
+    overlay("env.ext3")
+    for line in LINES:
+        found = {}
+        for share in ("--share", "--no-share"):
+            words = [share, "-o", "env.ext3:ro", "--", "bash", "-c", line]
+            found[share] = run("run-overlay", *words, stdin="some\ninput\n")
+        assert found["--share"] == found["--no-share"], line
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["-o", "env.ext3"], "it writes an overlay"),
+        (["--fakeroot", "-o", "env.ext3:ro"], "--fakeroot is for one session"),
+        (["--engine-option=--cleanenv", "-o", "env.ext3:ro"], "words for the engine"),
+    ],
+)
+def test_session_of_its_own(run, overlay, local, options, why):
+    """What cannot be shared has a session of its own, and -v says why."""
+    overlay("env.ext3")
+    result = run("run-overlay", "-v", "--share", *options, "--", "echo", "done")
+    assert result[:2] == (0, "done\n")
+    assert f"run-overlay: a session of its own: {why}" in result.stderr
+    assert not keepers(local)
+
+
+def test_substitution_returns(words, environ, scratch, overlay, local):
+    """The keeper holds nothing of who has started it: a reader of its output is not kept waiting."""
+    overlay("env.ext3")
+    begun = time.monotonic()
+    line = " ".join([*words("run-overlay"), "--share -o env.ext3:ro -- echo one"])
+    result = execute(["sh", "-c", f'x=$({line}); echo "got $x"'], environ=environ, cwd=scratch)
+    assert result == (0, "got one\n", "")
+    assert time.monotonic() - begun < 50
+    assert len(keepers(local)) == 1
+
+
+@pytest.mark.parametrize("change", ["binds", "overlay", "variable", "group", "nice"])
+def test_other_sessions(joined, run, environ, scratch, local, change):
+    """Other binds, another overlay, another variable for the engine: another session."""
+    first = joined("true")[2]
+    before = []
+    if change == "binds":
+        environ["OVERLAY_BINDS_ADD"] = "/usr/share"
+    elif change == "overlay":
+        end_sessions(local)
+        assert run("run-overlay", "-o", "env.ext3", "--", "mkdir", "/new").status == 0
+    elif change == "variable":
+        environ["APPTAINER_NO_HOME"] = "1"
+    elif change == "nice":
+        before = ["nice", "-n", "3"]
+    elif change == "group":
+        before = ["sg", "overlay-project", "-c"]
+    words = [str(ROOT / "bin" / "run-overlay"), "-v", "--share", "-o", "env.ext3:ro", "--", "true"]
+    words = [*before, " ".join(words)] if before[:1] == ["sg"] else [*before, *words]
+    result = execute(words, environ=environ, cwd=scratch)
+    assert result.status == 0, result
+    assert int(LEASE.search(result.stderr)[1]) != first
+
+
+def test_current_directory(run, overlay, scratch, local, tmp_path):
+    """Who stands in a directory that is another one inside has a session of its own."""
+    overlay("env.ext3")
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    for cwd, variables, why in (
+        (here, {}, None),
+        (here, {"APPTAINER_NO_MOUNT": "tmp"}, "the current directory is another one inside it"),
+        ("/usr", {}, "the current directory is one of the container"),
+    ):
+        words = ["-v", "--share", "-o", scratch / "env.ext3:ro", "--", "pwd"]
+        result = run("run-overlay", *words, cwd=cwd, variables=variables)
+        assert (result.status, result.stdout) == (0, f"{cwd}\n")
+        assert bool(LEASE.search(result.stderr)) == (why is None)
+        assert why is None or f"a session of its own: {why}" in result.stderr
+
+
+def test_eight_at_once(words, environ, scratch, overlay, local):
+    """Many first commands at once start one session."""
+    overlay("env.ext3")
+    line = [*words("run-overlay"), "-v", "--share", "-o", "env.ext3:ro", "--", "true"]
+    started = [
+        subprocess.Popen(line, env=environ, cwd=scratch, stderr=subprocess.PIPE, text=True)
+        for _number in range(8)
+    ]
+    errors = [one.communicate()[1] for one in started]
+    assert [one.returncode for one in started] == [0] * 8, errors
+    assert len({LEASE.search(text)[1] for text in errors}) == 1
+    assert len(keepers(local)) == 1
