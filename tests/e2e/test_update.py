@@ -2,11 +2,12 @@
 
 import json
 import os
+import shlex
 import signal
 
 import pytest
 from e2e.safety.trees import CLEAN, Session, kill_tree, state
-from support import BASE
+from support import BASE, tool
 
 
 @pytest.fixture
@@ -111,6 +112,7 @@ def test_failed(run, scratch, env, read, line, status):
     assert said.status == status, said
     assert "it is as it was" in said.stderr
     assert "less" in said.stderr and "env.ext3.log" in said.stderr
+    assert f"overlay-{os.getuid()}/" not in said.stderr  # the overlay is named, not its copy
     assert env.read_bytes() == before
     assert names(scratch) == ["env.ext3", "env.ext3.log"]
 
@@ -145,7 +147,7 @@ def test_readers_and_writers(ok, run, engine, words, environ, scratch, env, read
         ["update-overlay", "env.ext3", "--", "true"],
     ):
         said = run(*other)
-        assert said.status == 75, said
+        assert (said.status, "an update of it is running" in said.stderr) == (75, True), said
     plain = engine("exec", "--overlay", "env.ext3", BASE, "true")
     assert plain.status != 0 and "in use" in plain.stderr, plain
     assert read() == "one\n"
@@ -259,3 +261,137 @@ def test_wrong(run, scratch, env, line, status):
     assert said.status == status, said
     assert "hint" in said.stderr
     assert env.read_bytes() == before
+
+
+def packing(path):
+    """Return what unsquashfs says of how a file was packed."""
+    lines = tool("unsquashfs", "-s", path).stdout.splitlines()
+    return [
+        line for line in lines if line.split()[0] in ("Compression", "compression-level", "Block")
+    ]
+
+
+@pytest.fixture
+def packed(ok, scratch, env):
+    """Return the path of a packed overlay that its owner may not write either."""
+    ok("pack-overlay", "-q", "--open", "--compression", "gzip", "env.ext3")
+    path = scratch / "env.sqsh"
+    env.unlink()
+    path.chmod(0o444)
+    return path
+
+
+def test_packed(ok, run, words, environ, scratch, packed, read):
+    """A packed overlay is unpacked for it, and packed again as it was; readers go on."""
+    before = packing(packed)
+    inside = ("--", "sh", "-c", "cat /opt/x/f; read x; cat /opt/x/f")
+    reader = start(words, environ, scratch, "run-overlay", "-q", "-o", "env.sqsh", *inside)
+    reader.says("one")
+    line = "set -e; echo two >/opt/x/f; umask 077; echo x >/opt/x/private"
+    ok("update-overlay", "env.sqsh", "--", "sh", "-c", line)
+    assert (read("env.sqsh"), read("env.sqsh.~1~")) == ("two\n", "one\n")
+    assert reader.communicate("\n", timeout=60)[0] == "one\n"
+    assert packing(packed) == before
+    assert packed.stat().st_mode & 0o777 == 0o444
+    listed = tool("unsquashfs", "-ll", packed).stdout
+    assert [row.split()[0] for row in listed.splitlines() if "private" in row] == ["-rw-r--r--"]
+    (history,) = json.loads(ok("show-overlay", "--json", "env.sqsh"))[0]["history"]
+    assert [one["action"] for one in history["entries"]] == ["create", "update", "pack"]
+    for expected in ("one\n", "two\n", "one\n"):
+        ok("update-overlay", "-q", "--undo", "env.sqsh")
+        assert read("env.sqsh") == expected
+    whole = packed.read_bytes()
+    said = run("update-overlay", "env.sqsh", "--", "sh", "-c", "echo three >/opt/x/f; exit 3")
+    assert (said.status, "it is as it was" in said.stderr) == (73, True), said
+    assert run("update-overlay", "env.sqsh", "-s", "+5G", "--", "true").status == 2
+    assert packed.read_bytes() == whole
+    ok("update-overlay", "-q", "env.sqsh", "--", "true")
+    ok("update-overlay", "--forget", "env.sqsh")
+    assert names(scratch) == ["env.sqsh"]
+
+
+def test_packed_stays_closed(ok, run, env):
+    """What was not opened for all is not opened by an update, but it is said."""
+    ok("pack-overlay", "-q", "env.ext3")
+    line = "umask 077; echo x >/opt/x/mine"
+    said = run("update-overlay", "env.sqsh", "--", "sh", "-c", line)
+    assert (said.status, "cannot read, such as /opt/x/mine" in said.stderr) == (0, True), said
+    listed = tool("unsquashfs", "-ll", env.with_suffix(".sqsh")).stdout
+    assert [row.split()[0] for row in listed.splitlines() if "mine" in row] == ["-rw-------"]
+
+
+def test_shell(run, env, read):
+    """A shell says what it is in; its status decides."""
+    said = run("update-overlay", "env.ext3", stdin="echo two >/opt/x/f; exit 1\n")
+    assert (said.status, "env.ext3 (writable" in said.stderr) == (73, True), said
+    assert f"overlay-{os.getuid()}/" not in said.stderr
+    assert read() == "one\n"
+    assert run("update-overlay", "env.ext3", stdin="echo two >/opt/x/f\n").status == 0
+    assert read() == "two\n"
+
+
+@pytest.mark.parametrize("kind", ["env", "packed"])
+def test_beside(request, run, environ, scratch, small, read, kind):
+    """Where the node has no room it is worked beside the overlay, in a directory of ours alone."""
+    path = request.getfixturevalue(kind)
+    environ["OVERLAY_SCRATCH_LOCAL"] = shlex.quote(str(small))
+    line = "echo two >/opt/x/f; ls -ld overlay-*; ls -lR overlay-*"
+    said = run("update-overlay", path.name, "--", "sh", "-c", f"cd '{scratch}'; {line}")
+    assert (said.status, "working beside it" in said.stderr) == (0, True), said
+    assert "drwx------" in said.stderr
+    assert read(path.name) == "two\n"
+    assert names(scratch) == [path.name, f"{path.name}.~1~"]
+    assert os.listdir(small) == []
+    scratch.chmod(0o777)
+    said = run("update-overlay", path.name, "--", "true")
+    scratch.chmod(0o755)
+    assert (said.status, "not beside it" in said.stderr) == (73, True), said
+
+
+def test_no_room(ok, run, environ, small):
+    """Room is asked for first, on the node, and where the second one is to lie."""
+    environ["OVERLAY_SCRATCH_LOCAL"] = shlex.quote(str(small))
+    ok("create-overlay", "-q", "-s", "40", "-n", "1", "-o", small / "a.ext3")
+    said = run("update-overlay", small / "a.ext3", "--", "echo", "begun")
+    assert (said.status, "begun" in said.stderr) == (73, False), said
+    assert "are needed in" in said.stderr and "there is no room for a second" in said.stderr
+    del environ["OVERLAY_SCRATCH_LOCAL"]
+    said = run("update-overlay", small / "a.ext3", "--", "echo", "begun")
+    assert (said.status, "begun" in said.stderr) == (73, False), said
+    assert os.listdir(small) == ["a.ext3"]
+
+
+def test_quota(run, environ, env):
+    """The second one counts as the user's."""
+    environ["OVERLAY_QUOTA_COMMAND"] = "echo 90000000 100000000 - - the quota"
+    said = run("update-overlay", "env.ext3", "--", "echo", "begun")
+    assert (said.status, "begun" in said.stderr) == (73, False), said
+    assert "there is no room for a second env.ext3" in said.stderr
+    assert "the quota is short by" in said.stderr
+    environ["OVERLAY_QUOTA_CHECK"] = "off"
+    assert run("update-overlay", "env.ext3", "--", "true").status == 0
+
+
+@pytest.mark.parametrize("how", ["replaced", "renamed", "written"])
+def test_changed_meanwhile(run, words, environ, scratch, env, read, how):
+    """What others have done to it meanwhile stays; the updated copy is kept, and named."""
+    line = "echo begun; read x; echo two >/opt/x/f"
+    update = start(words, environ, scratch, "update-overlay", "env.ext3", "--", "sh", "-c", line)
+    update.complains("begun")
+    if how == "written":
+        os.utime(env)
+    else:
+        env.rename(scratch / "other.ext3")
+        if how == "replaced":
+            env.write_text("of somebody else")
+    status, errors = update.end()
+    assert (status, "since the update began" in errors) == (73, True), errors
+    assert read("env.updated.ext3") == "two\n"
+    assert "mv env.updated.ext3 env.ext3" in errors
+    there = {
+        "replaced": ["env.ext3", "env.updated.ext3", "other.ext3"],
+        "renamed": ["env.updated.ext3", "other.ext3"],
+        "written": ["env.ext3", "env.updated.ext3"],
+    }
+    assert names(scratch) == there[how]
+    assert state(scratch / there[how][-1]) == CLEAN

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 # zstd at level 3 packs nearly as tight as at 15, and several times faster.
-_LEVELS = {"zstd": ("-Xcompression-level", "3")}
+_LEVELS = {"zstd": 3}
 
 _LONGEST = 1 << 28  # bytes of all paths that are told
 
@@ -81,6 +81,8 @@ class Packing:
         path: str,
         *,
         compression: str,
+        block: int | None = None,
+        level: int | None = None,
         everybody: bool = False,
         verify: bool = True,
         existing: Image | None = None,
@@ -94,6 +96,8 @@ class Packing:
         found        Images, ext3, the top layer first, locked against writers
         path         of the new file
         compression  one of settings.table.COMPRESSIONS
+        block        bytes that are compressed at a time, None for what mksquashfs takes
+        level        of the compression, as squashfs_image.Settings has it; None for ours
         everybody    whether everything is made readable for all
         verify       whether the new file is compared with the original
         existing     the Image whose place it takes, None when there is none
@@ -102,7 +106,8 @@ class Packing:
         """
         self._found = found
         self._path = replace.place(path)
-        self._compression = compression
+        self._settings = ["-comp", compression, *_level(compression, level)]
+        self._settings += [] if block is None else ["-b", str(block)]
         self._everybody = everybody
         self._existing = existing
         self._scratch = scratch
@@ -194,7 +199,7 @@ class Packing:
     def _writing(self) -> list[str | int]:
         """Return the words that write it, under the name that it has until it is finished."""
         words = [self._tool, self._tree, self._partial, "-noappend", "-exit-on-error"]
-        words += ["-comp", self._compression, *_LEVELS.get(self._compression, ())]
+        words += self._settings
         words += _pseudo(self._found)
         words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
         words += _OPEN if self._everybody else ()
@@ -262,6 +267,7 @@ class Packing:
             new.descriptor,
             {
                 "markers": "some" if there else "none",
+                "open": "yes" if self._everybody else "no",
                 "stamp": f"{status.st_mtime_ns}.{status.st_size}",
             },
         )
@@ -276,6 +282,14 @@ class Packing:
         told = self._cannot(f"an overlay is damaged: {error}")
         told.hint = "see which: check-overlay OVERLAY"
         return told
+
+
+def _level(compression: str, level: int | None) -> list[str]:
+    """Return the options that say how tight is packed, None for our own choice."""
+    level = _LEVELS.get(compression) if level is None else level
+    if level is None:
+        return []
+    return ["-Xhc"] if compression == "lz4" else ["-Xcompression-level", str(level)]
 
 
 def _tool(environ: Mapping[str, str]) -> str:

@@ -1,21 +1,26 @@
 """Overlays brought up to date: commands work on a copy, which takes the overlay's place when it is right.
 
 Who reads goes on with the old one, which keeps a name: NAME.~1~, as cp --backup=numbered calls them.
-The copy lies on a disk of the node, where thousands of small operations cost least.
+The copy lies on a disk of the node, where thousands of small operations cost least; where that has
+no room, beside the overlay.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import os
 import shlex
 import time
 
 from overlay import __version__, size
-from overlay.change import resize
+from overlay.change.working import working
 from overlay.create import build
+from overlay.create.policy import room_for
 from overlay.environment import history, note
-from overlay.errors import CANNOT_CREATE, IN_USE, NOT_ALLOWED, OverlayError, quote, reason
-from overlay.host import ending, permissions, private, process
+from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.host import ending, private, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
@@ -23,24 +28,21 @@ from overlay.image import lock
 from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from overlay.launch.request import Overlay, Session
 from overlay.launch.run import run
+from overlay.output import Output
 from overlay.safety import blocks, guard, repair, replace, stale
 from overlay.safety import versions as versions_of
-from overlay.safety.use import in_use
+from overlay.safety.use import in_use, updated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, BinaryIO
 
+    from overlay.change.working import More, Working
     from overlay.image.ext3_image import Ext3Image
     from overlay.image.kind import Image
-    from overlay.output import Output
+    from overlay.safety.replace import Unfinished
     from overlay.settings.config import Config
-
-    Amount = Callable[[int], int]  # from what there is to what there is to be
-
-# Bytes that a copy may grow by while the commands work, beside what is in it.
-_GROWTH = 1 << 28
 
 _MARGIN = 1 << 16  # bytes that are left free beside a history that is written anew
 
@@ -48,13 +50,21 @@ _MARGIN = 1 << 16  # bytes that are left free beside a history that is written a
 class Updating:
     """One update of one overlay, which stays as it is until the copy is right."""
 
-    def __init__(self, path: str, config: Config, output: Output, wait: float | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        config: Config,
+        output: Output,
+        wait: float | None,
+        more: More = (None, None),
+    ) -> None:
         """Open the overlay, as one of its readers. Raises OverlayError.
 
         wait  seconds to wait for a session that writes it; None not at all
+        more  what size and number of files are to be, from what they are; None as they are
         """
         self._config = config
-        self._output = output
+        self._output = _Naming(output)
         self._scratch = scratch_directory(config)
         found = [images.look(path, write=True)]
         try:
@@ -66,20 +76,21 @@ class Updating:
                 wait=wait,
                 notice=output.notice,
             )
-            self._old = found[0].as_ext3(
-                "only ext3 images are updated",
-                f"make an ext3 one of it: create-overlay --from {quote(path)} -o NAME",
-            )
-            _check_own(self._old)
-            _take_update(self._old, wait)
-            # The plain engine, too, may read it now, and not write.
-            try:
-                lock.take_engine(self._old.descriptor, write=False)
-            except lock.Busy as busy:
-                raise in_use(self._old, busy) from None
+            self._old = old = found[0]
             self._path = os.path.realpath(path)
-            replace.check_names(self._path, self._old.status)
-            self._stamp = _stamp(self._old)
+            self._output.name(f"/proc/self/fd/{old.descriptor}", path)
+            self._working: Working = working(old, more, config, self._output)
+            check_own(old)
+            take_update(old, wait)
+            if not old.is_compressed:
+                # The plain engine, too, may read it now, and not write.
+                try:
+                    lock.take_engine(old.descriptor, write=False)
+                except lock.Busy as busy:
+                    raise in_use(old, busy) from None
+            versions_of.tidy(self._path)
+            replace.check_names(self._path, os.fstat(old.descriptor))
+            self._stamp = _stamp(old)
         except BaseException:
             found[0].close()
             raise
@@ -88,75 +99,83 @@ class Updating:
         """Let go of the overlay."""
         self._old.close()
 
-    def do(
-        self,
-        session: Session,
-        *,
-        more: tuple[Amount | None, Amount | None] = (None, None),
-        versions: int,
-        words: Sequence[str] = (),
-    ) -> str:
+    def do(self, session: Session, *, versions: int, words: Sequence[str] = ()) -> str:
         """Do it, and return the name that the version before has now.
 
         session   what runs in the copy; its overlays are set here
-        more      what size and number of files are to be, from what they are; None as they are
         versions  how many of the versions before are kept
         words     the command line, for the history
         Raises OverlayError, and what ends the commands; the overlay is as it was then.
         """
-        with ending.cleaning_up():
+        with ending.cleaning_up(), self._told():
             stale.remove_stale(os.path.dirname(self._path), self._scratch)
-            place = private.make_work(self._scratch, os.uname().nodename, os.getpid(), ".copy")
+            scratch = self._choose_place()
+            place = private.make_work(scratch, os.uname().nodename, os.getpid(), ".copy")
             try:
-                copy = os.path.join(place, os.path.basename(self._path))
-                self._copy(copy)
-                self._resize(copy, more)
+                copy = os.path.join(place, _image_name(self._path))
+                self._output.name(copy, self._old.path)
+                self._output.notice(f"copying {quote(self._old.path)} to {quote(scratch)}")
+                self._working.make(copy, scratch)
                 self._run(session, copy)
                 self._see(copy, session, words)
-                return self._into_place(copy, versions)
-            except OSError as error:
-                raise self._failed(reason(error)) from None
+                return self._into_place(self._working.finish(copy, scratch), versions)
             finally:
-                private.leave(self._scratch, place)
+                private.leave(scratch, place)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Give a context in which errors name the overlay, and what the system refuses is one."""
+        try:
+            yield
+        except OSError as error:
+            raise self._failed(reason(error)) from None
+        except OverlayError as error:
+            raise self._output.told(error) from None
 
     def _failed(self, why: str, hint: str | None = None) -> OverlayError:
-        words = f"cannot update {quote(self._path)}: {why}; it is as it was"
+        words = f"cannot update {quote(self._old.path)}: {why}; it is as it was"
         return OverlayError(words, status=CANNOT_CREATE, hint=hint)
 
-    def _copy(self, copy: str) -> None:
-        """Copy the blocks in use to the disk of the node."""
-        needed = self._old.superblock.used_bytes + _GROWTH
-        free = free_bytes(self._scratch)
-        if needed > free:
-            raise self._failed(
-                f"{size.format_size(needed)} are needed in {quote(self._scratch)}, and"
-                f" {size.format_size(free)} are free",
-                "make room there, or set TMPDIR to a local directory with more",
-            )
-        self._output.notice(f"copying {quote(self._old.path)} to {quote(self._scratch)}")
-        descriptor = replace.new_file(copy)
-        try:
-            blocks.copy(
-                self._path, self._old.descriptor, descriptor, self._config.environ, sound=True
-            )
-            os.truncate(descriptor, self._old.status.st_size)
-        finally:
-            os.close(descriptor)
+    def _choose_place(self) -> str:
+        """Return the directory in whose own of ours the copy is to lie, where there is room.
 
-    def _resize(self, copy: str, more: tuple[Amount | None, Amount | None]) -> None:
-        """Give the copy another size, and another number of files."""
-        if more == (None, None):
+        Raises OverlayError when there is none for it, or for the new one beside the old.
+        """
+        directory, needed = os.path.dirname(self._path), self._working.needed
+        free = free_bytes(self._scratch)
+        if needed <= free:
+            self._check_room(self._working.taken)
+            return self._scratch
+        why = f"{size.format_size(needed)} are needed in {quote(self._scratch)}, and"
+        why += f" {size.format_size(free)} are free"
+        rule = private.others_rule(directory)
+        if rule:
+            raise self._failed(f"{why}; and not beside it: {rule}", private.HINT)
+        self._check_room(max(needed, self._working.taken), why)
+        self._output.notice(f"{why}: working beside it, in {quote(directory)}")
+        return directory
+
+    def _check_room(self, now: int, why: str | None = None) -> None:
+        """See that so many bytes have room beside the overlay: they count as the user's.
+
+        why  why no room elsewhere will do
+        """
+        path = quote(self._old.path)
+        room = room_for(self._path, self._config)
+        if room is None:
             return
-        whole = guard.open_whole(copy)
         try:
-            size_now, files_now = resize.now(whole)
-            wanted = more[0](size_now) if more[0] else size_now
-            files = more[1](files_now) if more[1] else files_now
-            work = resize.resizing(whole, wanted, files, self._config, self._output.notice)
-            if work:
-                work.do()
-        finally:
-            whole.close()
+            lines = room.check(now_bytes=now, full_bytes=max(now, self._working.full), files=1)
+        except OverlayError as error:
+            error.what = error.what.replace("the overlay", f"a second {path}", 1)
+            if why:
+                error.what = f"{why}; {error.what}"
+            error.hint = self._config["quota.hint"] or (
+                f"make room there; what versions before take: show-overlay {path}"
+            )
+            raise
+        for line in lines:
+            self._output.notice(line, "warning")
 
     def _run(self, session: Session, copy: str) -> None:
         """Run the commands in the copy. Raises OverlayError when they fail.
@@ -164,18 +183,24 @@ class Updating:
         What they print stays in a log then; a shell has none, its terminal is the user's.
         """
         request = session.over([Overlay(copy, "rw")], os.path.basename(self._path))
+        config, output = self._config, self._output
         if session.command is None and session.commands is None:
-            self._output.notice("exit keeps what you do in this shell, exit 1 throws it away")
-            self._ended(run(request, self._config, wait=None, output=self._output, replace=False))
+            output.notice("exit keeps what you do in this shell, exit 1 throws it away")
+            self._ended(run(request, config, wait=None, output=output, replace=False))
             return
-        name = os.path.basename(self._path) + ".log"
-        with build.new_log(os.path.abspath(name)) as log:
-            self._output.notice(f"what the commands print goes to {quote(log.name)}, too")
-            status = run(
-                request, self._config, wait=None, output=self._output, replace=False, log=log
-            )
+        with self._log() as log:
+            output.notice(f"what the commands print goes to {quote(log.name)}, too")
+            status = run(request, config, wait=None, output=output, replace=False, log=log)
             self._ended(status, log.name)
         os.unlink(log.name)
+
+    def _log(self) -> BinaryIO:
+        """Open the log, in the current directory or beside the overlay. Raises OSError."""
+        name = os.path.basename(self._path) + ".log"
+        try:
+            return build.new_log(os.path.abspath(name))
+        except OSError:
+            return build.new_log(self._path + ".log")
 
     def _ended(self, status: int, log: str | None = None) -> None:
         """Raise what the status of the commands means, when it is not 0."""
@@ -196,59 +221,143 @@ class Updating:
         finally:
             whole.close()
 
-    def _into_place(self, copy: str, versions: int) -> str:
-        """Write the copy back beside the overlay, and let it take the place."""
-        old = self._old
-        self._output.notice(f"writing {quote(old.path)}")
-        source = os.open(copy, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            with replace.unfinished(self._path) as new:
-                blocks.copy_sparse(source, new.descriptor)
-                if old.status.st_blocks * 512 >= old.status.st_size:
-                    length = os.fstat(source).st_size
-                    blocks.reserve(
-                        self._path,
-                        new.descriptor,
-                        length,
-                        self._config.environ,
-                        self._output.notice,
-                        "update",
-                    )
-                if not _same(source, new.descriptor):
-                    raise self._failed("what was written back is not what was read")
-                if _stamp(old) != self._stamp:
-                    raise self._failed("somebody has written to it meanwhile")
-                kept = versions_of.keep(self._path, old.descriptor)
+    # -------------------------------------------------------------- into its place --
+
+    def _into_place(self, finished: str, versions: int) -> str:
+        """Let what was made take the place of the overlay; return the old one's name now."""
+        with self._beside(finished) as new:
+            why = self._changed()
+            if why is None:
                 try:
-                    new.over(old.descriptor)
-                except BaseException:
-                    versions_of.let_go(kept, old.descriptor)
-                    raise
-        finally:
-            os.close(source)
+                    kept = self._exchange(new)
+                except (OverlayError, FileNotFoundError):
+                    why = self._changed()
+                    if why is None:
+                        raise
+            if why is not None:
+                raise self._kept_apart(new, why)
         versions_of.prune(self._path, versions)
         return kept
 
+    @contextlib.contextmanager
+    def _beside(self, finished: str) -> Iterator[Unfinished]:
+        """Give what was made as an unfinished file beside the overlay, all of it written."""
+        old, status = self._old, self._old.status
+        with contextlib.ExitStack() as stack:
+            source = os.open(finished, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            stack.callback(os.close, source)
+            try:
+                new = stack.enter_context(replace.adopted(self._path, finished))
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self._output.notice(f"writing {quote(old.path)}")
+                new = stack.enter_context(replace.unfinished(self._path))
+                blocks.copy_sparse(source, new.descriptor)
+            if not old.is_compressed and status.st_blocks * 512 >= status.st_size:
+                blocks.reserve(
+                    self._path,
+                    new.descriptor,
+                    os.fstat(source).st_size,
+                    self._config.environ,
+                    self._output.notice,
+                    "update",
+                )
+            if not _same(source, new.descriptor):
+                raise self._failed("what was written back is not what was read")
+            self._working.note(source, new.descriptor)
+            os.fsync(new.descriptor)
+            yield new
 
-def _take_update(image: Ext3Image, wait: float | None) -> None:
+    def _exchange(self, new: Unfinished) -> str:
+        kept = versions_of.keep(self._path, self._old.descriptor)
+        try:
+            new.over(self._old.descriptor)
+        except BaseException:
+            versions_of.let_go(kept, self._old.descriptor)
+            raise
+        return kept
+
+    def _changed(self) -> str | None:
+        """Return what others have done to the overlay meanwhile, in words; None when nothing."""
+        try:
+            status = os.stat(self._path, follow_symlinks=False)
+        except OSError:
+            return "it has been removed, or has another name, since the update began"
+        if not os.path.samestat(status, os.fstat(self._old.descriptor)):
+            return "another file has come into its place since the update began"
+        if _stamp(self._old) != self._stamp:
+            return "somebody has written to it since the update began"
+        return None
+
+    def _kept_apart(self, new: Unfinished, why: str) -> OverlayError:
+        """Keep what was made under another name, and return the error that says so."""
+        stem, end = os.path.splitext(self._path)
+        for number in itertools.count(1):
+            name = f"{stem}.updated{'' if number == 1 else number}{end}"
+            if not os.path.lexists(name):
+                break
+        new.keep_as(os.path.basename(name))
+        path, shown = quote(self._old.path), quote(os.path.relpath(name))
+        return OverlayError(
+            f"{path} is not updated: {why}; the updated copy is {shown}",
+            status=CANNOT_CREATE,
+            hint=f"look at both; to take the copy: mv {shown} {path}",
+        )
+
+
+class _Naming(Output):
+    """An Output that calls the files of an update by the name of the overlay."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output.program, output.quiet, output.verbose)
+        self._names: dict[str, str] = {}
+
+    def name(self, file: str, path: str) -> None:
+        """Call a file by another path from now on."""
+        self._names[quote(file)] = quote(path)
+        self._names[file] = path
+
+    def notice(self, text: str, level: str = "notice") -> None:
+        super().notice(_renamed(text, self._names), level)
+
+    def error(self, error: OverlayError) -> None:
+        super().error(self.told(error))
+
+    def told(self, error: OverlayError) -> OverlayError:
+        """Return an error with those names in its words."""
+        error.what = _renamed(error.what, self._names)
+        error.hint = error.hint and _renamed(error.hint, self._names)
+        return error
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    for file, path in names.items():
+        text = text.replace(file, path)
+    return text
+
+
+def _image_name(path: str) -> str:
+    """Return the name of the ext3 image that is worked in."""
+    return os.path.splitext(os.path.basename(path))[0] + ".ext3"
+
+
+def take_update(image: Image, wait: float | None, waits: bool = True) -> None:
     """Announce an update. Raises OverlayError (IN_USE) while there is another.
 
-    wait  seconds to wait for its end; None not at all
+    wait   seconds to wait for its end; None not at all
+    waits  whether the user could have asked for that
     """
     start = time.monotonic()
     while not lock.take_update(image.descriptor):
         if wait is None or time.monotonic() - start >= wait:
-            raise OverlayError(
-                f"{quote(image.path)} is in use: an update of it is running",
-                status=IN_USE,
-                hint="wait for its end: --wait",
-            )
+            raise updated(image.path, waits)
         time.sleep(lock.POLL)
 
 
-def _check_own(old: Ext3Image) -> None:
+def check_own(old: Image) -> None:
     """Refuse what could not keep its owner, or be written, before anything is done."""
-    if not old.writable:
+    if not old.writable and not old.is_compressed:
         raise guard.may_not_write(old.path)
     directory = os.path.dirname(os.path.realpath(old.path))
     if not os.access(directory, os.W_OK | os.X_OK):
@@ -269,10 +378,11 @@ def _check_own(old: Ext3Image) -> None:
         raise OverlayError(words, status=NOT_ALLOWED, hint=hint)
 
 
-def _stamp(image: Ext3Image) -> tuple[int, bytes]:
+def _stamp(image: Image) -> tuple[int, int, bytes]:
     """Return what changes when anybody writes to an image."""
     superblock = os.pread(image.descriptor, SUPERBLOCK_SIZE, SUPERBLOCK_OFFSET)
-    return os.fstat(image.descriptor).st_mtime_ns, superblock
+    status = os.fstat(image.descriptor)
+    return status.st_mtime_ns, status.st_size, superblock
 
 
 def _same(one: int, other: int) -> bool:
@@ -291,85 +401,6 @@ def _same(one: int, other: int) -> bool:
             return False
         place += len(data)
     return True
-
-
-def undo(path: str, output: Output) -> str:
-    """Put the last version that was kept in the place of an overlay, which takes its name.
-
-    Return that name. Raises OverlayError: CANNOT_CREATE when there is none.
-    """
-    whole = os.path.realpath(path)
-    images.look(path).close()
-    found = versions_of.kept(whole) or versions_of.named(whole)
-    if not found:
-        raise _no_version(path)
-    version = images.look(found[-1])  # what is not an overlay does not take the place of one
-    try:
-        image = images.look(path, write=True)
-        try:
-            _put_back(image, version, whole)
-        finally:
-            image.close()
-    finally:
-        version.close()
-    output.notice(f"what it was until now is {quote(found[-1])}")
-    return found[-1]
-
-
-def _put_back(image: Image, version: Image, whole: str) -> None:
-    """Put a version in the place of an overlay. Raises OverlayError.
-
-    image    the overlay
-    version  what takes its place; nobody gets to read it by that who could not before
-    whole    the path of the overlay, absolute, without links
-    """
-    _check_own(image.as_ext3())
-    try:
-        image.lock(False)
-    except lock.Busy as busy:
-        raise in_use(image, busy) from None
-    _take_update(image.as_ext3(), None)
-    try:
-        # Who else may read it is what it is by now.
-        access = permissions.Access(version.descriptor)
-        os.fchmod(version.descriptor, version.status.st_mode & 0o700)
-        replace.keep_attributes(image.descriptor, version.descriptor, made_of=[access])
-        replace.exchange_known(whole, image.descriptor, version.path, version.descriptor)
-    except (ImportError, AttributeError, OSError) as error:
-        why = reason(error) if isinstance(error, OSError) else "this system cannot do it"
-        raise OverlayError(
-            f"cannot exchange {quote(image.path)} and {quote(version.path)}: {why}",
-            status=CANNOT_CREATE,
-            hint=f"mv {quote(whole)} NAME; mv {quote(version.path)} {quote(whole)}",
-        ) from None
-    versions_of.mark(image.descriptor, True)
-    versions_of.mark(version.descriptor, False)
-
-
-def forget(path: str) -> list[str]:
-    """Remove all versions that were kept of an overlay, and return their names.
-
-    Raises OverlayError: CANNOT_CREATE when there are none.
-    """
-    whole = os.path.realpath(path)
-    image = images.look(path, write=True)
-    try:
-        _check_own(image.as_ext3())
-    finally:
-        image.close()
-    found = versions_of.kept(whole)
-    if not found:
-        raise _no_version(path)
-    versions_of.prune(whole, 0)
-    return found
-
-
-def _no_version(path: str) -> OverlayError:
-    return OverlayError(
-        f"no version before is kept of {quote(path)}",
-        status=CANNOT_CREATE,
-        hint="update-overlay keeps one at each update",
-    )
 
 
 # ----------------------------------------------------------------------- history --

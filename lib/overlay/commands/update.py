@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 
-from overlay.change import update
+from overlay.change import back, update
 from overlay.commands.arguments import (
     Command,
     add_binds,
@@ -39,13 +39,13 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     config = configuration.load(environ, root, output.notice)
     if options.undo:
         _check_alone(options)
-        kept = update.undo(options.overlay, output)
+        kept = back.undo(options.overlay, output)
         if not options.quiet:
             output.result(f"{quote(options.overlay)} is what it was before; again: --undo")
         return 0 if kept else 1
     if options.forget:
         _check_alone(options)
-        gone = update.forget(options.overlay)
+        gone = back.forget(options.overlay)
         if not options.quiet:
             output.result("removed " + " ".join(quote(os.path.relpath(name)) for name in gone))
         return 0
@@ -65,16 +65,12 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         program=output.program,
         verbose=options.verbose,
     )
-    more = tuple(
-        None if wanted is None else wanted.from_now for wanted in (options.size, options.files)
-    )
-    work = update.Updating(options.overlay, config, output, options.wait)
+    size, files = options.size, options.files
+    more = (size and size.from_now, files and files.from_now)
+    work = update.Updating(options.overlay, config, output, options.wait, more)
     try:
         kept = work.do(
-            session,
-            more=(more[0], more[1]),
-            versions=options.versions or config["update.versions"],
-            words=options.words,
+            session, versions=options.versions or config["update.versions"], words=options.words
         )
     finally:
         work.close()
@@ -163,7 +159,10 @@ def _add_options(parser: Parser) -> None:
     group = parser.add_argument_group("the overlay")
     add_named(group)
     group.add_argument(
-        "overlays", metavar="OVERLAY", nargs="*", help="an ext3 overlay; others may read it"
+        "overlays",
+        metavar="OVERLAY",
+        nargs="*",
+        help="an overlay of yours, packed or not; others may read it",
     )
     group.add_argument(
         "-f",

@@ -251,7 +251,7 @@ def remove_stale(scratch: str, host: str) -> None:
     for entry in names:
         pid = entry[len(prefix) :].partition(".")[0]
         if entry.startswith(prefix) and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
-            remove(os.path.join(directory, entry))
+            leave(scratch, os.path.join(directory, entry))
 
 
 def remove(tree: str) -> None:

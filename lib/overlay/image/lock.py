@@ -123,7 +123,22 @@ def take_update(descriptor: int) -> bool:
         _set(descriptor, fcntl.F_WRLCK, _UPDATE, 1)
     except _Held:
         return False
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        # A packed file that its owner may not write either: another kind of lock will do.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # there is none here: who comes last is refused in the end
     return True
+
+
+def updating(descriptor: int) -> bool:
+    """Return whether somebody updates the image."""
+    return _probe(descriptor, fcntl.F_RDLCK, _UPDATE, 1) is not None
 
 
 def repairing(descriptor: int) -> bool:

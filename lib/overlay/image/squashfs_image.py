@@ -24,6 +24,26 @@ _COMPRESSIONS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 _MOUNTED = (1, 3, 4, 5, 6)  # those that squashfuse and the kernel can read
 
 
+_OPTIONS = 1 << 10  # the flag that options of the compression stand behind the header
+_PLAIN = 1 << 15  # in the length of such a block: it is not compressed itself
+
+
+class Settings:
+    """How a squashfs file was packed.
+
+    compression  what with, a word
+    block        bytes that are compressed at a time
+    level        of zstd and gzip; of lz4 1 for its slow form; None for what mksquashfs(1) takes
+    """
+
+    __slots__ = ("block", "compression", "level")
+
+    def __init__(self, compression: str, block: int, level: int | None) -> None:
+        self.compression = compression
+        self.block = block
+        self.level = level
+
+
 def _anew(path: str) -> str:
     """Return what to type for a file of the same content that can be mounted."""
     return (
@@ -77,6 +97,20 @@ class SquashfsImage(Image):
             status=DAMAGED,
             hint=_anew(self.path) if how else None,
         )
+
+    def settings(self) -> Settings:
+        """Return how it was packed. Raises OSError."""
+        data = os.pread(self.descriptor, HEADER + 10, 0)
+        block, _fragments, number, _log, flags = struct.unpack_from("<IIHHH", data, 12)
+        compression = _COMPRESSIONS.get(number, "")
+        level = None
+        length = int.from_bytes(data[HEADER : HEADER + 2], "little")
+        if flags & _OPTIONS and length in (4 | _PLAIN, 8 | _PLAIN):
+            first, second = (
+                int.from_bytes(data[HEADER + at : HEADER + at + 4], "little") for at in (2, 6)
+            )
+            level = {"zstd": first, "gzip": first, "lz4": second & 1 or None}.get(compression)
+        return Settings(compression, block, level)
 
     def holds(self, path: str) -> bool:
         return False  # a look would take a program and all of its names

@@ -71,17 +71,37 @@ class Unfinished:
     descriptor  open for reading and writing, with our lock on it
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, made: str | None = None) -> None:
+        """Begin it.
+
+        made  the path of a file of ours that it is to be, where nobody else may change names;
+              None: it is empty
+        Raises OSError: EXDEV for one on another file system.
+        """
         parent, self._base = os.path.split(path)
         self.path = path
         self._name = f"{partial_name('', os.uname().nodename, os.getpid())}-{os.urandom(8).hex()}"
         self.name = os.path.join(parent, self._name)
         self._directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            self.descriptor = new_file(self._name, self._directory)
+            if made is None:
+                self.descriptor = new_file(self._name, self._directory)
+            else:
+                self.descriptor = self._adopt(made)
         except BaseException:
             os.close(self._directory)
             raise
+
+    def _adopt(self, made: str) -> int:
+        """Take a file that is there, and return a descriptor of it. Raises OSError."""
+        descriptor = os.open(made, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.rename(made, self._name, dst_dir_fd=self._directory)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def close(self) -> None:
         """Close it; it is removed unless it has got another name."""
@@ -94,6 +114,15 @@ class Unfinished:
     def mode(self) -> int:
         """Return the mode that an ordinary new file gets beside it."""
         return permissions.of_new_file(f"/proc/self/fd/{self._directory}")
+
+    def keep_as(self, base: str) -> None:
+        """Give it another name beside the one that it was made for, for its owner alone.
+
+        Raises as into_place() does.
+        """
+        self._base = base
+        self.path = os.path.join(os.path.dirname(self.path), base)
+        self.into_place(mode=0o600)
 
     def into_place(self, *, mode: int | None = None, made_of: Iterable[Access] = ()) -> None:
         """Sync the finished file and give it its name, never that of another file.
@@ -282,6 +311,21 @@ def leads_to(name: str, directory: int, descriptor: int) -> bool:
     except OSError:
         return False
     return os.path.samestat(found, os.fstat(descriptor))
+
+
+@contextlib.contextmanager
+def adopted(path: str, made: str) -> Iterator[Unfinished]:
+    """Give the Unfinished file that is going to be path; a file of ours becomes it.
+
+    made  its path, where nobody else may change names
+    Raises OSError: EXDEV for one on another file system.
+    """
+    new = Unfinished(path, made)
+    try:
+        lock.take(new.descriptor, write=True)
+        yield new
+    finally:
+        new.close()
 
 
 @contextlib.contextmanager

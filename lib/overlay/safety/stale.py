@@ -35,6 +35,7 @@ def remove_stale(directory: str, scratch: str | None) -> None:
             os.close(place)
     if scratch is not None:
         private.remove_stale(scratch, here)
+    private.remove_stale(directory, here)  # of updates that found no room elsewhere
 
 
 def _remove_if_stale(name: str, directory: int, here: str) -> None:

@@ -48,6 +48,8 @@ def in_use(
             status=IN_USE,
             hint=f"to end them: kill -KILL {pids}; then: check-overlay --recover {path}",
         )
+    if not busy.writer and lock.updating(image.descriptor):
+        return updated(image.path, waits or environ is not None)
     what += ": a session is writing to it" if busy.writer else ": sessions are reading it"
     who = next((process for process in found if not process.is_server), None) or (
         found[0] if found else None
@@ -73,6 +75,18 @@ def in_use(
     elif environ is not None and "MAKELEVEL" in environ:
         hint = f"recipes of make that only read run at once: -o {path}:ro; else: --wait"
     return OverlayError(what, status=IN_USE, hint=hint)
+
+
+def updated(path: str, waits: bool) -> OverlayError:
+    """Return the error for an overlay that is being updated.
+
+    waits  whether the command can wait for the end of that
+    """
+    return OverlayError(
+        f"{quote(path)} is in use: an update of it is running",
+        status=IN_USE,
+        hint="wait for its end: --wait" if waits else "try again when it has ended",
+    )
 
 
 def is_freed(image: Image, busy: Busy) -> bool:

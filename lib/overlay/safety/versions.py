@@ -55,13 +55,28 @@ def keep(path: str, descriptor: int) -> str:
         os.close(directory)
 
 
+def tidy(path: str) -> None:
+    """Take the names away that a killed update gave to an overlay that it did not replace."""
+    status = os.stat(path)
+    for name in named(path):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(name, follow_symlinks=False), status):
+                os.unlink(name)
+
+
 def mark(descriptor: int, kept: bool) -> None:
     """Note on an open file whether it is a version that we keep, where it can have such a note."""
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
     with contextlib.suppress(OSError):
-        if kept:
-            os.setxattr(descriptor, _VERSION, b"")
-        else:
-            os.removexattr(descriptor, _VERSION)
+        if not mode & stat.S_IWUSR:
+            os.fchmod(descriptor, mode | stat.S_IWUSR)  # else nobody may note anything
+        try:
+            if kept:
+                os.setxattr(descriptor, _VERSION, b"")
+            else:
+                os.removexattr(descriptor, _VERSION)
+        finally:
+            os.fchmod(descriptor, mode)
 
 
 def kept(path: str) -> list[str]:
