@@ -30,7 +30,7 @@ def told(program, sentence, hint=None):
 
 SUBCOMMANDS = (
     "overlay-admin config shows the settings, overlay-admin doctor tries this node,"
-    " overlay-admin report DIR counts overlays"
+    " overlay-admin report DIR counts overlays, overlay-admin pages DIR writes pages"
 )
 AMOUNTS = "'abc' is not a size; it looks like 500, 500M, 20G or 1.5T"
 LIST = "list-overlays DIRECTORY; one overlay: show-overlay OVERLAY"
@@ -102,7 +102,7 @@ NOTHING = (
         (
             "overlay-admin doctr",
             2,
-            "doctr is not one of the commands config, doctor, report",
+            "doctr is not one of the commands config, doctor, report, pages",
             "did you mean doctor?",
         ),
         (
@@ -349,7 +349,12 @@ NOTHING = (
             "to see one setting: overlay-admin config | grep create.size",
         ),
         ("overlay-admin config --orig", 2, "there is no option --orig", "did you mean --origin?"),
-        ("overlay-admin x", 2, "x is not one of the commands config, doctor, report", SUBCOMMANDS),
+        (
+            "overlay-admin x",
+            2,
+            "x is not one of the commands config, doctor, report, pages",
+            SUBCOMMANDS,
+        ),
         ("mount-overlay", 2, "no overlay is named", "mount-overlay -o OVERLAY"),
         (
             "mount-overlay a.ext3",

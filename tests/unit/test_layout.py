@@ -31,6 +31,7 @@ ORDER = (
     "change",
     "jobs",
     "doctor",
+    "pages",
     "commands",
     "cli",
     "api",

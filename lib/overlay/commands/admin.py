@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from overlay.output import Output
 
-_SUBCOMMANDS = ("config", "doctor", "report")
+_SUBCOMMANDS = ("config", "doctor", "report", "pages")
 
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
@@ -44,7 +44,7 @@ def _add_options(parser: Parser) -> None:
 
 PROGRAMS = {
     "overlay-admin": Command(
-        "Show the settings, see whether a node is ready, count overlays by owner.",
+        "Show the settings, see whether a node is ready, count overlays, write pages.",
         "overlay-admin config --origin\n"
         "overlay-admin doctor /scratch\n"
         "overlay-admin report --older 180 /scratch",

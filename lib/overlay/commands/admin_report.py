@@ -10,7 +10,7 @@ import time
 from overlay import size
 from overlay.commands.admin_output import add_output
 from overlay.commands.arguments import add_directories
-from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote, reason
+from overlay.errors import OverlayError, quote
 from overlay.settings import config as configuration
 
 TYPE_CHECKING = False
@@ -82,32 +82,14 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 
 def _write_page(options: Namespace, owners: list[Owner], total: Owner, now: float) -> None:
     """Write the report as a page. Raises OverlayError (CANNOT_CREATE)."""
-    from overlay.doctor.page import FIRST_LINE, page
+    from overlay.doctor.page import page
     from overlay.image.expiry import SOON
-    from overlay.safety import replace
+    from overlay.safety import generated
 
     text = page(
         owners, total, directories=options.directories, now=now, older=options.older, soon=SOON
     )
-    try:
-        with replace.unfinished(replace.place(options.html)) as new:
-            with open(new.descriptor, "w", encoding="utf-8", closefd=False) as file:
-                file.write(text)
-            try:
-                old = os.open(new.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except FileNotFoundError:
-                new.into_place()
-                return
-            with open(old, "rb", closefd=True) as file:
-                if file.readline(len(FIRST_LINE) + 1) != f"{FIRST_LINE}\n".encode():
-                    raise OverlayError(
-                        f"{quote(options.html)} exists already, and is not the page of a report",
-                        status=CANNOT_CREATE,
-                        hint="name another file for --html, or remove this one",
-                    )
-                new.over(old)
-    except OSError as error:
-        raise cannot(options.html, reason(error)) from None
+    generated.write({options.html: text}, "--html")
 
 
 def _csv(owners: Iterable[Owner], figures: Iterable[str]) -> str:

@@ -156,7 +156,7 @@ _HINTS = {"list-overlays": "list-overlays DIRECTORY; one overlay: show-overlay O
 
 _SUBCOMMANDS = (
     "overlay-admin config shows the settings, overlay-admin doctor tries this node,"
-    " overlay-admin report DIR counts overlays"
+    " overlay-admin report DIR counts overlays, overlay-admin pages DIR writes pages"
 )
 
 _READ_ONLY = "to open it read-only: -o NAME:ro"
