@@ -86,6 +86,17 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(
         char
         if char.isprintable() or char in keep
-        else "".join(f"\\x{byte:02x}" for byte in char.encode(errors="surrogateescape"))
+        else "".join(f"\\x{byte:02x}" for byte in encoded(char))
         for char in text
     )
+
+
+def encoded(text: str) -> bytes:
+    """Return text as it is written: undecodable bytes as they were.
+
+    What no bytes stand for (JSON can name half of a pair, \\ud800) becomes a question mark.
+    """
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="replace")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.errors import DATA_LOST, OverlayError, printable, reason
+from overlay.errors import DATA_LOST, OverlayError, encoded, printable, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Output:
 
     def _write(self, text: str) -> None:
         try:
-            os.write(2, text.encode(errors="surrogateescape"))
+            os.write(2, encoded(text))
         except OSError:
             pass  # nobody listens; the exit status still tells
 
@@ -78,7 +78,7 @@ def write_result(text: str) -> None:
     Past sys.stdout, which would find out only at the end of Python that nobody can read it.
     Raises OverlayError (DATA_LOST), or BrokenPipeError when the reader has gone.
     """
-    data = text.encode(errors="surrogateescape")
+    data = encoded(text)
     try:
         while data:
             data = data[os.write(1, data) :]

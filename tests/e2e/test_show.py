@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 
+import pexpect
 import pytest
 from support import tool, wait_until
 
@@ -93,6 +95,22 @@ def test_escapes_of_others(run, scratch, site, site_text):
             assert not set(text) - {"\n", "\t"} & set(map(chr, [*range(32), 127])), result
             assert not any(line.startswith("run-overlay: hint") for line in text.splitlines())
     assert "\\x1b" in shown[0].stdout and "\\x1b" in shown[2].stdout
+
+
+def test_recipe_of_somebody(ok, environ, words, scratch):
+    """Half of a pair in a history is told as such, and a terminal obeys nothing of a recipe."""
+    place = scratch / "d" / "upper" / ".singularity.d" / "overlay" / f"{1:020x}"
+    place.mkdir(parents=True)
+    recipe = r"echo \u001b[2J\ud800"
+    entry = f'"when": "\\ud800", "recipe": "{recipe}", "sources": ["\\ud800"]'
+    (place / "history.json").write_text(f'{{"format": 1, "entries": [{{{entry}}}]}}')
+    assert "made  " in ok("show-overlay", "d")
+    assert ok("show-overlay", "--recipe", "d").endswith("echo \x1b[2J?\n")
+    line = [*words("show-overlay"), "--recipe", "d"]
+    shown, status = pexpect.run(
+        shlex.join(line), env=environ, cwd=str(scratch), withexitstatus=True, timeout=60
+    )
+    assert (status, b"\x1b" in shown, b"echo \\x1b[2J" in shown) == (0, False, True), shown
 
 
 def test_message_of_several_lines(overlay, run, site, site_text):

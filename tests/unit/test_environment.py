@@ -1,5 +1,6 @@
 """What an overlay carries of itself: lines for the engine, notes, histories."""
 
+import os
 import subprocess
 import time
 
@@ -7,6 +8,8 @@ import pytest
 from overlay.environment import activation, base, history, learn, note, secrets
 from overlay.environment.activation import Activation
 from overlay.environment.base import Base
+from overlay.image import carried
+from overlay.image import image as images
 
 
 @pytest.mark.parametrize("path", [None, "", "/usr/bin"])
@@ -195,3 +198,56 @@ def test_base(tmp_path):
     subprocess.run(["mkfifo", tmp_path / "fifo"], check=True)
     with pytest.raises(OSError, match="neither a file nor a directory"):
         base.look(str(tmp_path / "fifo"))
+
+
+@pytest.fixture
+def of_many(tmp_path):
+    """Return a function that makes an overlay in which many ids lead to one large history."""
+
+    def make(number, content):
+        place = tmp_path / "d" / "upper" / note.DIRECTORY.lstrip("/")
+        place.mkdir(parents=True)
+        (tmp_path / "history").write_bytes(content)
+        for one in range(number):
+            (place / f"{one:020x}").mkdir()
+            os.link(tmp_path / "history", place / f"{one:020x}" / history.NAME)
+        return images.look(str(tmp_path / "d"))
+
+    return make
+
+
+def test_histories_of_many_names(of_many):
+    """All that is read of histories has a limit, and not each by itself; the newest come first."""
+    found = of_many(100, history.data([{"recipe": "x" * (1 << 20)}]))
+    assert list(history.read(found)) == [f"{one:020x}" for one in (99, 98, 97)]
+    found.close()
+
+
+def test_more_names_than_there_can_be(of_many):
+    """A session does not read on in a directory that was made to cost time."""
+    found = of_many(2000, history.data([]))
+    assert len(found.names_in(note.DIRECTORY)) == 1024
+    assert len(note.ids(found)) == len(history.read(found)) == 64
+    found.close()
+
+
+def test_copies_of_many_names(tmp_path, monkeypatch):
+    """What stands behind a squashfs file is read once, and not without end."""
+    path = tmp_path / "a.sqsh"
+    path.write_bytes((b"hsqs" + bytes(24) + b"\4" + bytes(11) + b"\x60").ljust(4096, b"\0"))
+    with path.open("r+b") as file:
+        made = {note.path(f"{one:020x}"): b"overlay 1\n\n" for one in range(5000)}
+        carried.write(file.fileno(), made)
+    asked, real = [], carried.read
+    monkeypatch.setattr(carried, "read", lambda *words: asked.append(words) or real(*words))
+    found = images.look(str(path))
+    assert len(found.names_in(note.DIRECTORY)) == 4096
+    assert len(note.read(found)) == 64
+    assert len(asked) == 1
+    found.close()
+
+
+def test_numbers_that_cannot_be_told():
+    """What JSON of others cannot read again is told as words."""
+    content = b'{"format": 1, "entries": [{"a": 1e999, "b": NaN, "c": 7}]}'
+    assert history.parse(content) == (1, [{"a": "1e999", "b": "NaN", "c": 7}])

@@ -25,6 +25,7 @@ from overlay import errors
         ("\x1b[31m", "$'\\x1b[31m'"),
         ("\u202eexe", "$'\\xe2\\x80\\xaeexe'"),
         ("a\udcff", "$'a\\xff'"),
+        ("a\ud800", "$'a\\x3f'"),
         (7, "7"),
     ],
 )

@@ -132,7 +132,7 @@ def _show_recipe(found: Image, output: Output) -> None:
             status=MISSING,
             hint=f"see how it was made: show-overlay --json {quote(found.path)}",
         )
-    output.result(text, exact=True)
+    output.result(text, exact=not os.isatty(1))  # a terminal would obey what is in it
 
 
 def _carried(found: Image) -> dict[str, object]:

@@ -23,8 +23,8 @@ def of(images: Iterable[Image], entry: dict[str, Any]) -> dict[str, bytes]:
     found = {}
     for image in images:
         histories = history.read(image)
-        for id_ in image.names_in(note.DIRECTORY):
-            content = image.content_of(note.path(id_), _MOST) if note.is_id(id_) else None
+        for id_ in note.ids(image):
+            content = image.content_of(note.path(id_), _MOST)
             if content is None:
                 continue
             found[note.path(id_)] = content

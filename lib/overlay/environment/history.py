@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "history.json"
 FORMAT = 1
-MOST = 4 << 20  # bytes of a history
+MOST = 4 << 20  # bytes of all histories of an overlay
 _MOST_RECIPE = 1 << 20  # bytes of a file of commands
 
 
@@ -72,7 +72,8 @@ def data(entries: Iterable[dict[str, Any]]) -> bytes:
 def parse(content: bytes) -> tuple[int, list[dict[str, Any]]] | None:
     """Return (format, entries) of what some bytes say; None when they are something else."""
     try:
-        document = json.loads(content)
+        # No number of ours has a fraction, and what JSON cannot say again would end --json.
+        document = json.loads(content, parse_float=str, parse_constant=str)
         number, entries = document["format"], document["entries"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
@@ -84,12 +85,13 @@ def parse(content: bytes) -> tuple[int, list[dict[str, Any]]] | None:
 def read(image: Image) -> dict[str, tuple[int, list[dict[str, Any]]]]:
     """Return what an overlay says of how it was made: id -> (format, entries)."""
     found = {}
-    for name in image.names_in(notes.DIRECTORY):
-        if notes.is_id(name):
-            content = image.content_of(notes.path(name, NAME), MOST)
-            history = parse(content) if content is not None else None
-            if history is not None:
-                found[name] = history
+    left = MOST
+    for name in notes.ids(image):
+        content = image.content_of(notes.path(name, NAME), left)
+        history = parse(content) if content is not None else None
+        left -= len(content or b"")
+        if history is not None:
+            found[name] = history
     return found
 
 

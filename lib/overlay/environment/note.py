@@ -88,13 +88,17 @@ def read(image: Image) -> list[Note]:
     A squashfs file that another program made has none that could be read at once.
     """
     found = []
-    for name in image.names_in(DIRECTORY)[:_MOST_NOTES]:
-        if is_id(name):
-            content = image.content_of(path(name), MOST)
-            note = parse(name, content) if content is not None else None
-            if note is not None:
-                found.append(note)
+    for id_ in ids(image):
+        content = image.content_of(path(id_), MOST)
+        note = parse(id_, content) if content is not None else None
+        if note is not None:
+            found.append(note)
     return found
+
+
+def ids(image: Image) -> list[str]:
+    """Return the ids that an overlay carries something under, the last made first."""
+    return [name for name in image.names_in(DIRECTORY) if is_id(name)][:_MOST_NOTES]
 
 
 def is_intact(image: Image, note: Note) -> bool:

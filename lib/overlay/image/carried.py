@@ -18,6 +18,7 @@ _MARK = b"overlay-carried\n"
 _END = struct.Struct("<16sQI4x")
 _AT_ONCE = 1 << 16  # bytes
 _MOST = 16 << 20
+_MOST_FILES = 4096  # ours hold three for each overlay that was packed
 
 
 def write(descriptor: int, files: Mapping[str, bytes]) -> None:
@@ -59,8 +60,9 @@ def read(descriptor: int, used: int) -> dict[str, bytes]:
 
 
 def _parse(data: bytes) -> dict[str, bytes]:
-    files, place = {}, 0
-    while place < len(data):
+    files: dict[str, bytes] = {}
+    place = 0
+    while place < len(data) and len(files) < _MOST_FILES:
         end = data.find(b"\n", place)
         path, _space, length = data[place : max(end, place)].rpartition(b" ")
         if not path or not length.isdigit() or len(length) > 8:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import stat
 
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host.room import free_bytes
 from overlay.image import lock
-from overlay.image.kind import Image, as_base_image
+from overlay.image.kind import MOST_NAMES, Image, as_base_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ class DirectoryImage(Image):
         if directory is None:
             return []
         try:
-            return sorted(os.listdir(directory), reverse=True)
+            with os.scandir(directory) as entries:
+                names = [entry.name for entry in itertools.islice(entries, MOST_NAMES)]
+            return sorted(names, reverse=True)
         except OSError:
             return []
         finally:

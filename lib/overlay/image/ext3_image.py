@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.image import ext3, lock, magic
 from overlay.image.ext3_read import Reader
-from overlay.image.kind import MAKE_ONE, MAY_NOT_WRITE, Image, damaged
+from overlay.image.kind import MAKE_ONE, MAY_NOT_WRITE, MOST_NAMES, Image, damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class Ext3Image(PlannedImage):
             found = reader.lookup(b"upper" + os.fsencode(path))
             if not found or not found[1].is_directory:
                 return []
-            names = [name for name, _number, _kind in reader.entries(found[1])]
+            entries = itertools.islice(reader.entries(found[1]), MOST_NAMES)
+            names = [name for name, _number, _kind in entries]
         except (ext3.FormatError, OSError):
             return []
         return sorted(

@@ -19,6 +19,9 @@ MAY_NOT_WRITE = "you may not write it"
 MAKE_ONE = "make one: create-overlay -s SIZE -n FILES"
 
 
+MOST_NAMES = 1024  # of a directory whose names are asked for at the start of each session
+
+
 def as_base_image(path: str) -> str:
     """Return the hint for a container image in the place of an overlay."""
     return f"to use it as the base image: -c {quote(path)}"
@@ -209,7 +212,8 @@ class Image:
     def names_in(self, path: str) -> list[str]:
         """Return the names in a directory inside, the last first; none where not known at once.
 
-        Nothing is raised, no program started, and no link followed.
+        Of more than MOST_NAMES only so many are looked at: it may be made to cost time. Nothing is
+        raised, no program started, and no link followed.
         """
         raise NotImplementedError
 

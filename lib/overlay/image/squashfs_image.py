@@ -54,12 +54,16 @@ def _anew(path: str) -> str:
 class SquashfsImage(Image):
     """A squashfs file. It is taken from its root, and none of its names is opened."""
 
-    __slots__ = ()
+    __slots__ = ("_copies",)
 
     kind = "squashfs"
     suffixes = (".sqsh", ".squashfs", ".sqfs", ".sfs", ".img")
     is_compressed = True
     never_writable = "a squashfs file cannot be written"
+
+    def __init__(self, path: str, status: os.stat_result, descriptor: int, writable: bool) -> None:
+        super().__init__(path, status, descriptor, writable)
+        self._copies: dict[str, bytes] | None = None
 
     @classmethod
     def found(
@@ -125,14 +129,17 @@ class SquashfsImage(Image):
         return content if content is not None and len(content) <= most else None
 
     def _carried(self) -> dict[str, bytes]:
-        """Return the copies behind the end of the file system, see carried."""
-        from overlay.image import carried
+        """Return the copies behind the end of the file system, see carried; they are read once."""
+        if self._copies is None:
+            from overlay.image import carried
 
-        try:
-            used = int.from_bytes(os.pread(self.descriptor, 8, 40), "little")  # bytes_used
-            return carried.read(self.descriptor, used) if used < self.status.st_size else {}
-        except OSError:
-            return {}
+            try:
+                used = int.from_bytes(os.pread(self.descriptor, 8, 40), "little")  # bytes_used
+                there = used < self.status.st_size
+                self._copies = carried.read(self.descriptor, used) if there else {}
+            except OSError:
+                self._copies = {}
+        return self._copies
 
     def those_inside(self, paths: Iterable[bytes], environ: Mapping[str, str]) -> set[bytes]:
         from overlay.image import squashfs

@@ -56,7 +56,7 @@ def choose(session: Session, config: Config, images: Sequence[Image]) -> Belongi
     ready = [(image, one) for image, one in carried if one.script]
     found = _followed(session, config, [(image.path, one) for image, one in ready])
     for image, one in carried:
-        found.notices += _of_the_note(image, one)
+        found.notices += [told for told in _of_the_note(image, one) if told not in found.notices]
     if len(ready) > 1:
         found.variables, found.first = _of_the_first(ready[0][1])
     return found
