@@ -63,6 +63,10 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
     gc.disable()
     output = Output(program)
     try:
+        if program == "run-overlay" and _may_share(arguments, environ):
+            from overlay.shared import short
+
+            short.take(program, arguments, environ, root)  # comes back when it is not known
         from overlay.host import process
         from overlay.settings import config as configuration
 
@@ -94,6 +98,11 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
         return _bug(output, error)
     finally:
         gc.enable()
+
+
+def _may_share(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Return whether a session is to be shared, as far as that is seen at once."""
+    return "--share" in arguments or environ.get("OVERLAY_LAUNCH_SHARE") == "read"
 
 
 def _from_inside(error: OverlayError, environ: Mapping[str, str]) -> OverlayError:

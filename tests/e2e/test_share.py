@@ -37,7 +37,19 @@ def end_sessions(path):
     for pid in keepers(path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGRTMIN + 9)
-    wait_until(lambda: not list(path.glob("overlay-*/shared-*")))
+    wait_until(lambda: not files(path))
+
+
+def files(path, ending=""):
+    """Return the names of what shared sessions have in a directory."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(
+            name
+            for directory in path.glob("overlay-*")
+            for name in os.listdir(directory)
+            if name.startswith("shared-") and name.endswith(ending)
+        )
+    return []
 
 
 @pytest.fixture
@@ -227,3 +239,60 @@ def test_eight_at_once(words, environ, scratch, overlay, local):
     assert [one.returncode for one in started] == [0] * 8, errors
     assert len({LEASE.search(text)[1] for text in errors}) == 1
     assert len(keepers(local)) == 1
+
+
+SHORT = [
+    ["--", "cat", "/proc/self/environ"],
+    ["--", "/bin/sh", "-c", "exit 7"],
+    ["--", "no-such-command"],
+    ["-f", "commands.sh", "-q"],
+    ["-f", "-"],
+]
+
+
+@pytest.mark.parametrize("arguments", SHORT)
+def test_short_way(run, words, environ, scratch, overlay, local, arguments):
+    """Who has joined once comes in by the short way, and finds the same."""
+    overlay("env.ext3")
+    (scratch / "commands.sh").write_text("echo $0 $LINENO\nfalse\necho $? $(wc -c)\n")
+    typed = ["-o", "env.ext3:ro", *arguments]
+    found = [
+        run("run-overlay", share, *typed, stdin="echo input\n")
+        for share in ("--no-share", "--share", "--share")
+    ]
+    lines = [(one.status, sorted(one.stdout.split("\0")), one.stderr) for one in found]
+    assert lines[1:] == [lines[0]] * 2
+    assert files(local, ".short")
+    line = [*words("run-overlay"), "--share", *typed]
+    line[:0] = ["/usr/bin/python3", "-X", "importtime", "-IS"]
+    result = execute(line, environ=environ, cwd=scratch, stdin="echo input\n")
+    assert result[:2] == found[2][:2]
+    assert "overlay.shared.join" in result.stderr
+    assert not re.search(
+        r"\b(argparse|configparser|overlay\.settings|overlay\.host)", result.stderr
+    )
+
+
+@pytest.mark.parametrize("change", ["settings", "added", "user", "variable", "bind"])
+def test_short_way_is_left(run, environ, scratch, overlay, home, site, local, change):
+    """A setting that changes is heeded by the next command."""
+    overlay("env.ext3")
+    words = ["--share", "-o", "env.ext3:ro", "--", "sh", "-c", "ls -d /data; echo $X"]
+    site.write_text(site.read_text() + "[binds]\nadd = $PLACE\n")
+    assert run("run-overlay", *words).stdout == "\n"
+    assert run("run-overlay", *words).stdout == "\n"
+    (scratch / "data").mkdir()
+    line = f"[binds]\nadd = '{scratch}/data:/data'\n"
+    if change == "settings":
+        site.write_text(site.read_text().replace("$PLACE", f"'{scratch}/data:/data'"))
+    elif change == "added":
+        (site.parent / "overlay.d").mkdir()
+        (site.parent / "overlay.d" / "more.ini").write_text(line)
+    elif change == "user":
+        (home / ".config" / "overlay").mkdir(parents=True)
+        (home / ".config" / "overlay" / "overlay.ini").write_text(line)
+    elif change == "variable":
+        environ["OVERLAY_BINDS_ADD"] = f"'{scratch}/data:/data'"
+    elif change == "bind":
+        words[1:1] = ["-b", f"{scratch}/data:/data"]
+    assert run("run-overlay", *words).stdout == "/data\n\n"

@@ -828,7 +828,7 @@ overlay.image.ext3_read overlay.image.image overlay.image.kind overlay.image.lay
 overlay.image.lock overlay.image.magic overlay.image.markers overlay.image.record overlay.launch
 overlay.launch.belonging overlay.launch.engine overlay.launch.engines
 overlay.launch.engines.apptainer
-overlay.launch.facts overlay.launch.inside overlay.launch.learned overlay.launch.plan
+overlay.launch.facts overlay.launch.command overlay.launch.inside overlay.launch.learned overlay.launch.plan
 overlay.launch.request overlay.launch.run overlay.output overlay.plan overlay.settings
 overlay.settings.config overlay.settings.files overlay.settings.table overlay.settings.values
 overlay.size"""

@@ -22,7 +22,7 @@ from overlay.settings import config as configuration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from overlay.commands.arguments import Group, Parser
     from overlay.output import Output
@@ -57,7 +57,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 
         return run_in_job(options, request, config, output)
     if not options.dry_run:
-        status = _session(options, config)(request, config, wait=options.wait, output=output)
+        status = _run(options, request, config, root, output)
         from overlay.host import foreground  # which it needs by now, or we are not here any more
 
         return foreground.end_like(status)
@@ -65,13 +65,15 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     return 0
 
 
-def _session(options: Namespace, config: Config) -> Callable[..., int]:
-    """Return what runs a session: one that is shared, or one of its own."""
+def _run(options: Namespace, request: Session, config: Config, root: str, output: Output) -> int:
+    """Run a session, one that is shared or one of its own; return its status."""
     if not is_shared(options, config):
-        return run
+        return run(request, config, wait=options.wait, output=output)
     from overlay.shared import session
 
-    return session.run
+    program, *words = options.words
+    way = session.Way(words, root) if program == "run-overlay" else None
+    return session.run(request, config, wait=options.wait, output=output, way=way)
 
 
 def is_shared(options: Namespace, config: Config) -> bool:

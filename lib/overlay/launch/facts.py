@@ -36,7 +36,7 @@ NAMED = ("HOME", "TMPDIR", "SLURM_TMPDIR")
 # curl(1), requests, pip, git-config(1), Node.js, the AWS and Google command lines, the XDG Base
 # Directory Specification, venv, ncurses(3X), locale(7), Xsecurity(7), and of Java, R and Perl
 # installations.
-_FILES = (
+FILES = (
     "AWS_CA_BUNDLE",
     "CARGO_HOME",
     "CURL_CA_BUNDLE",
@@ -117,7 +117,7 @@ class Facts:
     locations        those of the user's directories for overlays
     limits           bytes of a file, seconds of processor time that a server may take, and bytes
                      of memory, as addresses, that every process may have
-    files            the Ways of _FILES that no overlay has, by the variable's name
+    files            the Ways of FILES that no overlay has, by the variable's name
     passwd_home      the home directory that the engine mounts, where it counts
     """
 
@@ -344,7 +344,7 @@ def _files(environ: Mapping[str, str], found: Sequence[Image]) -> dict[str, Way]
     Those that an overlay has are meant for the inside; so are those that the host has not.
     """
     ways = {}
-    for name in _FILES:
+    for name in FILES:
         path = environ.get(name, "")
         if path.startswith("/") and not any(image.holds(path) for image in found):
             way = places.follow(path)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from overlay.errors import UNAVAILABLE, OverlayError, quote, reason
+from overlay.shared.place import DESCRIPTOR
 from overlay.shared.record import started
 
 TYPE_CHECKING = False
@@ -163,15 +165,35 @@ def find(program: str, path: str) -> str | None:
     return None
 
 
+def hand_on(lease: int) -> None:
+    """Let what this process becomes, and all that it starts, have a lease. Raises OSError."""
+    import fcntl
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = DESCRIPTOR if most < 0 or most > DESCRIPTOR else most // 2
+    os.set_inheritable(fcntl.fcntl(lease, fcntl.F_DUPFD, wanted), True)
+
+
 def become(door: Door, cwd: str, words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    """Enter, and become the command, as the engine would start it. Raises OSError.
+    """Enter, and become the command, as the engine would start it; what try_it() has tried.
 
     words    its command line
     environ  its environment
+    Raises OverlayError (UNAVAILABLE): there is no way back.
     """
+    try:
+        _become(door, cwd, words, environ)
+    except OSError as error:
+        why = reason(error)
+    raise OverlayError(f"cannot start {quote(words[0])} inside: {why}", status=UNAVAILABLE)
+
+
+def _become(door: Door, cwd: str, words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+    """Do what become() does. Raises OSError."""
     signals = __import__("_signal")  # signal itself would bring enum
     if not door.go():
-        raise OSError("the session cannot be entered")
+        raise PermissionError(1, "its namespaces are closed")
     os.chdir(cwd)
     calls = door.calls
     capability = 0
@@ -184,5 +206,5 @@ def become(door: Door, cwd: str, words: Sequence[str], environ: Mapping[str, str
     signals.signal(signals.SIGXFSZ, signals.SIG_DFL)
     program = find(words[0], environ.get("PATH", ""))
     if program is None:
-        raise FileNotFoundError(words[0])
+        raise FileNotFoundError(2, "it is gone")
     os.execve(program, list(words), environ)

@@ -17,7 +17,7 @@ import time
 
 from overlay.host import holders, keeper, process
 from overlay.shared import place
-from overlay.shared.record import Record, started
+from overlay.shared.record import Record, parse, started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -416,8 +416,9 @@ def sweep(directory: int) -> None:
         name = place.short_name(key)
         short = place.open_file(directory, name)
         if short is not None:
-            lease = os.fsdecode(place.read(short).partition(b"\0")[0])
-            if not _exists(directory, place.lease_name(lease)):
+            fields = parse(place.read(short)) or {}
+            session = fields.get("s", [""])[0]
+            if not _exists(directory, place.lease_name(session)):
                 place.unlink(directory, name)
             os.close(short)
 

@@ -7,21 +7,22 @@ import os
 import time
 
 from overlay import __version__
-from overlay.errors import OverlayError
-from overlay.host import private, process
-from overlay.launch.facts import gather
+from overlay.host import places, private, process
+from overlay.launch.facts import FILES, GPUS, NAMED, gather
 from overlay.launch.learned import learn
 from overlay.launch.plan import make_plan
 from overlay.launch.request import read_input
 from overlay.launch.run import run as run_alone
 from overlay.launch.run import without_soft_limits
-from overlay.shared import environment, join, key, place, scope
+from overlay.settings import config as configuration
+from overlay.settings.files import site_file, user_file
+from overlay.shared import environment, join, key, place, scope, short
 from overlay.shared.join import Refused
 from overlay.shared.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from overlay.launch.facts import Facts
     from overlay.launch.joining import Joining
@@ -49,16 +50,38 @@ class _Again(Exception):
     """Another session is the right one by now."""
 
 
-def run(request: Session, config: Config, *, wait: float | None, output: Listener) -> int:
+class Way:
+    """How a command came here, so that the next finds the short way: see short.
+
+    words  its command line
+    root   the tree that it runs from
+    """
+
+    __slots__ = ("root", "words")
+
+    def __init__(self, words: Sequence[str], root: str) -> None:
+        self.words = words
+        self.root = root
+
+
+def run(
+    request: Session,
+    config: Config,
+    *,
+    wait: float | None,
+    output: Listener,
+    way: Way | None = None,
+) -> int:
     """Run a session's command in one that is shared, or in one of its own where that cannot be.
 
-    The arguments are those of launch.run.run(), and so is what is returned: nothing at all
-    when the command takes the place of this process.
+    way  how the command came here, where the next may come a shorter way
+    The other arguments are those of launch.run.run(), and so is what is returned: nothing at
+    all when the command takes the place of this process.
     """
     try:
         for _time in range(_TRIES):
             try:
-                _join(request, config, wait, output)
+                _join(request, config, wait, output, way)
             except _Again:
                 continue
         raise Refused("it changes all the time")
@@ -67,7 +90,9 @@ def run(request: Session, config: Config, *, wait: float | None, output: Listene
     return run_alone(request, config, wait=wait, output=output)
 
 
-def _join(request: Session, config: Config, wait: float | None, output: Listener) -> None:
+def _join(
+    request: Session, config: Config, wait: float | None, output: Listener, way: Way | None
+) -> None:
     """Join a session, started if there is none. Returns never; raises Refused, _Again."""
     facts = gather(request, config)
     try:
@@ -75,7 +100,7 @@ def _join(request: Session, config: Config, wait: float | None, output: Listener
         lease = found.look()
         if lease is None:
             lease = _start(request, config, facts, found, wait, output)
-        _become(found, lease, output)
+        _become(found, lease, output, way)
     finally:
         facts.close()
 
@@ -91,6 +116,7 @@ class _Wanted:
         from overlay.shared.keeper import HOLD
 
         self.request = request
+        self.config = config
         self.facts = facts
         self.learned = learned
         self.environ: Mapping[str, str] = config.environ
@@ -278,7 +304,7 @@ def _for_engine(environ: Mapping[str, str], foreign: tuple[str, ...]) -> dict[st
     }
 
 
-def _become(found: _Wanted, lease: int, output: Listener) -> None:
+def _become(found: _Wanted, lease: int, output: Listener, way: Way | None) -> None:
     """Enter the session whose lease we have, and become the command. Raises Refused."""
     joining, facts = found.joining, found.facts
     try:
@@ -301,7 +327,9 @@ def _become(found: _Wanted, lease: int, output: Listener) -> None:
         except OSError as error:
             raise Refused(f"a file is gone: {error}") from None
         join.try_it(door, facts.cwd, files, words[0], environ["PATH"])
-        hand_on(lease)
+        join.hand_on(lease)
+        if way is not None:
+            _note(found, record, way)
     except BaseException:
         os.close(lease)
         raise
@@ -310,19 +338,65 @@ def _become(found: _Wanted, lease: int, output: Listener) -> None:
     output.notice(f"joins a session (process {record.pid}) that others share", "detail")
     process.tell(words)
     read_input(facts.commands, output.notice)
+    join.become(door, facts.cwd, words, environ)
+
+
+def _note(found: _Wanted, record: Record, way: Way) -> None:
+    """Note the way of a command that has joined, where another one can take it unseen."""
+    config, facts, joining = found.config, found.facts, found.joining
+    patterns = config["launch.clear"]
+    known = [one.rstrip("*") for one in patterns]
+    if config.left_out or configuration.warnings(found.environ):
+        return  # what was said of them is to be said again
+    if any(set(pattern).intersection("*?[") for pattern in known):
+        return
+    directory = place.open_directory(private.name(found.scratch))
+    if directory is None:
+        return
+    named = {*FILES, *_variables_of(config), facts.engine.variable("PREPEND_PATH")}
     try:
-        join.become(door, facts.cwd, words, environ)
-    except OSError as error:
-        raise process.not_started(words[0], error) from None
+        short.note(
+            directory,
+            way.words,
+            found.environ,
+            way.root,
+            session=key.name_of(record.key),
+            contents=[
+                *_files_of(config, way.root),
+                facts.engine.path,
+                facts.base,
+                *(one.path for one in facts.overlays),
+            ],
+            places=[
+                *GPUS.values(),
+                *(source for bind in config.binds for source, _ in places.parse_binds(bind)),
+                *joining.sources,
+                *filter(None, (found.environ.get(name) for name in ("PWD", *NAMED))),
+            ],
+            variables={name: found.environ.get(name) for name in sorted(named)},
+            unset=[*patterns, *joining.unset],
+            sets={name: value for name, value in joining.variables.items() if name != "PWD"},
+            notices=found.plan.notices,
+            who=found.scope,
+        )
+    finally:
+        os.close(directory)
 
 
-def hand_on(lease: int) -> None:
-    """Let what this process becomes, and all that it starts, have a lease."""
-    import resource
+def _files_of(config: Config, root: str) -> Iterator[str]:
+    """Yield the files and directories that settings come from, those that are not there too."""
+    site = config.environ.get("OVERLAY_CONFIG") or site_file(root)
+    yield from dict.fromkeys((site, os.path.join(os.path.dirname(site), "overlay.d")))
+    yield from config.files
+    user = user_file(config.environ)
+    if user:
+        yield user
 
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    wanted = place.DESCRIPTOR if most < 0 or most > place.DESCRIPTOR else most // 2
-    try:
-        os.set_inheritable(fcntl.fcntl(lease, fcntl.F_DUPFD, wanted), True)
-    except OSError as error:
-        raise OverlayError(f"a session cannot be joined: {error.strerror}", status=75) from None
+
+def _variables_of(config: Config) -> set[str]:
+    """Return the names of the variables that settings name."""
+    import re
+
+    texts = (config.text(name) for name in config.names())
+    found = (re.findall(r"\$\{?(\w+)", text) for text in texts)
+    return {name for names in found for name in names}
