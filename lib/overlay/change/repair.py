@@ -5,69 +5,192 @@ The original stays as it is unless the copy is sound, and then goes in one step.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
+from overlay.change import steps
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
 from overlay.host import ending, process
 from overlay.image import ext3, ext3_write
 from overlay.image.ext3_read import Reader
-from overlay.safety import blocks, repair, replace, salvage, stale
+from overlay.image.partial import partial_name
+from overlay.plan import Plan, Step, do_final
+from overlay.safety import blocks, repair, replace, salvage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import TypeVar
 
     from overlay.image.ext3_image import Ext3Image
 
+    Value = TypeVar("Value")
 
-def repair_copy(whole: Ext3Image, scratch: str, environ: Mapping[str, str]) -> str:
-    """Repair a copy of an image with e2fsck -y, and put it in the place of the original.
 
-    whole  the Image, locked against everybody
-    The original stays as it is unless the copy is sound. Returns what was done, in words.
-    Raises OverlayError (DAMAGED, CANNOT_CREATE).
+class _RepairPlan(Plan):
+    """The Plan of a repair; what the system refuses is an OverlayError (CANNOT_CREATE)."""
+
+    def __init__(
+        self, path: str, final: Step, *, before: Iterable[Step], after: Iterable[Step]
+    ) -> None:
+        super().__init__(final, before=before, after=after)
+        self._path = path
+
+    def do(self, end: Callable[[Step | None], Value] = do_final) -> Value:
+        with ending.cleaning_up():
+            try:
+                return super().do(end)
+            except OSError as error:
+                raise OverlayError(
+                    f"cannot repair {quote(self._path)}: {reason(error)}; it is left as it is",
+                    status=CANNOT_CREATE,
+                ) from None
+
+
+class Repair:
+    """A copy of an image, repaired with e2fsck -y, that takes the place of the original.
+
+    The original stays as it is unless the copy is sound.
     """
-    path = os.path.realpath(whole.path)
-    e2fsck = process.need("e2fsck", environ)
-    replace.check_names(path, os.fstat(whole.descriptor))
-    repair.finish_interrupted(path, whole.descriptor, environ)
-    stale.remove_stale(os.path.dirname(path), scratch)
-    if ext3.read_superblock(whole.descriptor).is_clean and repair.is_sound(
-        e2fsck, whole.descriptor, environ
-    ):
-        repair.check_layout(path, whole.descriptor)
-        return "clean"
-    before = salvage.lost_and_found(whole.descriptor)
-    names = salvage.names(whole.descriptor)
-    with ending.cleaning_up():
-        try:
-            with replace.unfinished(path) as new:
-                descriptor = new.descriptor
-                blocks.copy(path, whole.descriptor, descriptor, environ)
-                status = os.fstat(whole.descriptor)
-                if status.st_blocks * 512 >= status.st_size:
-                    blocks.reserve(path, descriptor, status.st_size, environ, None, "repair")
-                salvage.spare(e2fsck, descriptor, environ)
-                ext3_write.set_dir_nlink(descriptor, whole.superblock, True)
-                first = process.run([e2fsck, "-f", "-y", descriptor], environ)
-                ext3_write.set_dir_nlink(descriptor, whole.superblock, False)
-                salvage.save_work(descriptor, environ)
-                _see_that_it_is_taken(
-                    path, whole.descriptor, first.status, e2fsck, descriptor, environ
+
+    def __init__(self, whole: Ext3Image, scratch: str, environ: Mapping[str, str]) -> None:
+        """Ask what can be asked before. Raises OverlayError (CANNOT_CREATE, UNAVAILABLE).
+
+        whole    the image; before anything is done it is to be locked against everybody
+        scratch  a directory on a disk of the node, in which killed runs may have left something
+        """
+        self._whole = whole
+        self._scratch = scratch
+        self._environ = environ
+        self._path = os.path.realpath(whole.path)
+        self._e2fsck = process.need("e2fsck", environ)
+        self._files = contextlib.ExitStack()
+        self._is_sound = False
+        replace.check_names(self._path, os.fstat(whole.descriptor))
+
+    def plan(self, before: Iterable[Step] = ()) -> Plan:
+        """Return all that is done; its final Step returns what was done, in words.
+
+        before  Steps that come first
+        Doing it raises OverlayError (DAMAGED, CANNOT_CREATE).
+        """
+        path, e2fsck = self._path, self._e2fsck
+        partial = partial_name(path, os.uname().nodename, os.getpid())
+        parts = [
+            *before,
+            Step(action=self._finish, why="a change that was interrupted is finished, or undone"),
+            steps.tidying(path, self._scratch),
+            Step(
+                [e2fsck, "-fn", path],
+                action=self._look,
+                why="where this finds nothing wrong, the rest is left out",
+            ),
+            self._step(
+                [process.need("cp", self._environ), *blocks.COPYING, path, partial],
+                self._copy,
+                "a copy, for nobody else until it is finished",
+            ),
+        ]
+        status = self._whole.status
+        if steps.is_reserved(status):
+            parts.append(
+                steps.reserving(
+                    partial, status.st_size, self._environ, self._unless_sound(self._reserve)
                 )
-                found = salvage.lost_and_found(descriptor) - before
-                told = salvage.describe(descriptor, found)
-                gone = salvage.gone(names, salvage.names(descriptor))
-                lost = any(one.had_content for one in gone)
-                way = salvage.way_out(descriptor, "/lost+found", ".")
-                kept = salvage.keep(path, whole.descriptor, environ) if lost else None
-                new.over(whole.descriptor)
-        except OSError as error:
-            raise OverlayError(
-                f"cannot repair {quote(path)}: {reason(error)}; it is left as it is",
-                status=CANNOT_CREATE,
-            ) from None
-    return _repaired(path, told, way, gone, kept)
+            )
+        parts += [
+            self._step([], self._spare, "of what e2fsck would clear as a whole, parts are saved"),
+            self._step([e2fsck, "-f", "-y", partial], self._repair),
+            self._step(
+                [e2fsck, "-fn", partial], self._verify, "it is seen that a session would take it"
+            ),
+            self._step(
+                [], self._compare, f"if names are gone, it is kept as it was: {salvage.kept(path)}"
+            ),
+        ]
+        return _RepairPlan(
+            path,
+            Step(
+                ["mv", "-f", "-T", partial, path],
+                action=self._into_place,
+                why=replace.LIKE_THE_OLD,
+            ),
+            before=parts,
+            after=[Step(["rm", "-f", partial], action=self._files.close)],
+        )
+
+    def _step(
+        self, words: Sequence[str], action: Callable[[], None], why: str | None = None
+    ) -> Step:
+        """Return a Step that is left out where nothing is wrong."""
+        return Step(words, action=self._unless_sound(action), why=why)
+
+    def _unless_sound(self, action: Callable[[], None]) -> Callable[[], None]:
+        def act() -> None:
+            if not self._is_sound:
+                action()
+
+        return act
+
+    def _finish(self) -> None:
+        repair.finish_interrupted(self._path, self._whole.descriptor, self._environ)
+
+    def _look(self) -> None:
+        descriptor = self._whole.descriptor
+        self._is_sound = ext3.read_superblock(descriptor).is_clean and repair.is_sound(
+            self._e2fsck, descriptor, self._environ
+        )
+        if self._is_sound:
+            repair.check_layout(self._path, descriptor)
+
+    def _copy(self) -> None:
+        original = self._whole.descriptor
+        self._before = salvage.lost_and_found(original)
+        self._names = salvage.names(original)
+        self._new = self._files.enter_context(replace.unfinished(self._path))
+        blocks.copy(self._path, original, self._new.descriptor, self._environ)
+
+    def _reserve(self) -> None:
+        bytes_ = os.fstat(self._whole.descriptor).st_size
+        descriptor, environ = self._new.descriptor, self._environ
+        blocks.reserve(self._path, descriptor, bytes_, environ, None, "repair")
+
+    def _spare(self) -> None:
+        salvage.spare(self._e2fsck, self._new.descriptor, self._environ)
+
+    def _repair(self) -> None:
+        descriptor, superblock = self._new.descriptor, self._whole.superblock
+        ext3_write.set_dir_nlink(descriptor, superblock, True)
+        self._status = process.run([self._e2fsck, "-f", "-y", descriptor], self._environ).status
+        ext3_write.set_dir_nlink(descriptor, superblock, False)
+        salvage.save_work(descriptor, self._environ)
+
+    def _verify(self) -> None:
+        _see_that_it_is_taken(
+            self._path,
+            self._whole.descriptor,
+            self._status,
+            self._e2fsck,
+            self._new.descriptor,
+            self._environ,
+        )
+
+    def _compare(self) -> None:
+        """See what has become of the names, and keep the original where some are gone."""
+        path, descriptor = self._path, self._new.descriptor
+        found = salvage.lost_and_found(descriptor) - self._before
+        told = salvage.describe(descriptor, found)
+        gone = salvage.gone(self._names, salvage.names(descriptor))
+        lost = any(one.had_content for one in gone)
+        way = salvage.way_out(descriptor, "/lost+found", ".")
+        kept = salvage.keep(path, self._whole.descriptor, self._environ) if lost else None
+        self._said = _repaired(path, told, way, gone, kept)
+
+    def _into_place(self) -> str:
+        if self._is_sound:
+            return "clean"
+        self._new.over(self._whole.descriptor)
+        return self._said
 
 
 def _see_that_it_is_taken(

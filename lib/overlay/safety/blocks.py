@@ -20,6 +20,9 @@ _WAYS_OUT = (
 )
 _BLOCK = 1 << 20  # bytes that are copied at a time
 
+# Options of cp(1) for an image.
+COPYING = ("--reflink=auto", "--sparse=always", "--")
+
 RESERVING = "the blocks become its own without being written"
 
 
@@ -47,7 +50,7 @@ def copy(
     if sound:
         words = [process.need("e2image", environ), "-ra"]
     else:
-        words = [process.need("cp", environ), "--reflink=auto", "--sparse=always", "--"]
+        words = [process.need("cp", environ), *COPYING]
     result = process.run([*words, source, target], environ)
     if result.status:
         ended = f"it ended with {result.status}"

@@ -313,6 +313,11 @@ def gone(
     return [Gone(path, used, below[path]) for path, used in found.items()]
 
 
+def kept(path: str) -> str:
+    """Return the name under which keep() keeps an image, unless there is one already."""
+    return path + _KEPT
+
+
 def keep(path: str, descriptor: int, environ: Mapping[str, str]) -> str:
     """Give an image that is about to be replaced a second name; return that.
 
@@ -320,7 +325,7 @@ def keep(path: str, descriptor: int, environ: Mapping[str, str]) -> str:
     descriptor  the image, whatever has its name by now
     Where there are no hard links it is a copy. Raises OSError, OverlayError.
     """
-    parent, base = os.path.split(path + _KEPT)
+    parent, base = os.path.split(kept(path))
     directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for number in itertools.count(1):
@@ -341,9 +346,9 @@ def keep(path: str, descriptor: int, environ: Mapping[str, str]) -> str:
     raise AssertionError("no name is free")
 
 
-def _copy(path: str, descriptor: int, kept: str, environ: Mapping[str, str]) -> None:
+def _copy(path: str, descriptor: int, name: str, environ: Mapping[str, str]) -> None:
     """Copy an image, with its attributes, to a name that is free."""
-    with replace.unfinished(kept) as new:
+    with replace.unfinished(name) as new:
         blocks.copy(path, descriptor, new.descriptor, environ)
         replace.keep_attributes(descriptor, new.descriptor)
         new.into_place(mode=stat.S_IMODE(os.fstat(new.descriptor).st_mode))

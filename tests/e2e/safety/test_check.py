@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 
@@ -9,7 +11,7 @@ import pytest
 from e2e.safety.trees import CLEAN, debugfs, e2fsck, holders, state
 from overlay.image import ext3, ext3_write
 from overlay.safety import repair, undo
-from support import digests, tool, wait_until
+from support import digests, shell, tool, wait_until
 
 
 @pytest.fixture
@@ -103,6 +105,59 @@ def test_repair(run, scratch, damaged):
     saved = [file.read_text() for file in sorted((scratch / "saved").rglob("#*")) if file.is_file()]
     assert sorted(saved) == ["one\n", "two\n"]
     assert run("run-overlay", "-o", "a.ext3:ro", "--", "ls", "/data") == (0, "f\n", "")
+
+
+def started(text):
+    """Return the programs of lines for a shell, each with its options."""
+    lines = [shlex.split(line.removeprefix("+ "), comments=True) for line in text.splitlines()]
+    return [
+        [os.path.basename(words[0]), *(word for word in words[1:] if word.startswith("-"))]
+        for words in lines
+        if words
+    ]
+
+
+def test_dry_run_of_a_repair(run, ok, environ, scratch, damaged):
+    """--dry-run changes nothing; the lines are those that --repair does, and repair when pasted."""
+    path = damaged()
+    before = path.read_bytes()
+    printed = ok("check-overlay", "--repair", "--dry-run", "a.ext3")
+    assert path.read_bytes() == before
+    assert os.listdir(scratch) == ["a.ext3"]
+    shutil.copy(path, scratch / "b.ext3")
+    shell(printed, environ, scratch)
+    assert e2fsck(path)[0] == 0
+    assert sorted(os.listdir(scratch)) == ["a.ext3", "b.ext3"]
+    result = run("check-overlay", "--repair", "-v", "b.ext3")
+    assert result.status == 0
+    lines = result.stderr.splitlines()
+    real = iter(started("\n".join(line for line in lines if line.startswith("+ "))))
+    planned = [words for words in started(printed) if words[0] not in ("mv", "rm")]
+    assert ["e2fsck", "-f", "-y"] in planned
+    assert all(words in real for words in planned), (planned, lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [([], "e2fsck -fn "), (["--own"], "# all inside becomes yours"), (["--recover"], "# what a ")],
+)
+def test_dry_run(ok, make, options, said):
+    """What a check would do is shown, and not done."""
+    path = make()
+    debugfs(path, "ssv free_blocks_count 77", "ssv state 0")
+    before = path.read_bytes()
+    assert said in ok("check-overlay", *options, "--dry-run", "a.ext3")
+    assert path.read_bytes() == before
+    assert "b.ext3" in ok("check-overlay", "--repair", "--dry-run", "a.ext3", str(make("b.ext3")))
+
+
+def test_dry_run_of_a_packed_one(ok, make, scratch, environ):
+    """The lines for a packed overlay, pasted, read it."""
+    make()
+    ok("pack-overlay", "a.ext3", "-o", "a.sqsh")
+    printed = ok("check-overlay", "--deep", "--dry-run", "a.sqsh")
+    assert shell(printed, environ, scratch).status == 0
+    assert "unsquashfs -ll" in printed and "squashfuse" in printed
 
 
 def test_repair_keeps_sparse(run, damaged):
