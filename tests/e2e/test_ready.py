@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -140,12 +141,20 @@ def test_chosen(run, ok, env, scratch):
     [
         (["--activate", "/opt/nothing"], 66, "there is no /opt/nothing in it to activate"),
         (["--activate", "opt"], 2, "opt is not the absolute path of a directory inside"),
+        (["--activate", "/"], 2, "/ is all that is inside, not an environment"),
+        (["--activate", "/opt"], 65, "/opt is not an environment"),
+        (["--activate", "/opt/env/lib"], 65, "hint: what there is: --activate /opt/env\n"),
+        (["--activate", "/opt/env/bin/tool"], 65, "/opt/env/bin/tool is not an environment"),
+        (["--activate", "/opt/env/bin/true"], 65, "/opt/env/bin/true is not an environment"),
+        (["--activate", "/opt/env/pyvenv.cfg"], 65, "/opt/env/pyvenv.cfg is not an environment"),
         (["--set", "1=2"], 2, "1=2 does not set a variable"),
     ],
 )
 def test_wrong(run, scratch, options, status, what):
     """What cannot be activated is said, and nothing is made."""
     tree = venv(scratch / "tree")
+    (tree / "lib").mkdir()
+    shutil.copy("/bin/true", tree / "bin")
     said = run("create-overlay", "--from", f"{tree}:/opt/env", *options, "-o", "a.ext3")
     assert said.status == status, said
     assert what in said.stderr
@@ -160,6 +169,28 @@ def test_activation_that_exits(run, scratch):
     words = ["create-overlay", "--from", f"{tree}:/opt/env", "-o", "a.ext3"]
     said = run(*words, "--activate", "/opt/env")
     assert (said.status, "ends the shell" in said.stderr) == (65, True), said
+
+
+def test_activation_that_waits(run, scratch):
+    """One that asks gets no answer, and one that takes its time is told of."""
+    tree = venv(scratch / "tree")
+    with open(tree / "bin" / "activate", "a") as file:
+        file.write('read -r answer; export ANSWER="<$answer>"; sleep 4\n')
+    said = run("create-overlay", "--from", f"{tree}:/opt/env", "-o", "a.ext3", stdin="yes\n")
+    assert said.status == 0, said
+    assert "the activation of /opt/env takes its time" in said.stderr
+    shown = run("run-overlay", "-q", "-o", "a.ext3:ro", "--", "printenv", "ANSWER")
+    assert shown.stdout == "<>\n"
+
+
+def test_mistake_is_told_before_the_work(run, scratch):
+    """What is not in the sources is said before anything is copied, with what is there."""
+    tree = venv(scratch / "tree")
+    words = ["create-overlay", "-v", "--from", f"{tree}:/opt/env", "-o", "a.ext3"]
+    said = run(*words, "--activate", "/opt/env/evn")
+    assert said.status == 66, said
+    assert said.stderr.endswith("hint: what there is: --activate /opt/env\n")
+    assert "apptainer" not in said.stderr
 
 
 def test_layers(run, ok, engine, env, scratch):

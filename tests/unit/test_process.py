@@ -169,3 +169,16 @@ def test_cleaning_up_in_another(tmp_path):
 def test_last_line(said, why):
     """Of what a tool says, the line is taken that says why, and not what it says about itself."""
     assert process.last_line(said, otherwise="it fails") == why
+
+
+def test_ask_tells_and_ends():
+    """What takes its time is told of once, its output is whole, and it is ended after the limit."""
+    told = []
+    words = ["/bin/sh", "-c", "echo one; while [ ! -e /proc/self/fd/9 ]; do sleep 0.1; done"]
+    with pytest.raises(TimeoutError):
+        process.ask(words, {}, 0.2, told=(0.1, lambda: told.append(1)))
+    assert told == [1]
+    result = process.ask(
+        ["/bin/sh", "-c", "echo one; sleep 1; echo two"], {}, None, told=(0.1, int)
+    )
+    assert result.output == "one\ntwo\n"

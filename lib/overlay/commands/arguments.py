@@ -260,6 +260,21 @@ def check_one(commands: str | None, command: Sequence[str] | None) -> None:
         )
 
 
+def add_activate(group: Group, text: str) -> None:
+    """Add --activate with its text for --help, and --no-activate: an empty list."""
+    activate = group.add_mutually_exclusive_group()
+    activate.add_argument(
+        "--activate", metavar="DIR", action="append", type=absolute_path, help=text
+    )
+    activate.add_argument(
+        "--no-activate",
+        dest="activate",
+        action="store_const",
+        const=[],
+        help="activate nothing, also when there is exactly one environment",
+    )
+
+
 def absolute_path(text: str) -> str:
     """Return an absolute path inside, in its shortest form. Raises OverlayError (USAGE)."""
     if not text.startswith("/") or ".." in text.split("/") or not text.isprintable():
@@ -268,7 +283,14 @@ def absolute_path(text: str) -> str:
             status=USAGE,
             hint="as it is called inside the overlay: --activate /opt/env",
         )
-    return "/" + "/".join(filter(lambda part: part not in ("", "."), text.split("/")))
+    path = "/" + "/".join(filter(lambda part: part not in ("", "."), text.split("/")))
+    if path == "/":
+        raise OverlayError(
+            "--activate: / is all that is inside, not an environment",
+            status=USAGE,
+            hint="name its top directory: --activate /opt/env",
+        )
+    return path
 
 
 def variable(text: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import os
 from overlay import size
 from overlay.commands.arguments import (
     Command,
-    absolute_path,
+    add_activate,
     add_binds,
     add_container,
     add_json,
@@ -344,21 +344,7 @@ def _add_options(parser: Parser) -> None:
         metavar="FILE",
         help="fill it with what the commands of FILE make",
     )
-    activate = group.add_mutually_exclusive_group()
-    activate.add_argument(
-        "--activate",
-        metavar="DIR",
-        action="append",
-        type=absolute_path,
-        help="make this environment, /opt/env inside, ready in every session",
-    )
-    activate.add_argument(
-        "--no-activate",
-        dest="activate",
-        action="store_const",
-        const=[],
-        help="activate nothing, also when there is exactly one environment",
-    )
+    add_activate(group, "make this environment, /opt/env inside, ready in every session")
     group.add_argument(
         "--set",
         metavar="NAME=VALUE",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.create import attributes, build, moved, ready
+from overlay.create import activate, attributes, build, moved, ready
 from overlay.create.allowance import NO_ROOM, Allowance, no_room
 from overlay.create.attributes import LeftOut
 from overlay.create.kind import Means
@@ -113,10 +113,13 @@ def parse(
         )
     hidden = _hidden(config)
     found = [parse_source(text, hidden) for text in words]
+    wish = wish or ready.Wish()
+    if commands is None:
+        activate.check(wish.activate or (), found)
     return Filling(
         found,
         None if commands is None else build.Build(commands, container, binds),
-        wish=wish or ready.Wish(),
+        wish=wish,
         container=container,
     )
 

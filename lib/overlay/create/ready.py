@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 
 from overlay import __version__
+from overlay.create.activate import Wanted, find_out
 from overlay.create.kind import open_regular
 from overlay.create.place import make_directories
-from overlay.environment import find, history, learn
+from overlay.environment import find, history
 from overlay.environment.activation import BASE, ENGINE, PROFILE, Activation
 from overlay.environment.base import Base, look
 from overlay.environment.note import DIRECTORY, MOST, Note, is_id, new_id, parse, path
-from overlay.errors import CANNOT_CREATE, DAMAGED, MISSING, OverlayError, quote, reason
-from overlay.host import process
-from overlay.launch.facts import gather
-from overlay.launch.learned import learn as learn_session
-from overlay.launch.plan import make_plan
-from overlay.launch.request import Overlay, Session, find_container
+from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
+from overlay.launch.request import find_container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
     from overlay.create.workplace import Workplace
     from overlay.output import Output
     from overlay.settings.config import Config
-
-_SECONDS = 120  # that an activation may take
 
 # Files and directories that all of it is at most, without a command file, and their blocks.
 FILES = 14
@@ -82,9 +77,9 @@ def make_ready(
     """
     trees = [("/", workplace.upper), *(("/" + place.strip("/"), tree) for tree, place in binds)]
     wanted, chosen = wish.activate, wish.activate is not None
+    found = [one for place, tree in trees for one in find.environments(tree, place)]
     if wanted is None:
         already = _already(workplace.upper)
-        found = [one for place, tree in trees for one in find.environments(tree, place)]
         found = [one for one in found if one not in already]
         wanted = found if len(found) == 1 else []
         if len(found) > 1:
@@ -95,24 +90,31 @@ def make_ready(
     activation = Activation(values=wish.values)
     if wanted and image is not None:
         mounts = [f"{os.path.abspath(tree)}:{place}:ro" for place, tree in trees[1:]]
-        outcome = _learn(wanted, wish, workplace, config, output, image=base or image, binds=mounts)
-        if outcome is not None:
-            activation = _told(outcome, output, chosen=chosen)
+        found_out = find_out(
+            Wanted(wanted, wish.values, chosen=chosen, found=found),
+            workplace.path,
+            config,
+            output,
+            image=base or image,
+            binds=mounts,
+        )
+        activation = found_out or activation
     if not activation and not wish.history:
         return
-    known = _identity(image)
+    known = identity(image)
     made = Note(
         new_id(),
         base=known,
         machine=os.uname().machine,
         directories=tuple(activation.directories),
+        names=tuple(sorted(wish.values)),
         script=activation.script(),
     )
     files = {path(made.id): made.text()}
     if activation:
         script = made.script.encode(errors="surrogateescape")
         files[ENGINE.format(made.id)] = files[PROFILE.format(made.id)] = script
-        if image is not None and not _has_scripts(base or image):
+        if image is not None and not has_scripts(base or image):
             files[BASE] = b""
     if wish.history:
         entry = history.entry(
@@ -160,89 +162,16 @@ def _container(container: str | None, config: Config, *, needed: bool) -> str | 
         return None
 
 
-def _identity(image: str | None) -> Base | None:
+def identity(image: str | None) -> Base | None:
     try:
         return None if image is None else look(image)
     except OSError:
         return None
 
 
-def _has_scripts(image: str) -> bool:
+def has_scripts(image: str) -> bool:
     """Return whether a base image has scripts for the engine of its own: all but directories have."""
     return not os.path.isdir(image) or os.path.isdir(image + os.path.dirname(ENGINE))
-
-
-def _learn(
-    wanted: Sequence[str],
-    wish: Wish,
-    workplace: Workplace,
-    config: Config,
-    output: Output,
-    *,
-    image: str,
-    binds: Iterable[str],
-) -> learn.Outcome | None:
-    """Return what the activation of some environments does, None where a session cannot tell."""
-    request = Session(
-        [Overlay(workplace.path, "ro")],
-        container=image,
-        binds=binds,
-        command=learn.words(wanted),
-        program=output.program,
-    )
-    names = " ".join(map(quote, wanted))
-    try:
-        facts = gather(request, config)
-        try:
-            plan = make_plan(request, config, facts, learn_session(request, facts))
-            final = plan.final
-            environ = final.environment(config.environ)
-            result = plan.do(lambda _final: process.ask(final.arguments, environ, _SECONDS))
-        finally:
-            facts.close()
-        outcome = learn.read(result.output.encode(errors="surrogateescape"), wanted, wish.values)
-        why = process.last_line(result.errors, otherwise=f"it ends with {result.status}")
-    except TimeoutError:
-        outcome, why = None, f"it has not ended in {_SECONDS} s"
-    except OverlayError as error:
-        outcome, why = None, error.what
-    if outcome is None:
-        if wish.activate is not None:
-            raise OverlayError(
-                f"cannot find out what {names} sets: {why}",
-                status=CANNOT_CREATE,
-                hint="without it: --no-activate",
-            )
-        output.notice(f"{names} is not activated: {why}", "warning")
-    return outcome
-
-
-def _told(outcome: learn.Outcome, output: Output, *, chosen: bool) -> Activation:
-    """Return the Activation of an Outcome, and say what is to be said of it.
-
-    chosen  whether the user has named what is activated
-    """
-    if outcome.missing:
-        raise OverlayError(
-            f"there is no {quote(outcome.missing[0])} in it to activate",
-            status=MISSING,
-            hint="name the directory as it is called inside: --activate /opt/env",
-        )
-    if outcome.ended is not None and chosen:
-        raise OverlayError(
-            f"the activation of {quote(outcome.ended)} ends the shell (exit)",
-            status=DAMAGED,
-            hint="take the exit out of it, or name what it sets: --set NAME=VALUE",
-        )
-    if outcome.lost:
-        output.notice(
-            f"functions and aliases of the activation ({outcome.lost}) cannot be carried: only"
-            " variables are"
-        )
-    names = " ".join(map(quote, outcome.activation.directories))
-    if names:
-        output.notice(f"activated: {names}; its programs are found in every session")
-    return outcome.activation
 
 
 def _write(top: str, files: Mapping[str, bytes]) -> None:

@@ -42,11 +42,23 @@ overlay_first() {
     [ -d "$1/bin" ] || return 0
     case $PATH: in "$1/bin":*) ;; *) export PATH=$1/bin:$PATH ;; esac
 }
+overlay_is_text() {
+    local first
+    IFS= read -r first <"$1"
+    case $first in '#!'*csh* | '#!'*fish*) return 1 ;; '#!'*[/\ ]*sh*) ;; '#!'*) return 1 ;; esac
+    [ "$(head -c 4096 "$1" | wc -c)" -eq "$(head -c 4096 "$1" | tr -d '\000' | wc -c)" ]
+}
+overlay_known() {
+    if [ ! -d "$1" ]; then [ -f "$1" ] && overlay_is_text "$1"; return; fi
+    set -- "$1" "$1"/*/DESCRIPTION
+    [ -d "$1/bin" ] || [ -d "$1/conda-meta" ] || [ -f "$2" ]
+}
 overlay_before=$(overlay_count)
 overlay_dump before
 trap overlay_end EXIT
 for overlay_one; do
     if [ ! -e "$overlay_one" ]; then overlay_say "missing $overlay_one"; continue; fi
+    if ! overlay_known "$overlay_one"; then overlay_say "nothing $overlay_one"; continue; fi
     overlay_say "begin $overlay_one"
     overlay_ready "$overlay_one"
     set +eu
@@ -78,17 +90,25 @@ class Outcome:
 
     activation  the Activation
     missing     of what was to be activated, what is not there
+    nothing     what is there, and is neither an environment nor a file for a shell to source
     ended       that whose activation has ended the shell, None when none has
     lost        how many functions and aliases it makes: they cannot be carried
     """
 
-    __slots__ = ("activation", "ended", "lost", "missing")
+    __slots__ = ("activation", "ended", "lost", "missing", "nothing")
 
     def __init__(
-        self, activation: Activation, missing: list[str], ended: str | None, lost: int
+        self,
+        activation: Activation,
+        *,
+        missing: list[str],
+        nothing: list[str],
+        ended: str | None,
+        lost: int,
     ) -> None:
         self.activation = activation
         self.missing = missing
+        self.nothing = nothing
         self.ended = ended
         self.lost = lost
 
@@ -108,7 +128,7 @@ def read(output: bytes, directories: Sequence[str], chosen: Mapping[str, str]) -
     """
     found: dict[str, dict[str, str]] = {"before": {}, "after": {}}
     part: dict[str, str] = {}
-    missing, begun, lost = [], [], None
+    missing, nothing, begun, lost = [], [], [], None
     for piece in output.split(b"\0"):
         text = piece.decode(errors="surrogateescape")
         if not text.startswith("="):
@@ -120,6 +140,8 @@ def read(output: bytes, directories: Sequence[str], chosen: Mapping[str, str]) -
         part = found.get(what, {})
         if what == "missing":
             missing.append(rest)
+        elif what == "nothing":
+            nothing.append(rest)
         elif what == "begin":
             begun.append(rest)
         elif what == "end" and rest in begun:
@@ -130,8 +152,9 @@ def read(output: bytes, directories: Sequence[str], chosen: Mapping[str, str]) -
         return None
     activation = _difference(found["before"], found["after"])
     activation.values.update(chosen)
-    activation.directories = [one for one in directories if one not in missing]
-    return Outcome(activation, missing, begun[0] if begun else None, lost)
+    activation.directories = [one for one in directories if one not in missing + nothing]
+    ended = begun[0] if begun else None
+    return Outcome(activation, missing=missing, nothing=nothing, ended=ended, lost=lost)
 
 
 def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> Activation:

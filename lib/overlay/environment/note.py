@@ -33,11 +33,12 @@ class Note:
     base         the Base that it was made for, None when that is not known
     machine      the architecture of the node that filled it, as uname(2) calls it
     directories  of the environments that it activates, the first comes first
+    names        of the variables that it sets besides, by the user's word
     script       the lines of its activation; empty when there is none
     format       the number of the format; of a newer one nothing else is known
     """
 
-    __slots__ = ("base", "directories", "format", "id", "machine", "script")
+    __slots__ = ("base", "directories", "format", "id", "machine", "names", "script")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Note:
         base: Base | None = None,
         machine: str = "",
         directories: tuple[str, ...] = (),
+        names: tuple[str, ...] = (),
         script: str = "",
         format_: int = FORMAT,
     ) -> None:
@@ -53,6 +55,7 @@ class Note:
         self.base = base
         self.machine = machine
         self.directories = directories
+        self.names = names
         self.script = script
         self.format = format_
 
@@ -66,6 +69,7 @@ class Note:
                 f"image-mark {self.base.mark}",
             ]
         lines += [f"directory {_shown(one)}" for one in self.directories]
+        lines += [f"set {name}" for name in self.names]
         return ("\n".join(lines) + "\n\n" + self.script).encode(errors="surrogateescape")
 
 
@@ -135,6 +139,7 @@ def parse(id_: str, data: bytes) -> Note | None:
         base=base,
         machine=first.get("machine", ""),
         directories=tuple(fields.get("directory", ())),
+        names=tuple(fields.get("set", ())),
         script=script,
     )
 

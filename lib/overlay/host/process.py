@@ -265,9 +265,16 @@ def end(child: int) -> None:
         pass  # it had ended already, by the same Ctrl-C
 
 
-def ask(arguments: Sequence[str], environ: Mapping[str, str], seconds: float | None) -> Result:
+def ask(
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    seconds: float | None,
+    *,
+    told: tuple[float, Callable[[], object]] | None = None,
+) -> Result:
     """Run a program that may hang, such as one that asks a server; return its Result.
 
+    told  (seconds, what is called when it has not ended by then)
     It gets the C locale, no input, and a process group of its own, which is killed when it
     has not ended in time. Raises TimeoutError, and OverlayError as run() does.
     """
@@ -288,7 +295,14 @@ def ask(arguments: Sequence[str], environ: Mapping[str, str], seconds: float | N
     except OSError as error:
         raise not_started(arguments[0], error) from None
     try:
-        output, errors = child.communicate(timeout=seconds)
+        try:
+            output, errors = child.communicate(timeout=seconds if told is None else told[0])
+        except subprocess.TimeoutExpired:
+            if told is None:
+                raise
+            told[1]()
+            # What was read until now is not lost.
+            output, errors = child.communicate(timeout=seconds)
         return Result(child.returncode, output, errors)
     except BaseException as error:
         os.killpg(child.pid, signal.SIGKILL)
