@@ -57,7 +57,8 @@ def choose(session: Session, config: Config, images: Sequence[Image]) -> Belongi
     found = _followed(session, config, [(image.path, one) for image, one in ready])
     for image, one in carried:
         found.notices += [told for told in _of_the_note(image, one) if told not in found.notices]
-    if len(ready) > 1:
+    # Else the engine sources what the first sets last, by its name, and that comes first anyway.
+    if ready and ready[0][1].id != max(one.id for _image, one in ready):
         found.variables, found.first = _of_the_first(ready[0][1])
     return found
 
