@@ -15,12 +15,14 @@ import shlex
 import time
 
 from overlay import __version__, size
+from overlay.change import carry
+from overlay.change.refresh import Refresh
 from overlay.change.working import working
 from overlay.create import build
 from overlay.create.policy import room_for
-from overlay.environment import history, note
+from overlay.environment import history
 from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
-from overlay.host import ending, private, process
+from overlay.host import ending, private
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
@@ -39,12 +41,10 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from overlay.change.working import More, Working
-    from overlay.image.ext3_image import Ext3Image
+    from overlay.environment.base import Base
     from overlay.image.kind import Image
     from overlay.safety.replace import Unfinished
     from overlay.settings.config import Config
-
-_MARGIN = 1 << 16  # bytes that are left free beside a history that is written anew
 
 
 class Updating:
@@ -99,12 +99,20 @@ class Updating:
         """Let go of the overlay."""
         self._old.close()
 
-    def do(self, session: Session, *, versions: int, words: Sequence[str] = ()) -> str:
+    def do(
+        self,
+        session: Session,
+        *,
+        versions: int,
+        words: Sequence[str] = (),
+        activate: Sequence[str] | None = None,
+    ) -> str:
         """Do it, and return the name that the version before has now.
 
         session   what runs in the copy; its overlays are set here
         versions  how many of the versions before are kept
         words     the command line, for the history
+        activate  directories inside that are ready from now on; None: what was, see Refresh
         Raises OverlayError, and what ends the commands; the overlay is as it was then.
         """
         with ending.cleaning_up(), self._told():
@@ -116,8 +124,10 @@ class Updating:
                 self._output.name(copy, self._old.path)
                 self._output.notice(f"copying {quote(self._old.path)} to {quote(scratch)}")
                 self._working.make(copy, scratch)
+                ready = Refresh(copy, self._old.path, session, self._config, self._output)
                 self._run(session, copy)
-                self._see(copy, session, words)
+                ready.do(activate)
+                self._see(copy, _entry(session, words, ready.base))
                 return self._into_place(self._working.finish(copy, scratch), versions)
             finally:
                 private.leave(scratch, place)
@@ -211,12 +221,16 @@ class Updating:
             hint = log and build.see(log)
             raise self._failed(f"the commands ended with {ended}", hint)
 
-    def _see(self, copy: str, session: Session, words: Sequence[str]) -> None:
+    def _see(self, copy: str, entry: dict[str, Any]) -> None:
         """Note in the copy that it was updated, and see that it is sound."""
         whole = guard.open_whole(copy)
         environ = self._config.environ
         try:
-            _add_to_history(whole, session, words, os.path.dirname(copy), self._config)
+            # Of a packed one it has what was added behind its end, too.
+            files = carry.histories(self._old, entry)
+            files = {path: data for path, data in files.items() if whole.holds(path)}
+            if carry.has_room(whole, files):  # one that is full keeps the history that it has
+                carry.write(whole, files, [], os.path.dirname(copy), environ)
             repair.make_sound(copy, whole.descriptor, environ, full=True)
         finally:
             whole.close()
@@ -406,42 +420,12 @@ def _same(one: int, other: int) -> bool:
 # ----------------------------------------------------------------------- history --
 
 
-def _add_to_history(
-    whole: Ext3Image, session: Session, words: Sequence[str], place: str, config: Config
-) -> None:
-    """Add an entry to the history of an image that carries one.
-
-    place  a private directory for what debugfs(8) writes into the image
-    """
+def _entry(session: Session, words: Sequence[str], base: Base | None) -> dict[str, Any]:
+    """Return the entry of an update in the history."""
     recipe = None
     if session.commands is not None and os.path.isfile(session.commands):
         with open(session.commands, "rb") as file:
             recipe = file.read()
     elif session.command is not None:
         recipe = (shlex.join(session.command) + "\n").encode(errors="surrogateescape")
-    entry = history.entry("update", __version__, command=words, recipe=recipe)
-    lines = []
-    room = whole.superblock.available_bytes
-    for name, (number, entries) in history.read(whole).items():
-        # An overlay that is full keeps the history that it has.
-        if number <= history.FORMAT and room > len(history.data([*entries, entry])) + _MARGIN:
-            lines += _rewritten(name, [*entries, entry], place)
-    if lines:
-        program = process.need("debugfs", config.environ)
-        words_: list[str | int] = [program, "-w", "-f", "-", whole.descriptor]
-        process.run(words_, config.environ, text="".join(lines))
-
-
-def _rewritten(id_: str, entries: list[dict[str, Any]], place: str) -> list[str]:
-    """Return the lines for debugfs that write a history anew."""
-    file = os.path.join(place, id_)
-    with open(file, "xb") as new:
-        new.write(history.data(entries))
-    inside = f"upper{note.path(id_, history.NAME)}"
-    return [
-        f"rm {inside}\n",
-        f'write "{file}" {inside}\n',
-        f"sif {inside} uid {os.getuid()}\n",
-        f"sif {inside} gid {os.getgid()}\n",
-        f"sif {inside} mode 0100644\n",
-    ]
+    return history.entry("update", __version__, command=words, recipe=recipe, base=base)

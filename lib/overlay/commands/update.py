@@ -8,6 +8,7 @@ import shlex
 from overlay.change import back, update
 from overlay.commands.arguments import (
     Command,
+    add_activate,
     add_binds,
     add_container,
     add_named,
@@ -70,7 +71,10 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     work = update.Updating(options.overlay, config, output, options.wait, more)
     try:
         kept = work.do(
-            session, versions=options.versions or config["update.versions"], words=options.words
+            session,
+            versions=options.versions or config["update.versions"],
+            words=options.words,
+            activate=options.activate,
         )
     finally:
         work.close()
@@ -85,8 +89,9 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 
 
 def _command(options: Namespace) -> list[str] | None:
-    """Return the command to run: nothing at all where only the size changes."""
-    if options.command is None and options.file is None and (options.size or options.files):
+    """Return the command to run: nothing at all where only other things change."""
+    others = options.size or options.files or options.activate is not None
+    if options.command is None and options.file is None and others:
         return ["true"]
     command: list[str] | None = options.command
     return command
@@ -94,7 +99,8 @@ def _command(options: Namespace) -> list[str] | None:
 
 def _check_alone(options: Namespace) -> None:
     """Refuse what cannot be undone and done at once."""
-    if options.file or options.command or options.size or options.files or options.versions:
+    others = options.size or options.files or options.versions or options.activate is not None
+    if options.file or options.command or others:
         option = "--undo" if options.undo else "--forget"
         raise OverlayError(
             f"{option} is about the versions before, and does nothing else",
@@ -168,7 +174,7 @@ def _add_options(parser: Parser) -> None:
         "-f",
         "--file",
         metavar="FILE",
-        help="run the bash commands of FILE in a copy; without: a shell",
+        help="run the bash commands of FILE; without: a shell",
     )
     about = group.add_mutually_exclusive_group()
     about.add_argument("--undo", action="store_true", help="put the version before back")
@@ -186,6 +192,7 @@ def _add_options(parser: Parser) -> None:
         "and another number of files: 2M, or +500K",
         wanted_by,
     )
+    add_activate(group, "make this environment ready: /opt/env inside")
     add_wait(group, "wait until nobody writes it")
     group = parser.add_argument_group("inside")
     add_container(group)
@@ -202,6 +209,14 @@ PROGRAMS = {
         "update-overlay env.ext3 -- pip install networkx\nupdate-overlay env.ext3 -f more.txt -s +2G",
         _add_options,
         _parse,
-        in_page=("--overlay", "--nv", "--rocm", "--fakeroot", "--quiet", "--verbose"),
+        in_page=(
+            "--overlay",
+            "--no-activate",
+            "--nv",
+            "--rocm",
+            "--fakeroot",
+            "--quiet",
+            "--verbose",
+        ),
     ),
 }
