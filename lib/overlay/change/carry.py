@@ -30,7 +30,11 @@ def histories(image: Image, entry: Mapping[str, Any]) -> dict[str, bytes]:
     found = {}
     for name, (number, entries) in history.read(image).items():
         if number <= history.FORMAT:
-            found[note.path(name, history.NAME)] = history.data([*entries, dict(entry)])
+            try:
+                data = history.data([*entries, dict(entry)])
+            except RecursionError:  # nobody writes such a one but to do harm
+                continue
+            found[note.path(name, history.NAME)] = data
     return found
 
 
