@@ -296,3 +296,106 @@ def test_short_way_is_left(run, environ, scratch, overlay, home, site, local, ch
     elif change == "bind":
         words[1:1] = ["-b", f"{scratch}/data:/data"]
     assert run("run-overlay", *words).stdout == "/data\n\n"
+
+
+@pytest.fixture
+def inside(words, environ, scratch, overlay, local):
+    """Return a function that starts a command in the session of env.ext3, and waits until it runs."""
+    overlay("env.ext3")
+    started = []
+
+    def inside(line, *before):
+        line = f"echo ready; {line}"
+        command = [*before, *words("run-overlay"), "--share", "-o", "env.ext3:ro", "--"]
+        child = subprocess.Popen(
+            [*command, "bash", "-c", line],
+            env=environ,
+            cwd=scratch,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(child)
+        assert child.stdout.readline() == "ready\n"
+        return child
+
+    yield inside
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def test_lets_go(inside, run, local):
+    """A session that nobody is in lets go when its overlay is to be written, or changed."""
+    inside("true").communicate()
+    assert len(keepers(local)) == 1
+    result = run("run-overlay", "-o", "env.ext3", "--", "sh", "-c", "mkdir /data; echo written")
+    assert result == (0, "written\n", "")
+    inside("true").communicate()
+    assert run("resize-overlay", "-q", "env.ext3", "-s", "20").status == 0
+    inside("true").communicate()
+    assert run("check-overlay", "-q", "env.ext3").status == 0
+    assert not keepers(local)
+
+
+def test_in_use(inside, run, words, environ, scratch, local):
+    """Who wants to write what a shared session reads is told who is in it, or waits for them."""
+    child = inside("read line; exit 3")
+    result = run("run-overlay", "-o", "env.ext3", "--", "true")
+    assert result.status == 75
+    assert re.search(
+        rf"'a shared session', in it .*bash -c .*\({child.pid}\)\)\n", result.stderr
+    ), result.stderr
+    shown = run("show-overlay", "env.ext3").stdout
+    assert re.search(r"process \d+ since .*: 'a shared session'\n", shown), shown
+    assert f"process {child.pid} since" in shown
+    waiting = subprocess.Popen(
+        [*words("run-overlay"), "--wait", "60", "-o", "env.ext3", "--", "echo", "written"],
+        env=environ,
+        cwd=scratch,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "waiting for env.ext3" in waiting.stderr.readline()
+    child.communicate("\n")
+    assert child.returncode == 3
+    assert waiting.communicate()[0] == "written\n"
+
+
+def test_descriptors_closed(inside, run, scratch, local):
+    """A program that closes all descriptors and goes on reading keeps its files, and is in it."""
+    child = inside(
+        'for f in /proc/self/fd/*; do f=${f##*/}; [ $f -lt 3 ] || eval "exec $f>&-"; done'
+        "; read line; ls /usr >/dev/null && echo whole"
+    )
+    first = keepers(local)
+    result = run("run-overlay", "-o", "env.ext3", "--", "true")
+    assert result.status == 75, result
+    assert keepers(local) == first
+    assert child.communicate("\n")[0] == "whole\n"
+
+
+def test_background(inside, run, local):
+    """What a command leaves in the background is in the session as long as it runs."""
+    child = inside("(read line; cat /etc/os-release | wc -l >&2; echo late) <&0 & exit 4")
+    assert child.wait() == 4
+    assert run("run-overlay", "-o", "env.ext3", "--", "true").status == 75
+    assert child.communicate("\n")[0] == "late\n"
+
+
+READ = """
+start=$(sed -n '1s/-.*//p' /proc/$1/maps) &&
+dd if=/proc/$1/mem bs=1 count=3 skip=$((0x$start + 1)) 2>/dev/null
+"""
+
+
+@pytest.mark.parametrize(("share", "found"), [("--share", "ELF"), ("--no-share", "")])
+def test_memory(inside, run, share, found):
+    """Commands in one session may read each other's memory, as MPI does; in two they may not.
+
+    What /proc/PID/mem asks for is what process_vm_readv(2) does: PTRACE_MODE_ATTACH.
+    """
+    child = inside("read line")
+    words = ["-o", "env.ext3:ro", "--", "sh", "-c", READ, "sh", child.pid]
+    assert run("run-overlay", share, *words).stdout == found

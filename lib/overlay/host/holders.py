@@ -17,6 +17,10 @@ KEEPER = "overlay-keeper"
 # The same of one that holds a session which several commands share: see shared.keeper.
 SHARED = "overlay-shared"
 
+# Added to SIGRTMIN(7): the signal that asks it to let go when nobody is in its session. All that
+# have a name may come from a batch system.
+LET_GO = 9
+
 _EXT_MOUNTS = (b" - fuse.ext", b" - fuse.fuse2fs")
 
 
@@ -52,6 +56,8 @@ class Process:
     @property
     def command(self) -> str:
         """Its command line for a person: short, and ours without the interpreter before it."""
+        if self.is_shared:
+            return "a shared session"
         words = self.arguments
         for place, word in enumerate(words[:4]):
             if word.endswith("-overlay"):
@@ -63,6 +69,11 @@ class Process:
     def is_server(self) -> bool:
         """Whether it only serves an image, for the engine."""
         return self.name.startswith(SERVERS)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it holds a session that several commands share, or is what that begins with."""
+        return self.name == SHARED or self.arguments[-1:] == [SHARED]
 
     @property
     def is_engine(self) -> bool:
@@ -197,7 +208,8 @@ def users(identity: tuple[int, int]) -> tuple[list[Process], bool]:
     ]
     servers = [process for process in found if process.is_server]
     spaces = spaces_of(servers)
-    inside = _others_in(spaces, {process.pid for process in found}) if spaces else []
+    known = {process.pid for process in found}
+    inside = [one for one in _others_in(spaces, known) if not one.is_shared] if spaces else []
     left_behind = bool(servers) and len(servers) == len(found) and not inside
     if any(has_engine(one) or _begins(one) for one in servers):
         left_behind = False
@@ -212,6 +224,11 @@ def being_ended(identity: tuple[int, int]) -> bool:
     return any(
         one.name == KEEPER and one.parent not in known and _is_mine(one.pid) for one in found
     )
+
+
+def shared_by(identity: tuple[int, int]) -> list[Process]:
+    """Return the keepers of the caller's shared sessions that have an image open."""
+    return [one for one in holding(identity) if one.name == SHARED and _is_mine(one.pid)]
 
 
 def _is_mine(pid: int) -> bool:

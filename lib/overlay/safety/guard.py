@@ -65,7 +65,8 @@ def acquire(
                 _acquire_one(found, number, writable and number == 0, config, environ, notice)
             return
         except lock.Busy as busy:
-            from overlay.safety.use import in_use, is_freed, waiting_for  # rarely needed
+            # Rarely needed.
+            from overlay.safety.use import ask_to_let_go, in_use, is_freed, waiting_for
 
             held = busy.image
             assert held is not None  # _acquire_one() has set it
@@ -77,8 +78,10 @@ def acquire(
                 # What is left of a killed session is soon ended, and no reason to fail.
                 if time.monotonic() >= start + _ENDING_WAIT or not is_freed(held, busy):
                     raise in_use(held, busy, environ if session else None) from None
-            elif notice and not said:
-                notice(waiting_for(held.path))
+            elif not said:
+                ask_to_let_go(held)
+                if notice:
+                    notice(waiting_for(held.path))
                 said = True
             time.sleep(lock.POLL)
 
@@ -151,15 +154,18 @@ def _release(image: Image) -> None:
 
 
 def wait_for_end(image: Image) -> None:
-    """Wait while what is left of a killed session is ended, or its engine just ends."""
+    """Wait while what is left of a killed session is ended, or an engine or shared session ends."""
     from overlay.host import holders
-    from overlay.safety.use import END_WAIT
+    from overlay.safety.use import END_WAIT, ask_to_let_go
 
+    ask_to_let_go(image)
     deadline = time.monotonic() + END_WAIT
     while time.monotonic() < deadline:
         if not holders.being_ended(image.identity):
             processes, left_behind = holders.users(image.identity)
-            if left_behind or not processes or not all(one.is_server for one in processes):
+            if left_behind or not processes:
+                return
+            if not all(one.is_server or one.is_shared for one in processes):
                 return
         time.sleep(0.02)
 

@@ -56,7 +56,8 @@ def in_use(
     )
     if who:
         since = record.clock(who.started)
-        what += f" (process {who.pid} on this host, since {since}: {quote(who.command)})"
+        what += f" (process {who.pid} on this host, since {since}: {quote(who.command)}"
+        what += f"{_in_it(found) if who.is_shared else ''})"
     elif busy.writer:
         writer = record.describe(record.read(image.descriptor))
         what += f" ({writer})" if writer else ""
@@ -89,13 +90,38 @@ def updated(path: str, waits: bool) -> OverlayError:
     )
 
 
+def _in_it(found: Iterable[Process]) -> str:
+    """Return who is in a shared session, in words, of all that use an overlay."""
+    inside = [one for one in found if not (one.is_server or one.is_shared)]
+    words = ", ".join(f"{quote(one.command)} ({one.pid})" for one in inside[:3])
+    more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
+    return f", in it {words}{more}" if inside else ""
+
+
+def ask_to_let_go(image: Image) -> bool:
+    """Ask shared sessions that have an image to let go; return whether they soon have.
+
+    They do when nobody is in them.
+    """
+    keepers = holders.shared_by(image.identity)
+    for one in keepers:
+        try:
+            os.kill(one.pid, signal.SIGRTMIN + holders.LET_GO)
+        except OSError:
+            pass  # it has just ended
+    if not keepers:
+        return False
+    found, _left_behind = holders.users(image.identity)
+    return all(one.is_server or one.is_shared for one in found)
+
+
 def is_freed(image: Image, busy: Busy) -> bool:
     """Return whether an image that somebody uses is soon free, without anybody's doing.
 
-    What a keeper ends is; and the servers of a killed session that only read are ended here:
-    they serve nobody, and have nothing to write.
+    What a keeper ends is, and a shared session that nobody is in; and the servers of a killed
+    session that only read are ended here: they serve nobody, and have nothing to write.
     """
-    if holders.being_ended(image.identity):
+    if holders.being_ended(image.identity) or ask_to_let_go(image):
         return True
     if image.can_be_unclean and lock.holder(image.descriptor, write=not busy.writer) is None:
         return True  # it has just been ended

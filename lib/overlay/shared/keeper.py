@@ -21,7 +21,7 @@ from overlay.shared.record import Record, parse, started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from overlay.launch.stack import Stack
     from overlay.plan import Step
@@ -35,8 +35,7 @@ HOLD = (
     holders.SHARED,
 )
 
-# Asks a keeper to let go when nobody is in its session. Slurm sends all that have a name.
-LET_GO = signal.SIGRTMIN + 9
+LET_GO = signal.SIGRTMIN + holders.LET_GO
 
 _START = 60.0  # seconds that an engine may take to start
 _END = 30.0  # seconds that it may take to end
@@ -320,7 +319,7 @@ class _Session:
             # The lease is ours alone from here on, until it is let go: nobody joins meanwhile.
             now = time.monotonic()
             empty_since = now if empty_since is None else empty_since
-            if self._let_go or now - empty_since >= linger:
+            if self._let_go or now - empty_since >= linger or not self._is_known():
                 return
             fcntl.flock(self._lease, fcntl.LOCK_UN)
 
@@ -335,9 +334,15 @@ class _Session:
             return False
         return True
 
+    def _is_known(self) -> bool:
+        """Return whether anybody can still join: the lease's name may be another session's."""
+        return place.leads_to(self._directory, self._name, self._lease)
+
     def end(self) -> None:
         """End the session, and remove what it was known by."""
         self._forget()
+        for descriptor in self._what.images:
+            os.close(descriptor)  # who wants an overlay need not wait for us
         if self._holding >= 0:
             os.close(self._holding)
         if self._engine:
@@ -352,7 +357,7 @@ class _Session:
         if self._lease < 0:
             return
         os.ftruncate(self._lease, 0)
-        if place.leads_to(self._directory, self._name, self._lease):
+        if self._is_known():
             place.unlink(self._directory, self._name)
         os.close(self._lease)
 
@@ -446,12 +451,3 @@ def _remove_dead(directory: int, key: str) -> None:
             os.close(lease)
     finally:
         os.close(gate)
-
-
-def ask_to_let_go(pids: Collection[int]) -> None:
-    """Ask keepers to let go of sessions that nobody is in."""
-    for pid in pids:
-        try:
-            os.kill(pid, LET_GO)
-        except OSError:
-            pass  # it has just ended
