@@ -1,6 +1,7 @@
 """--share: a command that joins a session is like one alone, and who must not join does not."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -399,3 +400,50 @@ def test_memory(inside, run, share, found):
     child = inside("read line")
     words = ["-o", "env.ext3:ro", "--", "sh", "-c", READ, "sh", child.pid]
     assert run("run-overlay", share, *words).stdout == found
+
+
+def test_sessions(inside, run, scratch, local):
+    """overlay-admin shows shared sessions and who is in them, and ends those that are left."""
+    assert (
+        run("overlay-admin", "sessions").stderr == "overlay-admin: there are no shared sessions\n"
+    )
+    child = inside("read line")
+    shown = run("overlay-admin", "sessions").stdout
+    assert shown.startswith(f"'{scratch}/env.ext3' over base.sif\n    process {keepers(local)[0]} ")
+    assert f"    in it: {child.pid} 'bash -c echo ready; read line'\n" in shown
+    [found] = json.loads(run("overlay-admin", "sessions", "--json").stdout)
+    assert found["overlays"] == [f"{scratch}/env.ext3"]
+    assert found["commands"][0]["process"] == child.pid
+    result = run("overlay-admin", "sessions", "--end")
+    assert result.status == 75
+    assert f"commands are still in 1 of 1 shared sessions ({child.pid})" in result.stderr
+    child.communicate("\n")
+    wait_until(lambda: not files(local))  # it was asked
+    inside("true").communicate()
+    assert run("overlay-admin", "sessions", "--end") == (0, "", "overlay-admin: ended: 1\n")
+    assert not files(local)
+
+
+def test_private(inside, run, local, scratch):
+    """The files are the user's alone; what somebody has planted is not followed."""
+    inside("true").communicate()
+    [directory] = local.glob("overlay-*")
+    assert directory.stat().st_mode & 0o777 == 0o700
+    names = files(local)
+    assert {name.rpartition(".")[2] for name in names} == {"lease", "gate", "short"}
+    for name in names:
+        assert (directory / name).stat().st_mode & 0o777 == 0o600
+    end_sessions(local)
+    (scratch / "other").write_text("other\n")
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for name in names:
+        (directory / name).symlink_to(scratch / "other")
+    result = run("run-overlay", "-v", "--share", "-o", "env.ext3:ro", "--", "echo", "done")
+    assert result[:2] == (0, "done\n")
+    assert "a session of its own: " in result.stderr
+    assert (scratch / "other").read_text() == "other\n"
+    for name in names:
+        (directory / name).unlink()
+    directory.chmod(0o755)
+    assert inside("true").wait() == 0
+    assert directory.stat().st_mode & 0o777 == 0o700

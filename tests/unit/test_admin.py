@@ -158,7 +158,7 @@ def test_usage(run, arguments, said, hint):
     assert run("overlay-admin", *arguments) == (2, "", expected)
 
 
-@pytest.mark.parametrize("command", ["config", "doctor", "report", "pages"])
+@pytest.mark.parametrize("command", ["config", "doctor", "report", "sessions", "pages"])
 def test_help(ok, command):
     """Every subcommand explains itself."""
     assert ok("overlay-admin", command, "--help").startswith(f"usage: overlay-admin {command} ")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from overlay.output import Output
 
-_SUBCOMMANDS = ("config", "doctor", "report", "pages")
+_SUBCOMMANDS = ("config", "doctor", "report", "sessions", "pages")
 
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
