@@ -5,6 +5,7 @@ of a command: in a mount namespace real helpers lie beside its starter.
 """
 
 import os
+import re
 
 import pytest
 from e2e.safety.trees import CLEAN, SERVERS, descendants, holders, kill, named, program, state
@@ -153,3 +154,29 @@ def test_killed_and_recovered(run, outside, make, start):
     assert outside("check-overlay", "--recover", "a.ext3").status == 0
     assert run("run-overlay", "-o", "a.ext3:ro", "--", "cat", "/data/f").stdout == "kept\n"
     assert state(path) == CLEAN
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_shared(run, words, make, environ, scratch, tmp_path, marked):
+    """A session is shared there as well: in a namespace of its own where our launchers cover."""
+    make("a.ext3", 16, 3)
+    line = "mkdir /data; touch /data/f /data/g"
+    assert run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line).status == 0
+    overlays = ["-o", "a.ext3:ro"]
+    if marked:
+        make("b.ext3", 16, 3)
+        under = ["-o", "b.ext3", "-o", "a.ext3:ro"]
+        assert run("run-overlay", *under, "--", "rm", "/data/f").status == 0
+        overlays = ["-o", "b.ext3:ro", "-o", "a.ext3"]
+    environ["OVERLAY_SCRATCH_LOCAL"] = str(tmp_path)
+    typed = ["-v", "--share", *overlays, "--", "sh", "-c", "ls /data | tr '\\n' ' '; exit 3"]
+    # One machine for all: the namespaces of two are closed to each other.
+    *machine, program = words("run-overlay")
+    script = 'for n in 1 2 3; do "$@"; echo $?; done; overlay-admin sessions --end'
+    environ["PATH"] = f"{os.path.dirname(program)}:{environ['PATH']}"
+    line = [*machine, "bash", "-c", script, "bash", program, *typed]
+    result = execute(line, environ=environ, cwd=scratch)
+    assert result.stdout == ("g 3\n" if marked else "f g 3\n") * 3, result
+    sessions = re.findall(r"joins a session \(process (\d+)\)", result.stderr)
+    assert len(sessions) == 3 and len(set(sessions)) == 1, result.stderr
+    assert "overlay-admin: ended: 1\n" in result.stderr
