@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from e2e.safety.trees import CLEAN, state
 from support import BASE
 
 SHOWN = 'echo "$(command -v tool) $(tool) $VIRTUAL_ENV$CONDA_PREFIX"'
@@ -351,6 +352,20 @@ def test_history(run, ok, env, scratch):
     assert ok("run-overlay", "-q", "-o", "b.ext3:ro", "--", "cat", "/opt/x/f") == "1\n"
     ok("create-overlay", "-q", "--no-history", "-f", "install", "-o", "c.ext3")
     assert json.loads(ok("show-overlay", "--json", "c.ext3"))[0]["history"] == []
+
+
+@pytest.mark.parametrize("options", [["-s", "+16"], ["-s", "16"], ["-n", "9"]])
+def test_resized(ok, env, scratch, options):
+    """Larger, smaller, for more files: it is ready, and says that it was resized."""
+    name = env("a.ext3", venv(scratch / "tree"), "-s", "24", "-n", "2")
+    ok("resize-overlay", "-q", "a.ext3", *options)
+    assert ok("run-overlay", "-q", "-o", "a.ext3:ro", "--", "tool") == "venv\n"
+    (history,) = json.loads(ok("show-overlay", "--json", "a.ext3"))[0]["history"]
+    entry = history["entries"][-1]
+    assert (len(history["entries"]), entry["action"]) == (2, "resize")
+    assert entry["command"] == ["resize-overlay", "-q", "a.ext3", *options]
+    assert state(name) == CLEAN
+    assert ok("check-overlay", "a.ext3") == "a.ext3: clean\n"
 
 
 HOSTILE = {

@@ -9,7 +9,7 @@ import time
 
 import pexpect
 import pytest
-from support import tool, wait_until
+from support import BASE, tool, wait_until
 
 FILL = (
     "mkdir -p /data/deep; head -c 3000000 /dev/urandom > /data/big; cd /data/deep;"
@@ -190,6 +190,8 @@ def test_in_use(run, ok, overlay, words, environ, scratch):
     if found["session"]:  # a file system without extended attributes keeps none
         assert found["session"]["ended"] >= found["session"]["started"]
         assert time.time() - found["session"]["ended"] < 60
+        assert found["session"]["image"] == BASE
+        assert f", in {BASE}\n" in ok("show-overlay", "a.ext3")
 
 
 def test_no_session(ok, overlay, scratch):

@@ -252,3 +252,51 @@ def test_large_tables_on_a_disk(image, tmp_path, monkeypatch):
     assert os.fstat(copy).st_dev == place.stat().st_dev and not os.listdir(place)
     known = repair._copy_tables("a", descriptor, copy, superblock, ENVIRON)
     assert known and repair._changed(descriptor, copy, known, 1024) == []
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["whole", "killed"])
+def test_other_changes(sound, tmp_path, monkeypatch, ended):
+    """What is changed by way of a note is there whole, also when that is written only later."""
+    content = tmp_path / "content"
+    content.write_bytes(b"new" * 5000)
+
+    def work(copy):
+        name = f"/proc/{os.getpid()}/fd/{copy}"
+        debugfs(name, "rm /upper/file", f"write {content} /upper/other", "mkdir /upper/e")
+
+    descriptor = os.open(sound, os.O_RDWR)
+    try:
+        if ended:
+            with monkeypatch.context() as patch:
+                patch.setattr(repair, "go_on", lambda _descriptor: None)
+                repair.change(str(sound), descriptor, ENVIRON, work)
+            assert not ext3.read_superblock(descriptor).is_clean
+            check(sound)
+        else:
+            repair.change(str(sound), descriptor, ENVIRON, work)
+        assert ext3.read_superblock(descriptor).is_clean
+    finally:
+        os.close(descriptor)
+    assert tool("e2fsck", "-fn", sound).returncode == 0
+    assert tool("debugfs", "-R", "cat /upper/other", sound).stdout == "new" * 5000
+    assert tool("debugfs", "-R", "stat /upper/file", sound).stdout == ""
+
+
+def test_other_changes_that_fail(sound):
+    """What is not sound, or raises, leaves the image as it was."""
+    before = sound.read_bytes()
+
+    def damage(copy):
+        debugfs(f"/proc/{os.getpid()}/fd/{copy}", "clri /upper/d")
+
+    def fail(_copy):
+        raise OverlayError("no", status=DAMAGED)
+
+    descriptor = os.open(sound, os.O_RDWR)
+    try:
+        for work in (damage, fail):
+            with pytest.raises(OverlayError):
+                repair.change(str(sound), descriptor, ENVIRON, work)
+    finally:
+        os.close(descriptor)
+    assert sound.read_bytes() == before

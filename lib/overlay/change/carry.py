@@ -9,14 +9,16 @@ import os
 
 from overlay.environment import history, note
 from overlay.errors import CANNOT_CREATE, OverlayError, quote
-from overlay.host import process
+from overlay.host import ending, private, process
+from overlay.image import ext3
+from overlay.image.ext3_image import Ext3Image
+from overlay.safety import repair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from overlay.image.ext3_image import Ext3Image
     from overlay.image.kind import Image
 
 _MARGIN = 1 << 16  # bytes that are left free beside what is written
@@ -36,6 +38,32 @@ def histories(image: Image, entry: Mapping[str, Any]) -> dict[str, bytes]:
                 continue
             found[note.path(name, history.NAME)] = data
     return found
+
+
+def add_entry(
+    whole: Ext3Image, entry: Mapping[str, Any], scratch: str, environ: Mapping[str, str]
+) -> bool:
+    """Add an entry to what histories an image has, in its place; return whether they have it.
+
+    whole    clean, and locked whole
+    scratch  a directory on a disk of the node
+    Raises OverlayError; the image is as it was then.
+    """
+    files = histories(whole, entry)
+    if not files or not has_room(whole, files):
+        return not files
+    place = private.make_work(scratch, os.uname().nodename, os.getpid(), ".carried")
+    try:
+
+        def work(copy: int) -> None:
+            status, superblock = os.fstat(copy), ext3.read_superblock(copy)
+            write(Ext3Image(whole.path, status, copy, True, superblock), files, [], place, environ)
+
+        with ending.cleaning_up():
+            repair.change(whole.path, whole.descriptor, environ, work)
+    finally:
+        private.leave(scratch, place)
+    return True
 
 
 def has_room(whole: Ext3Image, files: Mapping[str, bytes]) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from overlay import size
-from overlay.change import resize
+from overlay import __version__, size
+from overlay.change import carry, resize
 from overlay.change.steps import SMALLER
 from overlay.commands.arguments import (
     Command,
@@ -18,8 +18,10 @@ from overlay.commands.arguments import (
 )
 from overlay.create.policy import check_policy, check_room, room_for
 from overlay.create.request import check_largest
+from overlay.environment import history
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, nothing_named, quote
 from overlay.host import process
+from overlay.host.scratch import scratch_directory
 from overlay.image import ext3
 from overlay.safety import guard, repair
 from overlay.settings import config as configuration
@@ -86,8 +88,27 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         new = work.do() if work else whole.superblock
     finally:
         whole.close()
+    if work:
+        _note(options, config, output)
     _say(options, wanted, new, output)
     return 0
+
+
+def _note(options: Namespace, config: Config, output: Output) -> None:
+    """Add an entry to the history of what was resized; that it has none is not an error."""
+    entry = history.entry("resize", __version__, command=options.words)
+    whole = None
+    try:
+        whole = guard.open_whole(options.overlay)
+        noted = carry.add_entry(whole, entry, scratch_directory(config), config.environ)
+        why = None if noted else "it is full"
+    except OverlayError as error:
+        why = error.what
+    finally:
+        if whole is not None:
+            whole.close()
+    if why is not None:
+        output.notice(f"its history says nothing of this: {why}")
 
 
 def _repair(whole: Ext3Image, config: Config) -> None:

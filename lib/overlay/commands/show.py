@@ -298,7 +298,10 @@ def _written(seconds: int, noted: Mapping[str, str]) -> str:
     if words[2] == ":":
         words = f"today {words}"
     session = record.describe({**noted, "started": ""})
-    return f"{words} by {session}" if session else words
+    if not session:
+        return words
+    image = noted.get("image", "")
+    return f"{words} by {session}" + (f", in {quote(image)}" if image.startswith("/") else "")
 
 
 def _use(survey: Survey) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _NAME = "user.overlay.session"
 _LIMIT = 4096  # bytes; more would be refused by ext4 and is none of ours
+_LONGEST = 1024  # characters of a path that are noted
 
 
 def write(descriptor: int, fields: Mapping[str, object]) -> bool:
@@ -38,13 +39,20 @@ def read(descriptor: int) -> dict[str, str]:
 
 
 def begin(
-    descriptor: int, environ: Mapping[str, str], *, host: str, stack: str, others: int
+    descriptor: int,
+    environ: Mapping[str, str],
+    *,
+    host: str,
+    stack: str,
+    others: int,
+    image: str,
 ) -> None:
     """Note that a writable session begins; its lock is held.
 
     others  the last second, since 1970, of which there may be markers of other sessions
     stack  the layers below, as one word. Markers that a session left behind when it was
            killed are still known to be made over these layers when the next one has the same.
+    image  the path of the base image
     """
     before = read(descriptor)
     if 0 <= others - time.time() + 1 <= 1:
@@ -57,6 +65,7 @@ def begin(
         "started": now,
         "stack": stack,
         "tidy_from": str(max(int(now), others + 1)),
+        "image": image[:_LONGEST],
     }
     if stack and "ended" not in before and before.get("stack") == stack:
         fields["tidy_from"] = str(tidy_from(before) or fields["tidy_from"])

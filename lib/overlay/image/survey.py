@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from overlay.image.kind import Image
 
-_SESSION = ("user", "host", "job", "started", "ended")
+_SESSION = ("user", "host", "job", "started", "ended", "image")
 
 
 class Survey:

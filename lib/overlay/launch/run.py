@@ -158,6 +158,7 @@ def _supervise(
         host=os.uname().nodename,
         stack=markers.stack_name(facts.base, [one.path for one in below]),
         others=markers.last_second_of_others(first),
+        image=facts.base,
     )
     status = _start(final, facts, learned, output, replace=False, log=log)
     with without_soft_limits():

@@ -27,7 +27,7 @@ from overlay.size import format_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     from overlay.host.process import Result
@@ -77,6 +77,35 @@ def finish_interrupted(path: str, descriptor: int, environ: Mapping[str, str]) -
     except OSError as error:
         raise _cannot_write(path, error) from None
     return undo.take_back(path, descriptor, environ) or done
+
+
+def change(
+    path: str, descriptor: int, environ: Mapping[str, str], work: Callable[[int], object]
+) -> None:
+    """Let a function change the tables of a clean image, so that no kill leaves half of it.
+
+    path        of the image, for messages
+    descriptor  the image, open for writing, locked whole by the caller
+    work        gets the descriptor of a copy of all but the content of files; what it writes has
+                no block of zeros, which is taken for a hole
+    Raises OverlayError, and what work does; the image is as it was then.
+    """
+    superblock = ext3.read_superblock(descriptor)
+    copy = _empty_file(superblock, environ)
+    try:
+        known = _copy_tables(path, descriptor, copy, superblock, environ)
+        work(copy)
+        if not is_sound(process.need("e2fsck", environ), copy, environ):
+            raise _needs_decision(path)
+        changed = _changed(descriptor, copy, known, min(superblock.block_size, _UNIT))
+        if changed:
+            _note(descriptor, copy, changed)
+            ext3_write.write_state(descriptor, superblock.state & ~ext3.STATE_CLEAN)
+            go_on(descriptor)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        os.close(copy)
 
 
 def is_sound(
