@@ -106,6 +106,26 @@ def test_through_a_link(half_grown, tmp_path):
     assert os.stat(path).st_size == len(before)
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["extended", "created"])
+def test_planted_link(make_image, tmp_path, there):
+    """What somebody has put where an undo file is to be made is not written through."""
+    target, back = tmp_path / "target", tmp_path / ".overlay-undo.1"
+    if there:
+        target.write_text("precious\n")
+    back.symlink_to(target)
+    with open(make_image("b.ext3"), "rb") as image:
+        superblock = ext3.read_superblock(image.fileno())
+        for make in (undo.make, lambda *words: undo.note(*words, superblock, superblock.size)):
+            with pytest.raises(FileExistsError):
+                make(str(back), image.fileno())
+            if there:
+                assert target.read_text() == "precious\n"
+            else:
+                assert not target.exists()
+            back.unlink(missing_ok=True)
+            back.symlink_to(target)
+
+
 def mounted_since(path):
     """As if it had been mounted in the meantime."""
     set_fields(path, ("mnt_count", 7), ("mtime", 1700000000))

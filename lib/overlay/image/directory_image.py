@@ -11,7 +11,7 @@ import stat
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host.room import free_bytes
 from overlay.image import lock
-from overlay.image.kind import MOST_NAMES, Image, as_base_image
+from overlay.image.kind import MOST_NAMES, Image, as_base_image, may_be_written
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +52,18 @@ class DirectoryImage(Image):
     @property
     def is_plain_directory(self) -> bool:
         return self.group is None
+
+    @property
+    def others_may_write(self) -> bool:
+        if super().others_may_write:
+            return True
+        try:
+            return any(
+                may_be_written(os.stat(name, dir_fd=self.descriptor, follow_symlinks=False))
+                for name in ("upper", "work")
+            )
+        except OSError:
+            return False  # they are made by us
 
     @property
     def is_data(self) -> bool:

@@ -27,6 +27,14 @@ def as_base_image(path: str) -> str:
     return f"to use it as the base image: -c {quote(path)}"
 
 
+def may_be_written(status: os.stat_result) -> bool:
+    """Return whether others than the caller and root may write a file, or in a directory.
+
+    A list of access is in the bits of the group.
+    """
+    return status.st_uid not in (os.getuid(), 0) or bool(status.st_mode & 0o022)
+
+
 def damaged(path: str, why: object, hint: str | None = "check-overlay {}") -> OverlayError:
     """Return the OverlayError (DAMAGED) for an overlay that is not what it should be.
 
@@ -126,6 +134,11 @@ class Image:
     def upper_is_mine(self) -> bool:
         """Whether what is inside belongs to the caller, who could then write it."""
         return self.upper in (None, os.getuid()) or os.getuid() == 0
+
+    @property
+    def others_may_write(self) -> bool:
+        """Whether somebody else than the caller and root may change what is in it."""
+        return may_be_written(self.status)
 
     @property
     def lacks_upper(self) -> bool:

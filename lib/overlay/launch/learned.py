@@ -24,10 +24,11 @@ class Learned:
     launchers  the Launchers that come before the engine's helpers; None: none do
     commands   the CommandFile, its text read; None when there is none
     stack      the Stack that our launcher is told; None: it need not be told
+    shared     whether others may write the overlay that is written
     not_apart  why files of several layers cannot be told apart; None: they can
     """
 
-    __slots__ = ("commands", "launchers", "markers", "not_apart", "stack")
+    __slots__ = ("commands", "launchers", "markers", "not_apart", "shared", "stack")
 
     def __init__(
         self,
@@ -37,9 +38,11 @@ class Learned:
         commands: CommandFile | None = None,
         stack: Stack | None = None,
         not_apart: str | None = None,
+        shared: bool = False,
     ) -> None:
         self.stack = stack
         self.not_apart = not_apart
+        self.shared = shared
         self.markers = markers
         self.launchers = launchers
         self.commands = commands
@@ -76,6 +79,7 @@ def learn(
         commands=commands or facts.commands,
         stack=stack,
         not_apart=not_apart,
+        shared=facts.writable and launchers is not None and facts.images[0].others_may_write,
     )
 
 

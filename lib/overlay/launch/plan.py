@@ -170,6 +170,10 @@ def _why(facts: Facts, learned: Learned, supervised: bool) -> Iterator[str]:
     """Yield what goes with the start of the engine, and no shell does."""
     if learned.stack:
         yield learned.stack.why
+    if learned.shared:
+        from overlay.launch import shield  # of sessions in a group only
+
+        yield shield.WHY
     yield "the overlays are locked meanwhile"
     if supervised:
         yield f"then it is seen that what was written is in {quote(facts.overlays[0].path)}"

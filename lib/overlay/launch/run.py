@@ -124,11 +124,17 @@ def _start(
     descriptors = [image.descriptor for image in facts.images]
     if learned.stack:
         learned.stack.hand_over()
+    if learned.shared:
+        from overlay.launch import shield  # of sessions in a group only
+
+        handed = shield.hand_over()
     if replace:
         process.become(final, facts.environ, descriptors)
     from overlay.host import foreground  # what the engine in our place does without
 
     status = foreground.stay(final, facts.environ, log, keep=descriptors)
+    if learned.shared and handed:
+        shield.take_back()
     refused = learned.stack and learned.stack.take_back()
     if refused:
         output.notice(NOT_APART.format(refused), "warning")

@@ -60,6 +60,23 @@ def test_no_process_besides_the_engine(started, words, run, make, mode, helpers)
         assert lines[0].split()[0] == lines[first].split()[0]
 
 
+@pytest.mark.parametrize(("mode", "shielded"), [(0o600, 0), (0o644, 0), (0o664, 1), (0o606, 1)])
+@pytest.mark.parametrize("kind", ["image", "directory"])
+def test_others_may_write(started, words, make, scratch, kind, mode, shielded):
+    """Only what others may write needs a process, by which no link in it is followed."""
+    make()
+    if kind == "directory":
+        for name in ("d", "d/upper", "d/work"):
+            (scratch / name).mkdir()
+        (scratch / "d" / "work").chmod(mode | 0o711)
+    else:
+        (scratch / "a.ext3").chmod(mode)
+    ours, _lines = started(
+        *words("run-overlay"), "-o", "d" if kind == "directory" else "a.ext3", "--", "true"
+    )
+    assert ours["/usr/bin/mount"] == shielded, ours
+
+
 def test_markers_are_looked_for_once(started, words, run, make):
     """What a first read-only session of a strange image found out is remembered on it."""
     make()

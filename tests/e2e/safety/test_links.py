@@ -8,7 +8,8 @@ from e2e.safety.trees import debugfs
 from overlay.host import namespace, process
 from overlay.image import ext3, ext3_size
 from overlay.image.ext3_read import Reader
-from support import BASE, PATH, digests, tool
+from overlay.launch import shield
+from support import BASE, PATH, ROOT, digests, execute, tool
 
 MIB = 1 << 20
 PLACES = ("upper", "work", "work/work")
@@ -439,6 +440,28 @@ def test_not_followed_by_the_kernel(environ, filled, private, tmp_path):
         assert (result.status, result.output) == (status, "" if status else "hello\n")
     assert "Too many levels of symbolic links" in result.errors
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("kind", ["writable", "stack"])
+def test_made_a_link_after_the_look(environ, scratch, tmp_path, private, kind):
+    """What becomes a link when the launcher has looked at it leads fuse-overlayfs nowhere."""
+    launchers, image = tmp_path / "launchers", scratch / "image"
+    shutil.copytree(ROOT / "lib" / "overlay" / "helpers" / kind, launchers)
+    for path in (launchers / "engine", image / "upper", image / "work" / "work"):
+        path.mkdir(parents=True)
+    real = launchers / "engine" / "fuse-overlayfs"
+    real.write_text(
+        f"#!/bin/sh\ncd '{image}/work' && rmdir work && ln -s '{private}' work\nls work/\n"
+        f"cat '{image}/upper/../work/work/key'\necho started\n"
+    )
+    real.chmod(0o755)
+    mounts = f"lowerdir=/none,upperdir={image}/upper,workdir={image}/work"
+    script = f'mount --bind "$1" "$1" && exec "$2" -o "$3" "$4" {shield.DESCRIPTOR}</dev/null'
+    words = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, "sh"]
+    words += [image, launchers / "fuse-overlayfs", mounts, tmp_path / "target"]
+    result = execute(list(map(str, words)), environ=environ, cwd=scratch)
+    assert result[:2] == (0, "started\n"), result
+    assert result.stderr.count("Too many levels of symbolic links") == 2, result
 
 
 # ------------------------------------------------------------- what overlays are filled with --
