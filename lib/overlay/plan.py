@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any, TypeVar, Union
 
+    from overlay.errors import OverlayError
+
     Value = TypeVar("Value")
     Part = Union["Step", "Plan"]
 
@@ -176,3 +178,25 @@ class Plan:
         finally:
             for part in self.after:
                 part.do()
+
+
+class ToldPlan(Plan):
+    """A Plan of which what the system refuses is told as an error of ours."""
+
+    def __init__(
+        self,
+        final: Step,
+        failed: Callable[[OSError], OverlayError],
+        *,
+        before: Iterable[Part] = (),
+        after: Iterable[Part] = (),
+    ) -> None:
+        """Take what makes the error, beside what a Plan takes."""
+        super().__init__(final, before=before, after=after)
+        self._failed = failed
+
+    def do(self, end: Callable[[Step | None], Value] = do_final) -> Value:
+        try:
+            return super().do(end)
+        except OSError as error:
+            raise self._failed(error) from None

@@ -10,41 +10,18 @@ import os
 
 from overlay.change import steps
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
-from overlay.host import ending, process
+from overlay.host import process
 from overlay.image import ext3, ext3_write
 from overlay.image.ext3_read import Reader
 from overlay.image.partial import partial_name
-from overlay.plan import Plan, Step, do_final
+from overlay.plan import Plan, Step, ToldPlan
 from overlay.safety import blocks, repair, replace, salvage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import TypeVar
 
     from overlay.image.ext3_image import Ext3Image
-
-    Value = TypeVar("Value")
-
-
-class _RepairPlan(Plan):
-    """The Plan of a repair; what the system refuses is an OverlayError (CANNOT_CREATE)."""
-
-    def __init__(
-        self, path: str, final: Step, *, before: Iterable[Step], after: Iterable[Step]
-    ) -> None:
-        super().__init__(final, before=before, after=after)
-        self._path = path
-
-    def do(self, end: Callable[[Step | None], Value] = do_final) -> Value:
-        with ending.cleaning_up():
-            try:
-                return super().do(end)
-            except OSError as error:
-                raise OverlayError(
-                    f"cannot repair {quote(self._path)}: {reason(error)}; it is left as it is",
-                    status=CANNOT_CREATE,
-                ) from None
 
 
 class Repair:
@@ -108,15 +85,21 @@ class Repair:
                 [], self._compare, f"if names are gone, it is kept as it was: {salvage.kept(path)}"
             ),
         ]
-        return _RepairPlan(
-            path,
+        return ToldPlan(
             Step(
                 ["mv", "-f", "-T", partial, path],
                 action=self._into_place,
                 why=replace.LIKE_THE_OLD,
             ),
+            self._failed,
             before=parts,
             after=[Step(["rm", "-f", partial], action=self._files.close)],
+        )
+
+    def _failed(self, error: OSError) -> OverlayError:
+        return OverlayError(
+            f"cannot repair {quote(self._path)}: {reason(error)}; it is left as it is",
+            status=CANNOT_CREATE,
         )
 
     def _step(

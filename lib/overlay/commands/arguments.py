@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from overlay import __version__, size
-from overlay.errors import USAGE, OverlayError, quote
+from overlay.errors import USAGE, OverlayError, nothing_named, quote
 from overlay.output import write_result
 
 TYPE_CHECKING = False
@@ -160,8 +160,12 @@ def add_help(group: Group) -> None:
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
 
 
-def add_named(group: Group) -> None:
-    """Add -o, by which an overlay may be named here as for a session; see take_named()."""
+def add_overlays(group: Group, text: str = "an overlay") -> None:
+    """Add the overlays with their text for --help, and -o, which may stand before each as for a session.
+
+    See parse_overlays().
+    """
+    group.add_argument("overlays", metavar="OVERLAY", nargs="*", help=text)
     group.add_argument(
         "-o",
         "--overlay",
@@ -173,9 +177,25 @@ def add_named(group: Group) -> None:
     )
 
 
-def take_named(options: argparse.Namespace) -> argparse.Namespace:
-    """Put what -o has named before the other overlays, and return the options."""
+def parse_overlays(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse overlays and options that mix: those that -o has named come first."""
+    options = parse_mixed(parser, words)
     options.overlays = options.named + options.overlays
+    return options
+
+
+def parse_overlay(
+    parser: Parser, words: Sequence[str], line: Callable[[argparse.Namespace], str]
+) -> argparse.Namespace:
+    """Parse one overlay and options that mix: options.overlay, and what else stands there.
+
+    line  returns how the command line is to look, where no overlay is named
+    Raises OverlayError (USAGE) then.
+    """
+    options = parse_overlays(parser, words)
+    if not options.overlays:
+        raise nothing_named(line(options))
+    options.overlay = options.overlays.pop(0)
     return options
 
 

@@ -6,9 +6,9 @@ from overlay.change import steps
 from overlay.change.own import own
 from overlay.change.packed import checking as checking_packed
 from overlay.change.repair import Repair
-from overlay.commands.arguments import Command, add_named, add_verbosity, parse_mixed, take_named
+from overlay.commands.arguments import Command, add_overlays, add_verbosity, parse_overlays
 from overlay.errors import DAMAGED, OverlayError, nothing_named, quote
-from overlay.host import holders, process
+from overlay.host import ending, holders, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
 from overlay.image import lock, record
@@ -20,7 +20,7 @@ from overlay.settings import config as configuration
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from overlay.commands.arguments import Parser
     from overlay.image.ext3_image import Ext3Image
@@ -63,7 +63,8 @@ def _check(path: str, options: Namespace, config: Config, output: Output) -> Non
             step.do()
         locked = found if found.is_compressed or not found.can_be_unclean else _locked(found)
         try:
-            said: str = _plan(locked, options, config, output).do()
+            with ending.cleaning_up():
+                said: str = _plan(locked, options, config, output).do()
         finally:
             locked.close()
         output.result(f"{quote(path)}: {said}")
@@ -176,15 +177,10 @@ def end_left_behind(found: Image, output: Output) -> None:
     )
 
 
-def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
-    return take_named(parse_mixed(parser, words))
-
-
 def _add_options(parser: Parser) -> None:
     parser.usage = "check-overlay [option ...] OVERLAY ..."
     group = parser.add_argument_group("overlays")
-    group.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
-    add_named(group)
+    add_overlays(group)
     group.add_argument(
         "--repair",
         action="store_true",
@@ -213,7 +209,7 @@ PROGRAMS = {
         "Check overlays, and repair them.",
         "check-overlay env.ext3\ncheck-overlay --repair env.ext3",
         _add_options,
-        _parse,
+        parse_overlays,
         in_page=("--overlay",),
     ),
 }

@@ -10,16 +10,15 @@ from overlay.change.steps import SMALLER
 from overlay.commands.arguments import (
     Command,
     add_json,
-    add_named,
+    add_overlays,
     add_sizes,
     add_verbosity,
-    parse_mixed,
-    take_named,
+    parse_overlay,
 )
 from overlay.create.policy import check_policy, check_room, room_for
 from overlay.create.request import check_largest
 from overlay.environment import history
-from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, nothing_named, quote
+from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
 from overlay.host import process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3
@@ -170,10 +169,7 @@ def _say(options: Namespace, wanted: int, new: ext3.Superblock, output: Output) 
 
 def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     """Take one overlay, named with -o or without; words that are a size are told apart."""
-    options = take_named(parse_mixed(parser, words))
-    if not options.overlays:
-        raise nothing_named("resize-overlay OVERLAY")
-    options.overlay = options.overlays.pop(0)
+    options = parse_overlay(parser, words, lambda _options: "resize-overlay OVERLAY")
     if options.overlays:
         parser.error(f"unrecognized arguments: {' '.join(options.overlays)}")
     return options
@@ -182,10 +178,7 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
 def _add_options(parser: Parser) -> None:
     parser.usage = "resize-overlay OVERLAY [-s [+]SIZE] [-n [+]FILES] [option ...]"
     group = parser.add_argument_group("the overlay")
-    add_named(group)
-    group.add_argument(
-        "overlays", metavar="OVERLAY", nargs="*", help="an ext3 overlay that nobody uses"
-    )
+    add_overlays(group, "an ext3 overlay that nobody uses")
     add_sizes(
         group,
         parser.prog,

@@ -10,9 +10,8 @@ from overlay import size
 from overlay.commands.arguments import (
     Command,
     add_listing_output,
-    add_named,
-    parse_mixed,
-    take_named,
+    add_overlays,
+    parse_overlays,
 )
 from overlay.errors import MISSING, OverlayError, nothing_named, quote
 from overlay.host.names import user_name
@@ -330,8 +329,7 @@ def _date(seconds: float) -> str:
 
 def _add_options(parser: Parser) -> None:
     parser.usage = "show-overlay OVERLAY ... [option ...]"
-    parser.add_argument("overlays", metavar="OVERLAY", nargs="*", help="an overlay")
-    add_named(parser)
+    add_overlays(parser)
     group = parser.add_argument_group("what is inside")
     chosen = group.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -361,7 +359,7 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
 
     Or where it is a file here: a path inside begins with /, though nobody need type that.
     """
-    options = take_named(parse_mixed(parser, words))
+    options = parse_overlays(parser, words)
     for name in ("files", "du"):
         value = getattr(options, name)
         if value and (

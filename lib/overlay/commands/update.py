@@ -11,16 +11,15 @@ from overlay.commands.arguments import (
     add_activate,
     add_binds,
     add_container,
-    add_named,
+    add_overlays,
     add_sizes,
     add_verbosity,
     add_wait,
     check_one,
-    parse_mixed,
-    take_named,
+    parse_overlay,
 )
 from overlay.commands.resize import wanted_by
-from overlay.errors import USAGE, OverlayError, nothing_named, quote
+from overlay.errors import USAGE, OverlayError, quote
 from overlay.launch.request import Session, check_commands, read_commands
 from overlay.settings import config as configuration
 from overlay.settings.values import parse_number
@@ -130,19 +129,21 @@ def _versions(text: str) -> int:
         ) from None
 
 
+def _line(options: Namespace) -> str:
+    """Return how the command line is to look."""
+    about = "OVERLAY -f FILE"
+    if options.undo or options.forget:
+        about = "--undo OVERLAY" if options.undo else "--forget OVERLAY"
+    return f"update-overlay {about}"
+
+
 def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     """Take what stands behind the first "--" as the command, and one overlay before it."""
     command = None
     if "--" in words:
         place = list(words).index("--")
         words, command = words[:place], list(words[place + 1 :])
-    options = take_named(parse_mixed(parser, words))
-    if not options.overlays:
-        about = "OVERLAY -f FILE"
-        if options.undo or options.forget:
-            about = "--undo OVERLAY" if options.undo else "--forget OVERLAY"
-        raise nothing_named(f"update-overlay {about}")
-    options.overlay = options.overlays.pop(0)
+    options = parse_overlay(parser, words, _line)
     if options.overlays:
         rest = options.overlays
         told = f"-f {quote(rest[0])}" if os.path.isfile(rest[0]) else "-- " + shlex.join(rest)
@@ -163,13 +164,7 @@ def _add_options(parser: Parser) -> None:
         "       update-overlay --undo | --forget OVERLAY"
     )
     group = parser.add_argument_group("the overlay")
-    add_named(group)
-    group.add_argument(
-        "overlays",
-        metavar="OVERLAY",
-        nargs="*",
-        help="an overlay of yours, packed or not; others may read it",
-    )
+    add_overlays(group, "an overlay of yours, packed or not; others may read it")
     group.add_argument(
         "-f",
         "--file",

@@ -16,7 +16,7 @@ from overlay.host import process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, record
 from overlay.image.partial import partial_name
-from overlay.plan import Plan, Step, do_final, named
+from overlay.plan import Plan, Step, ToldPlan, named
 from overlay.safety import blocks, replace, stale
 
 TYPE_CHECKING = False
@@ -209,22 +209,6 @@ def run(
     return making.plan().do(lambda _final: making.into_place())
 
 
-class _MakingPlan(Plan):
-    """The Plan that makes an image; what the system refuses is an OverlayError (CANNOT_CREATE)."""
-
-    def __init__(
-        self, path: str, final: Step, *, before: Iterable[Step], after: Iterable[Step]
-    ) -> None:
-        super().__init__(final, before=before, after=after)
-        self._path = path
-
-    def do(self, end: Callable[[Step | None], Value] = do_final) -> Value:
-        try:
-            return super().do(end)
-        except OSError as error:
-            raise cannot(self._path, reason(error)) from None
-
-
 class _Making:
     """An image on its way: what the Steps of its Plan do, one after the other."""
 
@@ -238,7 +222,7 @@ class _Making:
         self._inside = facts.workplace.count(config)
         self._files = contextlib.ExitStack()
 
-    def plan(self) -> _MakingPlan:
+    def plan(self) -> Plan:
         """Return the Plan; its final Step is into_place()."""
         creation, facts = self._creation, self._facts
         steps = [
@@ -262,13 +246,13 @@ class _Making:
         if facts.existing is None or creation.content:
             steps.append(Step(action=self._note, why="on it is noted that it is new"))
         finish = "-f" if creation.force else "-n"
-        return _MakingPlan(
-            facts.path,
+        return ToldPlan(
             Step(
                 ["mv", finish, "-T", facts.partial, facts.path],
                 action=self.into_place,
                 why=self._permissions(),
             ),
+            lambda error: cannot(facts.path, reason(error)),
             before=steps,
             after=[Step(["rm", "-f", facts.partial], action=self._files.close)],
         )
