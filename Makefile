@@ -20,6 +20,7 @@ CLEAN_PYTHON = env -i PATH="$$PATH" LC_ALL=C.UTF-8 PYTHONHASHSEED=0 PYTHONDONTWR
 
 # What is Python of the tools.
 SCRIPTS := tools/completions tools/install tools/release
+LAUNCHERS := bin/* lib/overlay/helpers/for-modulefiles
 
 export OVERLAY_WORK
 
@@ -57,9 +58,9 @@ unit:
 
 lint:
 	$(RUFF) check --no-cache lib tests setup.py $(SCRIPTS)
-	$(RUFF) format --no-cache --check lib tests setup.py $(SCRIPTS) bin/*
+	$(RUFF) format --no-cache --check lib tests setup.py $(SCRIPTS) $(LAUNCHERS)
 	# The launchers must be read by a Python that is too old, to say so.
-	$(RUFF) check --no-cache --ignore E402,UP,I bin/*
+	$(RUFF) check --no-cache --ignore E402,UP,I $(LAUNCHERS)
 	$(MYPY) --no-error-summary
 	$(CODESPELL) .ci bin docs etc lib modulefiles share tests tools *.md *.ini setup.* Makefile
 	shellcheck .ci/run $(filter-out $(SCRIPTS) tools/%.txt tools/%.zsh,$(wildcard tools/*)) \
@@ -69,7 +70,7 @@ completions:
 	@PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 tools/completions share
 
 format:
-	$(RUFF) format --no-cache lib tests setup.py $(SCRIPTS) bin/*
+	$(RUFF) format --no-cache lib tests setup.py $(SCRIPTS) $(LAUNCHERS)
 
 reference:
 	LC_ALL=C.UTF-8 PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 python3 -c \

@@ -50,7 +50,7 @@ end
 
 -- ------------------------------------------------------------------ the site's choices --
 
--- Which files these are, and how they are read, is as in overlay.ini(5).
+-- The hook of the site lies beside its overlay.ini; which file that is, is as in overlay.ini(5).
 local config = os.getenv("OVERLAY_CONFIG") or ""
 if config == "" then
    config = pathJoin(tree, "etc/overlay.ini")
@@ -61,8 +61,8 @@ if config == "" then
 end
 local directory = config:match("^(.*)/[^/]*$") or "."
 
--- Files of somebody else, or that everybody may write, are left out as in lib/overlay/trust.py;
--- lfs knows no sticky bits, so directories are not looked at.
+-- One of somebody else, or that everybody may write, is left out as settings are; lfs knows no sticky
+-- bits, so directories are not looked at.
 local owners = { [0] = true, [lfs.attributes(pathJoin(tree, "lib"), "uid") or 0] = true }
 if (os.getenv("OVERLAY_CONFIG") or "") ~= "" then
    owners[lfs.attributes("/proc/self", "uid") or 0] = true
@@ -80,69 +80,27 @@ local function obeyed(path)
    return false
 end
 
-local engine = { module = "", commands = "apptainer singularity" }
-
-local function read(path)
-   local file = obeyed(path) and io.open(path)
-   if not file then return end
-   local section, key, depth
-   for line in file:lines() do
-      local indent, text = line:match("^(%s*)(.-)%s*$")
-      if text == "" or text:find("^[#;]") then
-         -- A value may go on behind it.
-      elseif key and #indent > depth then
-         -- Deeper than its key: the value goes on.
-         if section == "engine" then engine[key] = engine[key] .. " " .. text end
-      elseif text:find("^%[") then
-         section, key = text:match("^%[([^%]]+)%]"), nil
-      else
-         local value
-         key, value = text:match("^(.-)%s*=%s*(.*)$")
-         depth = #indent
-         if key and section == "engine" then engine[key] = value end
+-- What stands in the settings is the program's to read: a line says `module NAME`, `missing COMMANDS`
+-- or `warning TEXT`. What only tells of the module does without.
+local unasked = { spider = true, whatis = true, help = true }
+local program = pathJoin(tree, "lib/overlay/helpers/for-modulefiles")
+local said = ""
+if not unasked[mode()] and kind(program) then
+   said = capture("'" .. program:gsub("'", "'\\''") .. "'") or ""
+end
+for word, rest in said:gmatch("(%l+) ([^\n]*)") do
+   if word == "module" then
+      if mode() == "load" and not isloaded(rest) and not isAvail(rest) then
+         LmodError("overlay needs the module ", rest, " ([engine] module in ", directory,
+            "), and there is none of that name: ask your site's support")
       end
+      depends_on(rest)
+   elseif mode() == "load" and word == "missing" then
+      LmodMessage("overlay: warning: no container engine is on PATH (" .. rest ..
+         "): load the module that brings it; `module spider apptainer` may find it")
+   elseif mode() == "load" then
+      LmodMessage("overlay: warning: " .. rest)
    end
-   file:close()
-end
-
-read(config)
-local names = {}
-if kind(pathJoin(directory, "overlay.d")) == "directory" then
-   for name in lfs.dir(pathJoin(directory, "overlay.d")) do
-      if name:find("^[^.].*%.ini$") then names[#names + 1] = name end
-   end
-end
-table.sort(names)
-for _, name in ipairs(names) do
-   read(pathJoin(directory, "overlay.d", name))
-end
-
-local function is_program(path)
-   return kind(path) == "file" and lfs.attributes(path, "permissions"):find("x")
-end
-
-local function engine_found()
-   for word in engine.commands:gsub("[\"']", ""):gmatch("%S+") do
-      if word:find("/") then
-         if is_program(word) then return true end
-      else
-         for place in (os.getenv("PATH") or ""):gmatch("[^:]+") do
-            if is_program(pathJoin(place, word)) then return true end
-         end
-      end
-   end
-   return false
-end
-
-if engine.module ~= "" and engine.module ~= "none" then
-   if mode() == "load" and not isloaded(engine.module) and not isAvail(engine.module) then
-      LmodError("overlay needs the module ", engine.module, " ([engine] module in ", directory,
-         "), and there is none of that name: ask your site's support")
-   end
-   depends_on(engine.module)
-elseif engine.module == "" and mode() == "load" and not engine_found() then
-   LmodMessage("overlay: warning: no container engine is on PATH (" .. engine.commands ..
-      "): load the module that brings it; `module spider apptainer` may find it")
 end
 
 -- ------------------------------------------------------------------------- completion --

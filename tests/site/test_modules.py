@@ -291,8 +291,8 @@ def test_engine_of_the_last_file(shell, prefix):
         prefix,
         "; module = x",
         "module = none",
-        "[other]",
-        "module = y",
+        "[site]",
+        "message = module = y",
         file="overlay.d/90.ini",
     )
     (prefix / "etc/overlay.d/site.ini").unlink()
@@ -334,13 +334,48 @@ def test_overlay_config(shell, prefix, tmp_path):
     ],
 )
 def test_same_grammar(shell, prefix, tmp_path, text):
-    """The modulefiles read a file as the commands do, though they start none for it."""
+    """What the modulefiles go by is what the commands read."""
     path = tmp_path / "other.ini"
     path.write_text(text)
     variables = {"OVERLAY_CONFIG": str(path)}
     assert configuration.load(variables, str(ROOT))["engine.module"].split() == ["a/1"]
     done = shell.run("module load overlay/1.0", **variables)
     assert "needs the module a/1 (" in " ".join(done.stderr.split())
+
+
+def test_settings_that_are_wrong(shell, prefix):
+    """A mistake in the settings is told with its line, and the commands are there all the same."""
+    choose(prefix, "size = 1")
+    done = shell.run("module load overlay/1.0; echo $? $PATH; module unload overlay; echo $PATH")
+    assert done.stdout == f"0 {prefix}/1.0/bin:{PATH}\n{PATH}\n"
+    said = " ".join(done.stderr.split())
+    assert f"overlay: warning: {prefix}/etc/overlay.d/site.ini, line 2: unknown key size" in said
+
+
+def test_settings_of_the_user(shell, prefix, tmp_path):
+    """What users set for themselves holds for the module as for the commands."""
+    choose(prefix, "module =", "commands = no-such-engine")
+    own = tmp_path / ".config/overlay/overlay.ini"
+    own.parent.mkdir(parents=True)
+    own.write_text("[engine]\ncommands = sh\n")
+    done = shell.run("module load overlay/1.0; echo $?")
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_nothing_is_asked_to_tell(shell, prefix):
+    """What only tells of the module starts no program for it."""
+    program = prefix / f"{NEXT}/lib/overlay/helpers/for-modulefiles"
+    text = program.read_text()
+    program.write_text('#!/bin/sh\ntouch "$0.asked"\n')
+    asked = program.parent / f"{program.name}.asked"
+    try:
+        shell.run("module avail overlay; module whatis overlay; module help overlay")
+        before = asked.exists()
+        shell.run("module load overlay")
+        assert (before, asked.exists()) == (False, True)
+    finally:
+        program.write_text(text)
+        asked.unlink(missing_ok=True)
 
 
 def test_hook(shell, system, prefix):
@@ -361,7 +396,7 @@ def test_files_of_another(shell, prefix, colleague):
     done = shell.run("module load overlay/1.9; echo $? ${HIS-none}")
     assert done.stdout == "0 none\n"
     said = " ".join(done.stderr.split())
-    assert f"{prefix}/etc/overlay.d/z.ini is left out" in said
+    assert f"the settings in {prefix}/etc/overlay.d/z.ini are left out: it belongs to" in said
     assert f"{prefix}/etc/site." in said
     for name in ("site.lua", "site.tcl"):
         path = prefix / "etc" / name

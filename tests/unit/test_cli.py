@@ -693,20 +693,24 @@ def launchers():
     return sorted(os.path.join(ROOT, "bin", name) for name in os.listdir(os.path.join(ROOT, "bin")))
 
 
+# Starts Python as the programs do.
+ASKED = os.path.join(ROOT, "lib/overlay/helpers/for-modulefiles")
+
+
 def test_launchers_are_all_there():
     """There is a program for every command, executable, and no other."""
     assert [os.path.basename(path) for path in launchers()] == PROGRAMS
     assert all(os.access(path, os.X_OK) for path in launchers())
 
 
-@pytest.mark.parametrize("path", launchers(), ids=os.path.basename)
+@pytest.mark.parametrize("path", [*launchers(), ASKED], ids=os.path.basename)
 def test_launcher_is_isolated(path):
     """The first line names a fixed Python and shuts out the user's modules."""
     with open(path, encoding="utf-8") as file:
         assert file.readline() == "#!/usr/bin/python3 -IS\n"
 
 
-@pytest.mark.parametrize("path", launchers(), ids=os.path.basename)
+@pytest.mark.parametrize("path", [*launchers(), ASKED], ids=os.path.basename)
 def test_launcher_parses_everywhere(path):
     """A launcher has nothing that the first Python 3 could not parse."""
     with open(path, encoding="utf-8") as file:
@@ -723,7 +727,7 @@ def test_launcher_parses_everywhere(path):
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
 
 
-@pytest.mark.parametrize("path", launchers(), ids=os.path.basename)
+@pytest.mark.parametrize("path", [*launchers(), ASKED], ids=os.path.basename)
 def test_launcher_under_an_old_python(path):
     """A Python that is too old gets a sentence, before anything of ours is imported."""
     script = (
@@ -738,7 +742,7 @@ def test_launcher_under_an_old_python(path):
     )
     message = f": error: needs Python 3.9 or newer, and {sys.executable} is older\n"
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == os.path.basename(path) + message
+    assert done.stderr == ("overlay" if path == ASKED else os.path.basename(path)) + message
 
 
 def test_launcher_through_a_link(environ, scratch):

@@ -7,6 +7,7 @@ from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError
 from overlay.settings import config as configuration
 from overlay.settings import table
 from overlay.settings.files import Origin, site_file, user_file
+from overlay.settings.modules import answer
 from overlay.settings.values import BOOLEAN
 
 SECTIONS = "known: " + ", ".join(f"[{name}]" for name in table.SECTIONS)
@@ -696,3 +697,22 @@ def test_names(environ):
     places = [order.index(name.partition(".")[0]) for name in names]
     assert places == sorted(places)
     assert "images.base" in names and "create.size" in names
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("module = a/1", "module a/1\n"),
+        ("module = none\ncommands = nosuch", ""),
+        ("commands = nosuch 'no such'", "missing nosuch no such\n"),
+        ("commands = nosuch sh", ""),
+        ("commands = 'a", "warning {}, line 2: [engine] commands: quotes do not match (No closing"),
+    ],
+)
+def test_answer_to_modulefiles(tmp_path, text, said):
+    """What the modulefiles are told, a line each."""
+    path = tmp_path / "overlay.ini"
+    path.write_text(f"[engine]\n{text}\n")
+    environ = {"OVERLAY_CONFIG": str(path), "PATH": os.environ["PATH"]}
+    found = answer(environ, "/nowhere")
+    assert found.startswith(said.format(path)) and found.count("\n") == bool(said)
