@@ -102,7 +102,7 @@ NOTHING = (
         (
             "overlay-admin doctr",
             2,
-            "doctr is not one of the commands config, doctor, report, pages",
+            "doctr is not one of the commands config, doctor, report, sessions, pages",
             "did you mean doctor?",
         ),
         (
@@ -352,7 +352,7 @@ NOTHING = (
         (
             "overlay-admin x",
             2,
-            "x is not one of the commands config, doctor, report, pages",
+            "x is not one of the commands config, doctor, report, sessions, pages",
             SUBCOMMANDS,
         ),
         ("mount-overlay", 2, "no overlay is named", "mount-overlay -o OVERLAY"),
