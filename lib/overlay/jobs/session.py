@@ -191,7 +191,7 @@ class _Job:
 
     def _run(self) -> None:
         """Run the session, over what has been made before it."""
-        overlays = [Overlay(self._paths[one], one.mode) for one in self._request.overlays]
+        overlays = [Overlay(self._paths[one], one.mode, one.path) for one in self._request.overlays]
         layer = self._layer
         if layer:
             overlays.insert(0, Overlay(layer.path, "rw"))

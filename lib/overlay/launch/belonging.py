@@ -47,18 +47,20 @@ def choose(session: Session, config: Config, images: Sequence[Image]) -> Belongi
     What the user says counts more than what an environment was made for, and that more than
     the site's default. Raises OverlayError (MISSING) for an image that is not there.
     """
-    carrying = [image for image in images if image.names_in(_DIRECTORY)]
+    named = zip((overlay.name for overlay in session.overlays), images)
+    carrying = [(name, image) for name, image in named if image.names_in(_DIRECTORY)]
     if not carrying:
         return Belonging(find_container(session.container, config))
     from overlay.environment import note
 
-    carried = [(image, one) for image in carrying for one in note.read(image)]
-    ready = [(image, one) for image, one in carried if one.script]
-    found = _followed(session, config, [(image.path, one) for image, one in ready])
-    for image, one in carried:
-        found.notices += [told for told in _of_the_note(image, one) if told not in found.notices]
+    carried = [(name, image, one) for name, image in carrying for one in note.read(image)]
+    ready = [(name, one) for name, _image, one in carried if one.script]
+    found = _followed(session, config, ready)
+    for name, image, one in carried:
+        told = _of_the_note(name, image, one)
+        found.notices += [notice for notice in told if notice not in found.notices]
     # Else the engine sources what the first sets last, by its name, and that comes first anyway.
-    if ready and ready[0][1].id != max(one.id for _image, one in ready):
+    if ready and ready[0][1].id != max(one.id for _name, one in ready):
         found.variables, found.first = _of_the_first(ready[0][1])
     return found
 
@@ -76,7 +78,7 @@ def _followed(session: Session, config: Config, ready: Sequence[tuple[str, Note]
     named = {os.path.realpath(known) for known in config.images().values() if known}
     if config.lock("images.default") and os.path.realpath(base.path) not in named:
         words = f"{quote(path)} was made for {quote(base.path)}, which is not an image of this site"
-        return Belonging(find_container(None, config), [("detail", words)])
+        return Belonging(find_container(None, config), [("notice", words)])
     default = config.get("images.default")
     default = default and config.images().get(default, default)
     if wish == "warn":
@@ -131,11 +133,11 @@ def _of_the_image(path: str, wanted: Base) -> list[Notice]:
     return []
 
 
-def _of_the_note(image: Image, note: Note) -> list[Notice]:
+def _of_the_note(name: str, image: Image, note: Note) -> list[Notice]:
     """Return what is to be said of what an overlay carries."""
     from overlay.environment.note import FORMAT, is_intact
 
-    path = quote(image.path)
+    path = quote(name)
     if note.format > FORMAT:
         return [("notice", f"what {path} carries of itself was written by a newer version")]
     found = []

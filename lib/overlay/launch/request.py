@@ -41,13 +41,15 @@ class Overlay:
 
     path  as the user typed it
     mode  "rw" or "ro" where they said so, else None
+    name  what it is called in messages: the path, unless it is a copy of ours
     """
 
-    __slots__ = ("mode", "path")
+    __slots__ = ("mode", "name", "path")
 
-    def __init__(self, path: str, mode: str | None = None) -> None:
+    def __init__(self, path: str, mode: str | None = None, name: str | None = None) -> None:
         self.path = path
         self.mode = mode
+        self.name = name or path
 
 
 class Session:
