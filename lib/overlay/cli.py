@@ -26,6 +26,7 @@ COMMANDS = {
     "resize-overlay": "resize",
     "update-overlay": "update",
     "pack-overlay": "pack",
+    "expose-overlay": "expose",
     "show-overlay": "show",
     "list-overlays": "list",
     "overlay-admin": "admin",

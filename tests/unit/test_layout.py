@@ -32,6 +32,7 @@ ORDER = (
     "jobs",
     "doctor",
     "pages",
+    "expose",
     "commands",
     "cli",
     "api",

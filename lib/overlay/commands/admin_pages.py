@@ -37,7 +37,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         + form(text, titles)
         for name, text in texts.items()
     }
-    generated.write(written, "DIR")
+    generated.write(written, comment, "DIR")
     output.notice(f"wrote {len(written)} pages into {quote(options.directory)}; begin with index")
     return 0
 

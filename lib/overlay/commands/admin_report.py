@@ -82,14 +82,14 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 
 def _write_page(options: Namespace, owners: list[Owner], total: Owner, now: float) -> None:
     """Write the report as a page. Raises OverlayError (CANNOT_CREATE)."""
-    from overlay.doctor.page import page
+    from overlay.doctor.page import FIRST_LINE, page
     from overlay.image.expiry import SOON
     from overlay.safety import generated
 
     text = page(
         owners, total, directories=options.directories, now=now, older=options.older, soon=SOON
     )
-    generated.write({options.html: text}, "--html")
+    generated.write({options.html: text}, FIRST_LINE, "--html")
 
 
 def _csv(owners: Iterable[Owner], figures: Iterable[str]) -> str:

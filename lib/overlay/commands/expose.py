@@ -1,0 +1,206 @@
+"""expose-overlay: programs in overlays as commands, a module, and a kernel of Jupyter."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from overlay.commands.arguments import Command, add_binds, add_container, add_verbosity
+from overlay.errors import MISSING, USAGE, OverlayError, quote
+from overlay.expose import choose, inside, write
+from overlay.image import image as images
+from overlay.launch.request import parse_overlay
+from overlay.settings import config as configuration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Mapping, Sequence
+
+    from overlay.commands.arguments import Parser
+    from overlay.output import Output
+
+
+def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
+    """Write, or remove, what the options ask for. Raises OverlayError."""
+    target = _target(options, environ)
+    if options.remove:
+        count = write.remove(target)
+        output.notice(f"removed {count} files from {quote(target)}")
+        return 0
+    configuration.load(
+        environ, root, output.notice
+    )  # wrong settings are told by us, not by a session
+    words, found = _session(options, environ, root)
+    if options.kernel:
+        written, programs = write.kernel(
+            words, found.kernels, directory=target, name=options.kernel
+        )
+        write.put(written, programs, target)
+        output.notice(f"wrote the kernel {quote(options.kernel)} into {quote(target)}")
+        return 0
+    chosen = choose.programs(found.programs, found.places, named=options.programs, all_=options.all)
+    name = options.name or _stem(options.overlays[0])
+    summary = f"{', '.join(sorted(chosen)[:8])}{' ...' if len(chosen) > 8 else ''}: programs of"
+    summary += (
+        f" {', '.join(os.path.basename(parse_overlay(one).path) for one in options.overlays)}"
+    )
+    written, programs = write.commands(words, chosen, directory=target, name=name, summary=summary)
+    write.put(written, programs, target)
+    output.result(f"{len(chosen)} commands in {quote(os.path.join(target, 'bin'))}")
+    output.notice(
+        f"next: module use {quote(os.path.join(target, 'modulefiles'))}; module load {quote(name)}"
+    )
+    return 0
+
+
+class _Found:
+    """What is inside, and where it was looked for."""
+
+    def __init__(self, found: inside.Inside, places: Sequence[str]) -> None:
+        self.programs, self.kernels = found.programs, found.kernels
+        self.places = list(places)
+
+
+def _session(options: Namespace, environ: Mapping[str, str], root: str) -> tuple[list[str], _Found]:
+    """Return the words that start a session of the overlays, and what is in them."""
+    if not options.overlays:
+        raise OverlayError(
+            "no overlay is named", status=USAGE, hint="expose-overlay -o OVERLAY DIR"
+        )
+    words = [_start(root), "--share", "-q"]
+    found, looked = [], []
+    try:
+        for text in options.overlays:
+            overlay = parse_overlay(text)
+            if overlay.mode == "rw":
+                raise OverlayError(
+                    f"{quote(text)}: exposed programs only read their overlays",
+                    status=USAGE,
+                    hint=f"-o {quote(overlay.path)}",
+                )
+            found.append(images.look(overlay.path))
+            words += ["-o", f"{os.path.abspath(overlay.path)}:ro"]
+        places = inside.directories(found)
+    finally:
+        for image in found:
+            image.close()
+    if options.container:
+        is_path = "/" in options.container
+        words += ["-c", os.path.abspath(options.container) if is_path else options.container]
+    for bind in options.binds:
+        source, colon, rest = bind.partition(":")
+        words += ["-b", f"{os.path.abspath(source)}{colon}{rest}"]
+    if not places:
+        raise OverlayError(
+            f"{quote(options.overlays[0])} makes no environment ready whose programs could be exposed",
+            status=MISSING,
+            hint=f"update-overlay {quote(parse_overlay(options.overlays[0]).path)} --activate DIR",
+        )
+    looked = [_start(root), "--no-share", *words[2:], "--"]
+    return words, _Found(inside.look(looked, places, environ), places)
+
+
+def _start(root: str) -> str:
+    """Return the path of run-overlay that stays the same when a newer version is installed."""
+    stable = os.path.join(os.path.dirname(root), "bin", "run-overlay")
+    if os.path.exists(os.path.join(root, ".installed")) and os.access(stable, os.X_OK):
+        return stable
+    own = os.path.join(root, "bin", "run-overlay")
+    return (
+        own
+        if os.access(own, os.X_OK)
+        else os.path.join(os.path.dirname(sys.executable), "run-overlay")
+    )
+
+
+def _target(options: Namespace, environ: Mapping[str, str]) -> str:
+    """Return the directory that is written into. Raises OverlayError (USAGE)."""
+    if not options.kernel:
+        if options.directory is None or options.user or options.prefix:
+            raise OverlayError(
+                "the directory for the commands is not named",
+                status=USAGE,
+                hint="expose-overlay -o OVERLAY DIR, or --kernel NAME --user",
+            )
+        return os.path.abspath(str(options.directory))
+    if not options.kernel.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise OverlayError(
+            f"--kernel: {quote(options.kernel)} cannot be the name of a kernel",
+            status=USAGE,
+            hint="letters, digits, - _ and .",
+        )
+    if options.user:
+        data = environ.get("XDG_DATA_HOME") or os.path.join(
+            environ.get("HOME", "/"), ".local/share"
+        )
+        top: str = environ.get("JUPYTER_DATA_DIR") or os.path.join(data, "jupyter")
+    elif options.prefix or options.directory:
+        top = os.path.join(options.prefix or options.directory, "share/jupyter")
+    else:
+        raise OverlayError(
+            "--kernel: it is not said where the kernel goes",
+            status=USAGE,
+            hint="--user for yourself, --prefix DIR for everybody who uses the Jupyter of DIR",
+        )
+    return os.path.join(os.path.abspath(top), "kernels", options.kernel.lower())
+
+
+def _stem(text: str) -> str:
+    """Return what a module of an overlay is called without --name."""
+    name = os.path.basename(os.path.abspath(parse_overlay(text).path)).partition(".")[0]
+    return name if name.isprintable() and name and " " not in name else "overlay"
+
+
+def _add_options(parser: Parser) -> None:
+    parser.usage = (
+        "expose-overlay -o OVERLAY [-o ...] [option ...] DIR\n"
+        "       expose-overlay -o OVERLAY [-o ...] --kernel NAME {--user | --prefix DIR}\n"
+        "       expose-overlay --remove DIR"
+    )
+    group = parser.add_argument_group("what")
+    group.add_argument(
+        "-o",
+        "--overlay",
+        metavar="OVERLAY",
+        action="append",
+        dest="overlays",
+        default=[],
+        help="an overlay; the first is on top; all are only read",
+    )
+    add_container(group)
+    add_binds(group)
+    group.add_argument(
+        "--program",
+        metavar="NAME",
+        action="append",
+        dest="programs",
+        default=[],
+        help="expose this program, and no others than those named so",
+    )
+    group.add_argument("--all", action="store_true", help="expose all, even what the host has too")
+    group = parser.add_argument_group("where")
+    group.add_argument(
+        "directory", metavar="DIR", nargs="?", help="gets bin and modulefiles; made if needed"
+    )
+    group.add_argument(
+        "--name", metavar="NAME", help="of the module; the overlay's name without it"
+    )
+    group.add_argument("--kernel", metavar="NAME", help="write a kernel of Jupyter of this name")
+    places = group.add_mutually_exclusive_group()
+    places.add_argument("--user", action="store_true", help="the kernel is for your own Jupyter")
+    places.add_argument("--prefix", metavar="DIR", help="the kernel is for the Jupyter of DIR")
+    group.add_argument("--remove", action="store_true", help="remove what was written into DIR")
+    add_verbosity(parser.add_argument_group("output"), dry_run=False)
+
+
+PROGRAMS = {
+    "expose-overlay": Command(
+        "Make the programs in an overlay commands of the host.",
+        "expose-overlay -o env.ext3 ~/env\n"
+        "expose-overlay -o env.ext3 --kernel env --user\n"
+        "expose-overlay --remove ~/env",
+        _add_options,
+        in_page=("--quiet", "--verbose", "--bind"),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Programs in overlays as commands of the host, modules, and kernels of Jupyter."""

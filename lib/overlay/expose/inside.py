@@ -1,0 +1,77 @@
+"""What is in overlays that can be exposed: asked of a session of them, as the commands will start it."""
+
+from __future__ import annotations
+
+from overlay.environment import note as notes
+from overlay.environment.activation import parse
+from overlay.errors import UNAVAILABLE, OverlayError
+from overlay.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from overlay.image.kind import Image
+
+# Prints three words for each program and kernel of the directories that are named: what it is,
+# its path, and the first line of a script, or the file that describes the kernel.
+_ASK = r"""
+for place; do
+    for file in "$place"/*; do
+        [ -f "$file" ] && [ -x "$file" ] || continue
+        first=
+        IFS= read -r first 2>/dev/null <"$file" || :
+        case $first in '#!'*) ;; *) first= ;; esac
+        printf 'program\0%s\0%s\0' "$file" "$first"
+    done
+    for file in "${place%/*}"/share/jupyter/kernels/*/kernel.json; do
+        [ -f "$file" ] && [ -r "$file" ] || continue
+        printf 'kernel\0%s\0' "$file"
+        head -c 65536 "$file"
+        printf '\0'
+    done
+done
+"""
+
+
+class Inside:
+    """What was found.
+
+    programs  path of each -> the first line where it is a script, else ""
+    kernels   path of each file that describes a kernel of Jupyter -> what is in it
+    """
+
+    def __init__(self, programs: Mapping[str, str], kernels: Mapping[str, str]) -> None:
+        self.programs = dict(programs)
+        self.kernels = dict(kernels)
+
+
+def directories(images: Iterable[Image]) -> list[str]:
+    """Return the directories that what overlays make ready puts first on PATH, the first first."""
+    found: dict[str, None] = {}
+    for image in images:
+        for one in notes.read(image):
+            found.update(dict.fromkeys(parse(one.script).lists.get("PATH", ())))
+    return list(found)
+
+
+def look(words: Sequence[str], places: Sequence[str], environ: Mapping[str, str]) -> Inside:
+    """Return what is in some directories inside.
+
+    words  start a session, up to and with the --
+    Raises OverlayError (UNAVAILABLE) when there is none, with what it says.
+    """
+    done = process.run([*words, "/bin/sh", "-c", _ASK, "sh", *places], environ)
+    if done.status:
+        raise OverlayError(
+            f"the overlays cannot be opened: {process.last_line(done.errors, done.output)}",
+            status=UNAVAILABLE,
+            hint="see why: mount-overlay -o OVERLAY:ro",
+        )
+    found: dict[str, dict[str, str]] = {"program": {}, "kernel": {}}
+    parts = done.output.split("\0")
+    for kind, path, text in zip(parts[::3], parts[1::3], parts[2::3]):
+        # The first of two programs with one name is the one that PATH finds.
+        if kind in found:
+            found[kind].setdefault(path, text)
+    return Inside(found["program"], found["kernel"])
