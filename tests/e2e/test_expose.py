@@ -1,0 +1,291 @@
+"""expose-overlay: programs in an overlay as commands of the host, however people start them."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+from support import ROOT, wait_until
+
+TOGETHER = True  # one environment is made for all of them
+
+OTHERS = os.path.join(os.environ.get("OVERLAY_WORK", "/opt/overlay-work"), "others")
+WHEELS = os.path.join(OTHERS, "wheels")
+
+INSTALL = f"""set -e
+python3 -m venv /opt/env
+/opt/env/bin/pip install -q --no-cache-dir --no-index --find-links {WHEELS} ipykernel
+printf '#!/opt/env/bin/python\\nimport sys; print("tool", sys.argv[1:])\\n' >/opt/env/bin/tool
+printf '#!/bin/sh\\necho not the host\\n' >/opt/env/bin/perl
+chmod 755 /opt/env/bin/tool /opt/env/bin/perl
+"""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory, request):
+    """Return an overlay with an environment."""
+    from support import BASE, PATH
+
+    place = tmp_path_factory.mktemp("exposed")
+    (place / "site.ini").write_text(
+        f"[images]\ndefault = base\nbase = {BASE}\n[binds]\nadd = {WHEELS}\n"
+    )
+    (place / "install.txt").write_text(INSTALL)
+    environ = {
+        "PATH": PATH,
+        "HOME": str(place),
+        "OVERLAY_CONFIG": str(place / "site.ini"),
+        "LC_ALL": "C.UTF-8",
+    }
+    words = [ROOT / "bin/create-overlay", "-q", "-f", "install.txt", "-o", "env"]
+    done = subprocess.run(words, env=environ, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place / "env.ext3"
+
+
+@pytest.fixture
+def environ(environ, tmp_path):
+    """Return the environment of the tests, with shared sessions of their own."""
+    place = tmp_path / "node"
+    place.mkdir(mode=0o700)
+    return {**environ, "OVERLAY_SCRATCH_LOCAL": str(place), "OVERLAY_LAUNCH_LINGER": "1"}
+
+
+@pytest.fixture
+def exposed(ok, scratch, image):
+    """Return a directory with the exposed programs."""
+    assert ok("expose-overlay", "-q", "-o", image, scratch / "d").endswith("/d/bin'\n")
+    return scratch / "d"
+
+
+def test_what_is_chosen(ok, run, scratch, image):
+    """By itself Python, scripts of the environment and what the host lacks; what is asked for."""
+    ok("expose-overlay", "-o", image, "d")
+    names = set(os.listdir(scratch / "d/bin"))
+    assert {"python", "python3", "pip", "tool", "jupyter-kernelspec"} <= names
+    assert not names & {"perl", "activate", "Activate.ps1"}
+    ok("expose-overlay", "-o", image, "--all", "d")
+    assert {"perl", "python"} <= set(os.listdir(scratch / "d/bin"))
+    (scratch / "d/bin/mine").write_text("mine\n")
+    ok("expose-overlay", "-o", image, "--program", "tool", "--name", "t", "d")
+    assert sorted(os.listdir(scratch / "d/bin")) == ["mine", "tool"]
+    assert sorted(os.listdir(scratch / "d/modulefiles")) == ["t", "t.lua"]
+    done = run("expose-overlay", "-o", image, "--program", "none", "d")
+    assert done.status == 66 and "there is no program none in /opt/env/bin" in done.stderr
+    ok("expose-overlay", "--remove", "d")
+    assert os.listdir(scratch / "d") == ["bin"] and os.listdir(scratch / "d/bin") == ["mine"]
+    assert run("expose-overlay", "--remove", "d").status == 66
+
+
+def test_nobody_elses_file(run, scratch, image):
+    """What is in the way and not ours stays, and nothing else is written."""
+    (scratch / "d/bin").mkdir(parents=True)
+    (scratch / "d/bin/python").write_text("mine\n")
+    done = run("expose-overlay", "-o", image, "d")
+    assert done.status == 73 and "d/bin/python' exists already" in done.stderr
+    assert os.listdir(scratch / "d/bin") == ["python"]
+
+
+# A line of bash in a directory with a file "a b", and what it prints. $BIN is the directory of commands.
+STARTS = {
+    "arguments": (
+        "\"$BIN\"/tool 'a  b' \"it's\" '*' '' $'x\\ny' '$HOME' --version",
+        "tool ['a  b', \"it's\", '*', '', 'x\\ny', '$HOME', '--version']",
+    ),
+    "shebang": (
+        'printf \'#!%s/python\\nprint("from", __file__[-2:])\\n\' "$LINK" >s; chmod 755 s; ./s',
+        "from /s",
+    ),
+    "make -j": (
+        "printf 'all: a b\\na b:\\n\\t@tool $@\\n' >M; make -sj2 -f M | sort",
+        "tool ['a']\ntool ['b']",
+    ),
+    "xargs -P8": (
+        "seq 8 | xargs -P8 -n1 tool | sort",
+        "\n".join(f"tool ['{n}']" for n in range(1, 9)),
+    ),
+    "subprocess": (
+        '/usr/bin/python3 -c \'import subprocess as s; s.run(["tool", "a b"])\'',
+        "tool ['a b']",
+    ),
+    "sh -c": ("sh -c 'tool x'", "tool ['x']"),
+    "cron": ('env -i "$BIN"/tool x', "tool ['x']"),
+    "nohup": ("nohup tool x 2>/dev/null", "tool ['x']"),
+    "here-document": ("python - <<'END'\nprint(6 * 7)\nEND", "42"),
+    "pipe": ("echo hello | python -c 'import sys; print(sys.stdin.read().strip())'", "hello"),
+    "from inside": (
+        'python -c \'import subprocess as s; s.run(["tool", "x"])\'',
+        "tool ['x']",
+    ),
+    "what runs": (
+        "python -c 'import sys, os; print(sys.executable, sys.prefix, os.path.basename(os.getcwd()))'",
+        "/opt/env/bin/python /opt/env my files",
+    ),
+    "elsewhere": ("cd /usr/share && tool x", "tool ['x']"),
+    "venv on top": (
+        "python -m venv --without-pip v && python -c 'import subprocess as s;"
+        ' s.run(["v/bin/python", "-c", "import sys; print(sys.prefix[-2:])"])\'',
+        "/v",
+    ),
+    "login shell": ("bash -lc '\"$BIN\"/tool x'", "tool ['x']"),
+    "background": ("tool x & wait $!", "tool ['x']"),
+    "status": ("python -c 'raise SystemExit(7)'; echo $?", "7"),
+    "signal": ("python -c 'import os; os.kill(os.getpid(), 9)'; echo $?", "137"),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_ways_of_starting(exposed, environ, scratch, tmp_path, name):
+    """A command is the same however it is started."""
+    line, expected = STARTS[name]
+    link = tmp_path / "bin"  # of which the name can stand in the first line of a script
+    link.symlink_to(exposed / "bin")
+    variables = {"BIN": str(exposed / "bin"), "LINK": str(link)}
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env={**environ, **variables, "PATH": f"{exposed}/bin:{environ['PATH']}"},
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.rstrip("\n").replace("Killed\n", "") == expected, done
+
+
+def test_interrupted(exposed, environ, scratch):
+    """What is sent to a command, the program gets: it is the same process."""
+    code = "import time\nprint('up', flush=True)\nwhile True: time.sleep(.05)"
+    command = subprocess.Popen(
+        [exposed / "bin/python", "-c", code],
+        env=environ,
+        cwd=scratch,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout.readline() == "up\n"
+    command.send_signal(signal.SIGINT)
+    _out, errors = command.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors and command.returncode == -signal.SIGINT
+
+
+def test_overlay_is_gone(exposed, environ, scratch, image):
+    """Where the overlay has gone, a command says so."""
+    aside = image.with_name("aside.ext3")
+    image.rename(aside)
+    try:
+        done = subprocess.run(
+            [exposed / "bin/tool"],
+            env=environ,
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        aside.rename(image)
+    assert done.returncode == 66
+    assert f"there is no overlay {image}" in done.stderr
+
+
+# -------------------------------------------------------------------------------- kernels --
+
+CLIENT = """
+import json, os, queue, signal, sys, time
+from jupyter_client.manager import KernelManager
+
+manager = KernelManager(kernel_name="mine")
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(timeout=60)
+
+def run(code, interrupt=False):
+    message = client.execute(code)
+    said = ""
+    while True:
+        got = client.get_iopub_msg(timeout=60)
+        if got["parent_header"].get("msg_id") != message:
+            continue
+        kind, content = got["msg_type"], got["content"]
+        if kind == "stream":
+            said += content["text"]
+            if interrupt and "begun" in said:
+                interrupt = False
+                manager.interrupt_kernel()
+        elif kind == "error":
+            said += content["ename"]
+        elif kind == "status" and content["execution_state"] == "idle":
+            return said
+
+print(run("import sys; print(sys.executable)").strip())
+print(run("!command -v pip").strip())
+endless = "import time\\nprint('begun', flush=True)\\nwhile True: time.sleep(.1)"
+print("KeyboardInterrupt" in run(endless, True))
+print(run("print(6*7)").strip())
+manager.restart_kernel()
+client.wait_for_ready(timeout=60)
+print(run("print('x' in dir())").strip())
+pid = int(run("import os; print(os.getpid())"))
+os.kill(pid, signal.SIGKILL)
+while manager.is_alive():
+    time.sleep(.05)
+print(os.path.exists(f"/proc/{pid}"))
+client.stop_channels()
+manager.cleanup_resources()
+"""
+
+
+def test_kernel(ok, environ, scratch, home, image):
+    """A Jupyter outside starts the kernel, interrupts and restarts it; killed, it leaves nothing."""
+    ok("expose-overlay", "-q", "-o", image, "--kernel", "mine", "--user")
+    jupyter = {**environ, "PATH": f"{OTHERS}/bin:{environ['PATH']}"}
+    listed = subprocess.run(
+        [f"{OTHERS}/bin/jupyter-kernelspec", "list", "--json"],
+        env=jupyter,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(listed.stdout)["kernelspecs"]["mine"]
+    assert found["resource_dir"] == f"{home}/.local/share/jupyter/kernels/mine"
+    assert found["spec"]["language"] == "python"
+    done = subprocess.run(
+        [f"{OTHERS}/bin/python", "-c", CLIENT],
+        env=jupyter,
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.stdout.split() == [
+        "/opt/env/bin/python",
+        "/opt/env/bin/pip",
+        "True",
+        "42",
+        "False",
+        "False",
+    ], done
+    node = environ["OVERLAY_SCRATCH_LOCAL"]
+    wait_until(lambda: not os.listdir(node), 60)
+    subprocess.run(
+        [f"{OTHERS}/bin/jupyter-kernelspec", "uninstall", "-y", "mine"],
+        env=jupyter,
+        capture_output=True,
+        check=True,
+    )
+    assert not os.path.exists(found["resource_dir"])
+
+
+def test_no_kernel(run, scratch, image):
+    """What cannot be is told, with what to type."""
+    for words, said in (
+        (["--kernel", "mine"], "it is not said where the kernel goes"),
+        (["--kernel", "a/b", "--user"], "cannot be the name of a kernel"),
+        ([], "the directory for the commands is not named"),
+    ):
+        done = run("expose-overlay", "-o", image, *words)
+        assert done.status == 2 and said in done.stderr, done
