@@ -37,19 +37,27 @@ def image(tmp_path_factory, request):
         "HOME": str(place),
         "OVERLAY_CONFIG": str(place / "site.ini"),
         "LC_ALL": "C.UTF-8",
+        "OVERLAY_SCRATCH_LOCAL": str(place),
     }
     words = [ROOT / "bin/create-overlay", "-q", "-f", "install.txt", "-o", "env"]
-    done = subprocess.run(words, env=environ, cwd=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, env=environ, cwd=place, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return place / "env.ext3"
 
 
 @pytest.fixture
-def environ(environ, tmp_path):
+def environ(environ, image):
     """Return the environment of the tests, with shared sessions of their own."""
-    place = tmp_path / "node"
-    place.mkdir(mode=0o700)
-    return {**environ, "OVERLAY_SCRATCH_LOCAL": str(place), "OVERLAY_LAUNCH_LINGER": "1"}
+    place = image.parent / "node"
+    place.mkdir(mode=0o700, exist_ok=True)
+    return {
+        **environ,
+        "OVERLAY_CONFIG": str(image.parent / "site.ini"),  # the same for all, as on a node
+        "OVERLAY_SCRATCH_LOCAL": str(place),
+        "OVERLAY_LAUNCH_LINGER": "3",
+    }
 
 
 @pytest.fixture

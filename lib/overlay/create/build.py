@@ -319,8 +319,14 @@ def _remove_unfinished(parent: str, workplace: Workplace) -> None:
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
         unfinished = is_partial(name)
-        killed = name.startswith(prefix) and not os.path.exists(f"/proc/{name[len(prefix) :]}")
-        if killed or (not unfinished and os.stat(path).st_mtime < time.time() - _UNUSED):
+        pid = name[len(prefix) :].partition("-")[0]
+        killed = name.startswith(prefix) and not os.path.exists(f"/proc/{pid}")
+        if not unfinished and os.stat(path).st_mtime < time.time() - _UNUSED:
+            # Not under its name: a run that is killed meanwhile would leave a part of it, as new.
+            old = f"{partial_name(path, workplace.host, workplace.pid)}-{os.urandom(4).hex()}"
+            os.rename(path, old)
+            private.remove(old)
+        elif killed:
             private.remove(path)
 
 
