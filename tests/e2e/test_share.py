@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from support import ROOT, execute, wait_until
@@ -424,18 +425,29 @@ def test_sessions(inside, run, scratch, local):
     assert not files(local)
 
 
+def program_of(pid):
+    """Return what a process is called, None when it has ended."""
+    with contextlib.suppress(OSError):
+        name, _close, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        return None if rest.split()[0] == "Z" else name
+    return None
+
+
 def test_private(inside, run, local, scratch):
     """The files are the user's alone; what somebody has planted is not followed."""
     inside("true").communicate()
     [directory] = local.glob("overlay-*")
+    (directory / "kept").mkdir()
+    (directory / "kept" / "file").write_text("of something else")
     assert directory.stat().st_mode & 0o777 == 0o700
-    names = files(local)
+    names, [keeper] = files(local), keepers(local)
     assert {name.rpartition(".")[2] for name in names} == {"lease", "gate", "short"}
     for name in names:
         assert (directory / name).stat().st_mode & 0o777 == 0o600
     end_sessions(local)
+    wait_until(lambda: not program_of(keeper))
+    assert (directory / "kept" / "file").read_text() == "of something else"
     (scratch / "other").write_text("other\n")
-    directory.mkdir(mode=0o700, exist_ok=True)
     for name in names:
         (directory / name).symlink_to(scratch / "other")
     result = run("run-overlay", "-v", "--share", "-o", "env.ext3:ro", "--", "echo", "done")

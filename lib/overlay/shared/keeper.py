@@ -282,7 +282,9 @@ class _Session:
         record = self._record
         assert record is not None
         watched = [self._engine, record.pid]
-        watched += [one.pid for one in holders.below(self._engine) if one.is_server]
+        below = holders.below(self._engine)
+        # Of the engine's own some only start the others.
+        watched += [one.pid for one in below if one.is_server and not one.is_engine]
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         opened = []
@@ -348,9 +350,10 @@ class _Session:
         if self._engine:
             self._wait()
         sweep(self._directory)
-        from overlay.host import private
-
-        private.leave(self._what.scratch, f"/proc/self/fd/{self._directory}/.")
+        try:
+            os.rmdir(_directory(self._what.scratch))
+        except OSError:
+            pass  # something else is in it
 
     def _forget(self) -> None:
         """See that nobody joins any more: the name of the lease leads to the next session."""
