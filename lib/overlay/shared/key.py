@@ -64,7 +64,7 @@ def caller(environ: Mapping[str, str], scope: Scope | str) -> list[str]:
     return [
         f"scope {scope if isinstance(scope, str) else scope.words}",
         " ".join(os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES),
-        f"root {place_of(os.stat('/'))}",
+        f"host {os.uname().nodename} root {place_of(os.stat('/'))}",
         f"ids {os.geteuid()} {os.getegid()} {sorted(os.getgroups())}",
         f"nice {os.getpriority(os.PRIO_PROCESS, 0)} {os.sched_getscheduler(0)} limits {limits}",
         *(

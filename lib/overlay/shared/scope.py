@@ -42,11 +42,11 @@ class Scope:
         return self.words
 
 
-def find(environ_job: str = "") -> Scope:
+def find(environ: Mapping[str, str]) -> Scope:
     """Return the Scope of this process.
 
-    environ_job  what names the job of another batch system, see other_job()
-    The environment is not believed where Slurm is: sbatch in a step hands that step's on.
+    The environment is not believed in what makes more commands share: sbatch in a step hands
+    that step's on.
     """
     groups = _groups()
     daemon = _daemon()
@@ -54,11 +54,14 @@ def find(environ_job: str = "") -> Scope:
     end = daemon[:2] if daemon else None
     if found:
         job, step = found
-        outer = None if step == "batch" else f"job {job} step batch"
-        return Scope(f"job {job} step {step}", outer, end)
+        # Several nodes of a test's may be one machine.
+        node = environ.get("SLURMD_NODENAME", "")
+        outer = None if step == "batch" else f"job {job} step batch {node}".rstrip()
+        return Scope(f"job {job} step {step} {node}".rstrip(), outer, end)
     login = _login(groups)
     own = next((path for path in groups if path != "/" and "user.slice" not in path), "")
-    return Scope(" ".join(filter(None, (login or "user", environ_job, own))), end=end)
+    jobs = [f"{name}={environ[name]}" for name in _JOBS if name in environ]
+    return Scope(" ".join(filter(None, (login or "user", *jobs, own))), end=end)
 
 
 def _groups() -> list[str]:
@@ -139,8 +142,3 @@ def _kills() -> bool:
             ):
                 return True
     return False
-
-
-def other_job(environ: Mapping[str, str]) -> str:
-    """Return what names the job of another batch system."""
-    return " ".join(f"{name}={environ[name]}" for name in _JOBS if name in environ)

@@ -125,7 +125,7 @@ class _Wanted:
             raise Refused(self.joining.why_not)
         if self.joining.words is None and any(name in self.environ for name in _OWN_SHELL):
             raise Refused("the engine is told to start another shell")
-        self.scope = scope.find(scope.other_job(self.environ))
+        self.scope = scope.find(self.environ)
         words = [self.scope.words]
         if self.scope.outer:
             words.insert(0, self.scope.outer)

@@ -182,7 +182,7 @@ def take(program: str, words: Sequence[str], environ: Mapping[str, str], root: s
     lease = None
     try:
         cwd = os.getcwd()
-        who = scope.find(scope.other_job(environ))
+        who = scope.find(environ)
         text = _text(typed, environ, root, cwd, who)
         fields = _read(directory, text)
         if fields is None or not _unchanged(fields, environ):
