@@ -111,7 +111,9 @@ def read_file(
 
 def _text(content: bytes) -> str:
     """Return the bytes of a file as text with lines that end in "\\n". Raises UnicodeDecodeError."""
-    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    # The codec that leaves out a byte order mark would be one more module to import.
+    text = content.decode().removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 class _Parser(configparser.ConfigParser):
