@@ -272,26 +272,37 @@ def test_default_image_of_the_current_directory(run, site, overlay, scratch):
         assert run("run-overlay", "-o", "a.ext3", "-c", spec, "--", "true").status == 0
 
 
-def test_current_directory_is_gone(run, scratch):
-    """From a directory that was removed it is said so."""
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run-overlay", "-o", "{}", "--", "true"],
+        ["create-overlay", "-s", "16", "-n", "1", "-o", "{}"],
+        ["check-overlay", "{}"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_current_directory_is_gone(run, scratch, command):
+    """From a directory that was removed it is said so, before anything is made."""
     gone = scratch / "gone"
     gone.mkdir()
     line = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
-    path = scratch / "a.ext3"
+    path = scratch / "new.ext3"
     from support import ROOT, execute
 
     environ = {
         "PATH": "/usr/bin:/bin",
         "OVERLAY_CONFIG": str(scratch.parent / "site/overlay.ini"),
     }
-    words = [ROOT / "bin/run-overlay", "-o", path, "--", "true"]
+    program, *words = command
+    words = [ROOT / "bin" / program, *(word.format(path) for word in words)]
     result = execute(["sh", "-c", line, "sh", gone, *words], environ=environ, cwd=scratch)
     assert result == (
         66,
         "",
-        "run-overlay: error: the current directory is gone: No such file or directory\n"
-        + "run-overlay: hint: cd\n",
+        f"{program}: error: the current directory is gone: No such file or directory\n"
+        + f"{program}: hint: cd\n",
     )
+    assert not path.exists()
 
 
 def test_bind_that_is_not_there(run, overlay):
