@@ -72,7 +72,13 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
         from overlay.settings import config as configuration
 
         environ = process.absolute(environ)
-        chosen = parse(program, arguments)
+        try:
+            chosen = parse(program, arguments)
+        except OverlayError:
+            check = load(program)[1].check
+            if check:
+                check(environ, root)  # else the next line would be in vain, too
+            raise
         chosen.words = [program, *arguments]
         output.quiet = chosen.quiet
         output.verbose = chosen.verbose

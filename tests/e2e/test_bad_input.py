@@ -10,7 +10,7 @@ import pytest
 from support import BASE, digests
 
 LIST = "list the overlays here: list-overlays ."
-KINDS = "overlays are ext3 images, squashfs files and directories"
+KINDS = "overlays are ext3 images, squashfs files and directories; those here: list-overlays ."
 
 
 @pytest.fixture(autouse=True)
@@ -163,19 +163,19 @@ def digests_of_readable(directory):
             "run-overlay -o a.ext3 -f none",
             66,
             "cannot read the command file none: No such file or directory",
-            "to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
+            "make it first: a text file of bash commands, one a line",
         ),
         (
-            "run-overlay -o a.ext3 -f secret.ext3",
+            "run-overlay -o a.ext3 -f a.ext3",
             2,
-            "secret.ext3 is an overlay, not a file of commands",
-            "run-overlay -o secret.ext3 -f FILE",
+            "a.ext3 is an overlay, not a file of commands",
+            "run-overlay -o a.ext3 -f FILE",
         ),
         (
             "run-overlay -o a.ext3 -f sandbox",
             66,
             "the command file sandbox is a directory",
-            None,
+            "name a file in it: -f sandbox/FILE",
         ),
         (
             "run-overlay -o a.ext3 -c none.sif -f f",
@@ -205,7 +205,7 @@ def digests_of_readable(directory):
             "create-overlay -f x -s 64 -n 5",
             66,
             "cannot read the command file x: No such file or directory",
-            "it is a text file of the bash commands that fill the overlay",
+            "make it first: a text file of bash commands, one a line",
         ),
         (
             "create-overlay -f . -s 64 -n 5",
@@ -312,7 +312,7 @@ def test_bind_that_is_not_there(run, overlay):
     assert result.status == 66
     assert result.stderr == (
         "run-overlay: error: there is no /none/such to bind\n"
-        "run-overlay: hint: -b SOURCE[:DESTINATION[:ro]]\n"
+        "run-overlay: hint: -b SOURCE[:DESTINATION[:ro]]; SOURCE is what is on this machine\n"
     )
 
 

@@ -254,7 +254,7 @@ def test_statuses(run, scratch, overlay, mode, how, statuses):
             "error: no-such-command: command not found",
             "programs of this machine are not seen inside, only the base image's and the overlays'",
         ),
-        ("/no/such", 127, "error: there is no /no/such inside", None),
+        ("/no/such", 127, "error: there is no /no/such inside", "see what there is: -- ls /"),
         (
             "/usr/bin/apptainer",
             127,
@@ -265,7 +265,7 @@ def test_statuses(run, scratch, overlay, mode, how, statuses):
             "/etc/passwd",
             126,
             "error: /etc/passwd may not be executed",
-            "chmod +x /etc/passwd; bash commands in a file: run-overlay -o OVERLAY -f /etc/passwd",
+            "chmod +x /etc/passwd; a file of bash commands stands behind -f: -f /etc/passwd",
         ),
         ("/etc", 126, "error: /etc is a directory, not a command", None),
         ("ls /opt", 127, "error: there is no ls /opt inside", "each word apart: -- ls /opt"),
@@ -283,6 +283,23 @@ def test_missing_command(run, overlay, command, status, error, hint):
     overlay()
     said = f"run-overlay: {error}\n" + (f"run-overlay: hint: {hint}\n" if hint else "")
     assert run("run-overlay", "-o", "a.ext3", "--", command) == (status, "", said)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "hint"),
+    [
+        ("job.sh", 0o644, "a file of bash commands stands behind -f: -f job.sh"),
+        ("job.sh", 0o755, "what lies here is named by its path: -- ./job.sh"),
+        ("script.py", 0o644, "what runs it stands before it: -- python3 script.py"),
+    ],
+)
+def test_file_as_command(run, scratch, overlay, name, mode, hint):
+    """A file that lies here is not found along PATH; how it is run is said."""
+    overlay()
+    (scratch / name).write_text("echo hello\n")
+    (scratch / name).chmod(mode)
+    said = f"run-overlay: error: {name}: command not found\nrun-overlay: hint: {hint}\n"
+    assert run("run-overlay", "-o", "a.ext3:ro", "--", name) == (127, "", said)
 
 
 def test_missing_interpreter(run, scratch, overlay):

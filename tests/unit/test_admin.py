@@ -141,7 +141,7 @@ def test_check_own(ok):
         (
             ["report", "--older", "-1", "."],
             "--older: '-1' is not a number of days",
-            None,
+            "--older 1",
         ),
         (
             ["report", "--csv", "--json", "."],

@@ -9,7 +9,7 @@ import sys
 import pytest
 from overlay import __version__, cli
 from overlay.quota.sources import SOURCES
-from support import ROOT
+from support import ROOT, digests
 
 PROGRAMS = sorted(cli.COMMANDS)
 
@@ -20,6 +20,13 @@ def overlays(scratch, make_image):
     os.rename(make_image(), scratch / "a.ext3")
     (scratch / "commands").write_text("echo hello\n")
     (scratch / "script.py").write_text("#!/usr/bin/env python3\nprint(1)\n")
+    (scratch / "run.sh").write_text("echo hello\n")
+    (scratch / "program").write_text("#!/bin/sh\n")
+    (scratch / "program").chmod(0o755)
+    (scratch / "binary").write_bytes(b"\x7fELF\0" * 99)
+    (scratch / "data.zip").write_bytes(b"PK\3\4")
+    (scratch / "d").mkdir()
+    (scratch / "d" / "f").write_text("x\n")
 
 
 def told(program, sentence, hint=None):
@@ -34,10 +41,14 @@ SUBCOMMANDS = (
 )
 AMOUNTS = "'abc' is not a size; it looks like 500, 500M, 20G or 1.5T"
 LIST = "list-overlays DIRECTORY; one overlay: show-overlay OVERLAY"
+NO_CONDA = (
+    "put the lines that install one into a file: create-overlay -f FILE -s 10G -n 200 -o conda; the"
+    " user's guide has them, under: A conda environment"
+)
 THOUSANDS = "for 500 MB and 700 thousand files: create-overlay -s 500 -n 700"
 NOTHING = (
-    "run-overlay -o OVERLAY -f FILE, or run-overlay -o OVERLAY -- COMMAND;"
-    " for a shell: mount-overlay -o OVERLAY"
+    "for a shell: mount-overlay -o OVERLAY; for a file of commands: run-overlay -o OVERLAY -f FILE;"
+    " for one: run-overlay -o OVERLAY -- COMMAND"
 )
 
 
@@ -48,7 +59,7 @@ NOTHING = (
             "run-overlay a.ext3 -- ls",
             2,
             "cannot understand a.ext3 here",
-            "overlays are named with -o: run-overlay -o a.ext3",
+            "overlays are named with -o: run-overlay -o a.ext3 -- ls",
         ),
         (
             "run-overlay -o a.ext3 ls -l /opt",
@@ -92,7 +103,7 @@ NOTHING = (
             "neither a new size nor a new number of files is given",
             "resize-overlay a.ext3 -s +5G",
         ),
-        ("resize-overlay -s +1G", 2, "no overlay is named", "resize-overlay OVERLAY"),
+        ("resize-overlay -s +1G", 2, "no overlay is named", "resize-overlay -s +1G OVERLAY"),
         (
             "list-overlays -o a.ext3",
             2,
@@ -123,8 +134,13 @@ NOTHING = (
             "-b is for the commands of -f, and there is no -f",
             "to bind it in a session: mount-overlay -o NAME -b PATH",
         ),
-        ("create-overlay -s 500", 2, "the number of files is missing (-n)", THOUSANDS),
-        ("create-overlay -n 500", 2, "the size is missing (-s)", THOUSANDS),
+        (
+            "create-overlay -s 500",
+            2,
+            "the number of files is missing (-n)",
+            "add it, for 200 thousand files: -n 200",
+        ),
+        ("create-overlay -n 500", 2, "the size is missing (-s)", "add it, for 10 GB: -s 10G"),
         (
             "create-overlay -s x -n 1",
             2,
@@ -140,8 +156,8 @@ NOTHING = (
         (
             "create-overlay -s-5 -n 1",
             2,
-            "-s: '-5' is not a size; it looks like 500, 500M, 20G or 1.5T",
-            None,
+            "-s -5: a size cannot be less than nothing",
+            "name the new size: -s 10G",
         ),
         (
             "create-overlay -s 500 -n 0",
@@ -152,8 +168,8 @@ NOTHING = (
         (
             "create-overlay -s 500 -n -700",
             2,
-            "-n: '-700' is not a number of files; it looks like 700, 700K or 2M",
-            None,
+            "-n -700: a number cannot be less than nothing",
+            "name the new number: -n 200",
         ),
         (
             "create-overlay -s 500 -n 700000",
@@ -212,23 +228,10 @@ NOTHING = (
         ("create-overlay -f -o x", 2, "behind -f there must be FILE", "for example: -f job.txt"),
         (
             "create-overlay-conda env",
-            2,
-            "cannot understand env here",
-            "its name stands behind -o: create-overlay-conda -o env",
+            66,
+            "this site offers no conda",
+            NO_CONDA,
         ),
-        (
-            "create-overlay-conda -n myenv",
-            2,
-            "-n: 'myenv' is not a number of files; it looks like 700, 700K or 2M",
-            "its name stands behind -o: -o myenv",
-        ),
-        (
-            "create-overlay-conda -s 7G -n 700 python=3.12",
-            2,
-            "cannot understand python=3.12 here",
-            "packages are installed inside, when it is made: mount-overlay -o NAME",
-        ),
-        ("create-overlay-conda -s abc", 2, f"-s: {AMOUNTS}", None),
         (
             "create-overlay-conda -s 7G -n 700",
             66,
@@ -246,9 +249,8 @@ NOTHING = (
             "run-overlay -o a.ext3 -f script.py",
             2,
             "script.py begins with #!/usr/bin/env python3, and -f runs bash commands",
-            "a program in another language: run-overlay -o OVERLAY -- ./script.py",
+            "one command stands behind --: run-overlay -o a.ext3 -- python3 script.py",
         ),
-        ("create-overlay-conda --name x", 2, "there is no option --name", "did you mean -o?"),
         (
             "mount-overlay -o a.ext3 -- ls",
             2,
@@ -265,7 +267,7 @@ NOTHING = (
             "mount-overlay -r -o a.ext3",
             2,
             "there is no option -r",
-            "to open it read-only: -o NAME:ro",
+            "to open it read-only: mount-overlay -o a.ext3:ro",
         ),
         (
             "run-overlay -o a.ext3 commands",
@@ -308,7 +310,7 @@ NOTHING = (
             "did you mean age?",
         ),
         ("list-overlays --sort", 2, "behind --sort there must be KEY", "for example: --sort size"),
-        ("list-overlays x", 66, "there is no directory x", None),
+        ("list-overlays x", 66, "there is no directory x", "see which there are: ls -d */"),
         (
             "resize-overlay a.ext3 --grow 5G",
             2,
@@ -366,7 +368,7 @@ NOTHING = (
             "mount-overlay -f x -o a.ext3",
             2,
             "there is no option -f",
-            "a shell takes no file of commands: run-overlay -o OVERLAY -f FILE",
+            "a shell takes no file of commands: run-overlay -f x -o a.ext3",
         ),
         (
             "mount-overlay -o a.ext3 -o x:rw",
@@ -374,10 +376,25 @@ NOTHING = (
             "only the first overlay can be writable",
             "name the one to write in first, and the others without :rw",
         ),
-        ("run-overlay", 2, "there is nothing to run", NOTHING),
-        ("run-overlay -o a.ext3", 2, "there is nothing to run", NOTHING),
-        ("run-overlay -o a.ext3 --", 2, "there is nothing to run", NOTHING),
-        ("run-overlay -f commands", 2, "no overlay is named", "run-overlay -o OVERLAY"),
+        (
+            "run-overlay",
+            2,
+            "there is nothing to run",
+            NOTHING,
+        ),
+        (
+            "run-overlay -o a.ext3",
+            2,
+            "there is nothing to run",
+            NOTHING.replace("OVERLAY", "a.ext3"),
+        ),
+        (
+            "run-overlay -o a.ext3 --",
+            2,
+            "there is nothing to run",
+            NOTHING.replace("OVERLAY", "a.ext3"),
+        ),
+        ("run-overlay -f commands", 2, "no overlay is named", "run-overlay -o OVERLAY -f commands"),
         (
             "run-overlay -o a.ext3 -f commands -- ls",
             2,
@@ -413,15 +430,20 @@ NOTHING = (
             "run-overlay -o commands -f a",
             65,
             "commands is not an overlay",
-            "overlays are ext3 images, squashfs files and directories",
+            "overlays are ext3 images, squashfs files and directories; those here: list-overlays .",
         ),
         (
             "run-overlay -o a.ext3 -f none",
             66,
             "cannot read the command file none: No such file or directory",
-            "to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND",
+            "make it first: a text file of bash commands, one a line",
         ),
-        ("run-overlay -o a.ext3 -f .", 66, "the command file . is a directory", None),
+        (
+            "run-overlay -o a.ext3 -f .",
+            66,
+            "the command file . is a directory",
+            "name a file in it: -f ./FILE",
+        ),
         (
             "run-overlay -o a.ext3 -c x -f commands",
             66,
@@ -440,15 +462,672 @@ NOTHING = (
             "a.ext3 is named twice",
             "name every overlay once",
         ),
+        (
+            "run-overlay a.ext3 ls",
+            2,
+            "cannot understand a.ext3 ls here",
+            "overlays are named with -o, a command stands behind --: run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "run-overlay a ls -l",
+            2,
+            "cannot understand a ls -l here",
+            "overlays are named with -o, a command stands behind --: run-overlay -o a.ext3 -- ls -l",
+        ),
+        (
+            "run-overlay ls -o a.ext3",
+            2,
+            "cannot understand ls here",
+            "a command stands behind --: run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "run-overlay ls",
+            2,
+            "cannot understand ls here",
+            "a command stands behind --: run-overlay -o OVERLAY -- ls",
+        ),
+        (
+            "run-overlay a.ext3",
+            2,
+            "cannot understand a.ext3 here",
+            "for a shell: mount-overlay -o a.ext3; for a file of commands: run-overlay -o a.ext3 -f FILE",
+        ),
+        (
+            "run-overlay a.ext3 commands",
+            2,
+            "cannot understand a.ext3 commands here",
+            "overlays are named with -o, a file of commands stands behind -f: run-overlay -o"
+            " a.ext3 -f commands",
+        ),
+        (
+            "run-overlay commands a.ext3",
+            2,
+            "cannot understand commands a.ext3 here",
+            "overlays are named with -o, a file of commands stands behind -f: run-overlay -o"
+            " a.ext3 -f commands",
+        ),
+        (
+            "run-overlay -o a.ext3 -f commands run.sh",
+            2,
+            "cannot understand run.sh here",
+            "to hand arguments to a file of commands: run-overlay -o a.ext3 -- bash commands run.sh",
+        ),
+        (
+            "run-overlay -o a.ext3 program",
+            2,
+            "cannot understand program here",
+            "a command stands behind --: run-overlay -o a.ext3 -- ./program",
+        ),
+        (
+            "run-overlay -o a.ext3 script.py x",
+            2,
+            "cannot understand script.py x here",
+            "a command stands behind --: run-overlay -o a.ext3 -- python3 script.py x",
+        ),
+        (
+            "run-overlay -o a.ext3 - ls",
+            2,
+            "cannot understand - ls here",
+            "a command stands behind --: run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "run-overlay -o a.ext3 :ro -- ls",
+            2,
+            "cannot understand :ro here",
+            "no space stands before :ro: run-overlay -o a.ext3:ro -- ls",
+        ),
+        (
+            "run-overlay -o a.ext3 -f commands -f run.sh",
+            2,
+            "-f is given twice: commands and run.sh",
+            "give it once: -f commands",
+        ),
+        (
+            "run-overlay -o a.ext3/ -- ls",
+            66,
+            "a.ext3/ ends with a slash, and is a file",
+            "did you mean a.ext3?",
+        ),
+        ("run-overlay -o aa.ext3 -- ls", 66, "there is no overlay aa.ext3", "did you mean a.ext3?"),
+        (
+            "run-overlay -o a.ext3 -f ls",
+            66,
+            "cannot read the command file ls: No such file or directory",
+            "one command stands behind --: run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "run-overlay -o a.ext3 -f command",
+            66,
+            "cannot read the command file command: No such file or directory",
+            "did you mean commands?",
+        ),
+        (
+            "run-overlay -o a.ext3 -f d",
+            66,
+            "the command file d is a directory",
+            "name a file in it: -f d/FILE",
+        ),
+        (
+            "run-overlay -f a.ext3",
+            2,
+            "a.ext3 is an overlay, not a file of commands",
+            "run-overlay -o a.ext3 -f FILE",
+        ),
+        (
+            "run-overlay -o a.ext3 -f binary",
+            2,
+            "binary is not a text, and -f runs bash commands",
+            "one command stands behind --: run-overlay -o a.ext3 -- ./binary",
+        ),
+        (
+            "run-overlay -o a.ext3 -b d:data -- ls",
+            2,
+            "-b d:data: behind the first colon stands the path inside, which begins with /",
+            "-b d:/data",
+        ),
+        (
+            "run-overlay -o a.ext3 -b d:/data:rx -- ls",
+            2,
+            "-b d:/data:rx: behind the second colon there must be ro or rw",
+            "-b d:/data:ro",
+        ),
+        (
+            "run-overlay -o a.ext3 -it -- bash",
+            2,
+            "there is no option -it",
+            "nothing need be said for that: run-overlay -o a.ext3 -- bash",
+        ),
+        (
+            "run-overlay -o a.ext3 --env A=1 -- ls",
+            2,
+            "there is no option --env",
+            "variables of this shell are seen inside: export A=1; run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "run-overlay -o a.ext3 --pwd /opt -- ls",
+            2,
+            "there is no option --pwd",
+            "it begins where you are; to change that: run-overlay -o a.ext3 -- bash -c 'cd /opt && ls'",
+        ),
+        (
+            "run-overlay -o a.ext3 --command ls",
+            2,
+            "there is no option --command",
+            "one command: run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "run-overlay -o a.ext3 --wait 5m -- ls",
+            2,
+            "--wait: '5m' is not a number of seconds",
+            "--wait 300",
+        ),
+        ("run-overlay help", 2, "cannot understand help here", "run-overlay --help"),
+        (
+            "mount-overlay -ro a.ext3",
+            2,
+            "there is no option -ro",
+            "to open it read-only: mount-overlay -o a.ext3:ro",
+        ),
+        (
+            "mount-overlay --rw -o a.ext3",
+            2,
+            "there is no option --rw",
+            "the first overlay is written, unless :ro stands behind its name: mount-overlay -o a.ext3",
+        ),
+        (
+            "mount-overlay a",
+            2,
+            "cannot understand a here",
+            "overlays are named with -o: mount-overlay -o a.ext3",
+        ),
+        (
+            "mount-overlay a.ext3 b.ext3",
+            2,
+            "cannot understand a.ext3 b.ext3 here",
+            "overlays are named with -o: mount-overlay -o a.ext3 -o b.ext3",
+        ),
+        (
+            "mount-overlay a.ext3 -- ls",
+            2,
+            "cannot understand a.ext3 here",
+            "overlays are named with -o: run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "mount-overlay --umount a.ext3",
+            2,
+            "there is no option --umount",
+            "a session ends with its shell: exit",
+        ),
+        (
+            "mount-overlay -o a.ext3 --per-task",
+            2,
+            "there is no option --per-task",
+            "that is for commands: run-overlay -o a.ext3 --per-task -- COMMAND",
+        ),
+        ("mount-overlay -o a.ext3 --gpu", 2, "there is no option --gpu", "did you mean --nv?"),
+        (
+            "mount-overlay -o a.ext3,a.ext3",
+            66,
+            "there is no overlay a.ext3,a.ext3",
+            "name each apart: -o a.ext3 -o a.ext3",
+        ),
+        (
+            "create-overlay env",
+            2,
+            "cannot understand env here",
+            "its name stands behind -o: create-overlay -s 10G -n 200 -o env",
+        ),
+        (
+            "create-overlay -s 10G env",
+            2,
+            "cannot understand env here",
+            "its name stands behind -o: create-overlay -s 10G -o env -n 200",
+        ),
+        (
+            "create-overlay 500 700",
+            2,
+            "cannot understand 500 700 here",
+            "create-overlay -s 500 -n 700",
+        ),
+        (
+            "create-overlay -o env other -s 5 -n 1",
+            2,
+            "cannot understand other here",
+            "one overlay at a time: create-overlay -o env -s 5 -n 1",
+        ),
+        (
+            "create-overlay --size=10 GB -n 5",
+            2,
+            "cannot understand GB here",
+            "number and unit in one word: --size=10GB",
+        ),
+        (
+            "create-overlay -f pip install numpy",
+            2,
+            "cannot understand install numpy here",
+            "-f names a file of commands: echo 'pip install numpy' >install.txt; create-overlay"
+            " -f install.txt",
+        ),
+        (
+            "create-overlay -f a.ext3 -o z",
+            2,
+            "a.ext3 is an overlay, not a file of commands",
+            "to fill the new one with what is in it: --from a.ext3",
+        ),
+        (
+            "create-overlay -f script.py -o z",
+            2,
+            "script.py begins with #!/usr/bin/env python3, and -f runs bash commands",
+            "-f names a file of commands: echo 'python3 script.py' >install.txt; create-overlay"
+            " -f install.txt",
+        ),
+        (
+            "create-overlay --from d /data -o z",
+            2,
+            "cannot understand /data here",
+            "where it goes inside stands behind a colon: create-overlay --from d:/data -o z",
+        ),
+        (
+            "create-overlay --from commands -o z",
+            65,
+            "commands is neither a directory, a tar archive, a squashfs file nor an overlay",
+            "put it into a directory: mkdir DIR && cp commands DIR; then: --from DIR:/opt/commands",
+        ),
+        (
+            "create-overlay --from data.zip -o z",
+            65,
+            "data.zip is a zip archive, which is not unpacked here",
+            "unpack it first: mkdir data && unzip -q data.zip -d data; then: --from data:/opt/data",
+        ),
+        (
+            "create-overlay --from dd:/data -o z",
+            66,
+            "cannot read dd: No such file or directory",
+            None,
+        ),
+        (
+            "create-overlay --from https://example.org/x.tar.gz -o z",
+            66,
+            "https://example.org/x.tar.gz lies on another machine",
+            "fetch it first: curl -LO https://example.org/x.tar.gz; then: --from x.tar.gz",
+        ),
+        (
+            "create-overlay -c ubuntu",
+            2,
+            "-c is for an overlay that is filled, and this one is not",
+            "leave it out, and name the base image later: mount-overlay -o NAME -c ubuntu",
+        ),
+        (
+            "create-overlay --set A=1 -s 64 -n 5",
+            2,
+            "--set is for an overlay that is filled, and this one is not",
+            "create-overlay --from DIRECTORY:/opt/env --set A=1 -o env",
+        ),
+        (
+            "create-overlay -s 64 -n 5 -o e.ext4",
+            2,
+            "e.ext4: an overlay is an ext3 image, and its name ends with .ext3",
+            "-o e.ext3",
+        ),
+        (
+            "create-overlay -s 64 -n 5 -o env:2",
+            2,
+            "env:2.ext3: colons, control characters and bytes that are not UTF-8 in the name of"
+            " an overlay would be misread by the engine",
+            "choose another name: -o env_2.ext3",
+        ),
+        (
+            "create-overlay -o x -o y -s 64 -n 5",
+            2,
+            "-o is given twice: x and y",
+            "give it once: -o x",
+        ),
+        (
+            "create-overlay -t -o z",
+            2,
+            "behind -t there must be NAME",
+            "create-overlay --list-templates",
+        ),
+        (
+            "create-overlay --readonly -s 64 -n 5",
+            2,
+            "there is no option --readonly",
+            "that is said when it is opened: mount-overlay -o OVERLAY:ro",
+        ),
+        ("create-overlay -help", 2, "there is no option -help", "did you mean --help?"),
+        ("create-overlay --sparse=yes", 2, "--sparse takes no argument", "give it alone: --sparse"),
+        (
+            "show-overlay -o a.ext3 /opt",
+            2,
+            "/opt is not an overlay",
+            "if it is inside: show-overlay a.ext3 --files /opt",
+        ),
+        ("show-overlay --files opt", 2, "no overlay is named", "show-overlay --files opt OVERLAY"),
+        ("show-overlay --json", 2, "no overlay is named", "show-overlay --json OVERLAY"),
+        ("show-overlay --all", 2, "there is no option --all", "several overlays: list-overlays ."),
+        (
+            "show-overlay --history a.ext3",
+            2,
+            "there is no option --history",
+            "that is shown without an option: show-overlay a.ext3",
+        ),
+        ("show-overlay a.ext3 --csv", 2, "there is no option --csv", "did you mean --json?"),
+        (
+            "check-overlay .",
+            65,
+            ". is a directory, and an overlay is a file in it",
+            "name the file: -o ./a.ext3",
+        ),
+        ("check-overlay --own", 2, "no overlay is named", "check-overlay --own OVERLAY"),
+        (
+            "check-overlay -n a.ext3",
+            2,
+            "there is no option -n",
+            "what loses nothing is repaired at once, all else by --repair only: check-overlay a.ext3",
+        ),
+        ("check-overlay -a", 2, "there is no option -a", "name each, as in: check-overlay *.ext3"),
+        (
+            "check-overlay --json a.ext3",
+            2,
+            "there is no option --json",
+            "what is known of it: show-overlay --json a.ext3",
+        ),
+        (
+            "resize-overlay a.ext3 -s -10",
+            2,
+            "-s -10: a size cannot be less than nothing",
+            "name the new size: resize-overlay a.ext3 -s 6",
+        ),
+        (
+            "resize-overlay -s -10",
+            2,
+            "-s -10: a size cannot be less than nothing",
+            "name the new size: -s 10G",
+        ),
+        (
+            "resize-overlay a.ext3 -n -5",
+            2,
+            "-n -5: a number cannot be less than nothing",
+            "name the new number: -n 200",
+        ),
+        (
+            "resize-overlay a.ext3 -s 5 G",
+            2,
+            "cannot understand G here",
+            "number and unit in one word: -s 5G",
+        ),
+        (
+            "resize-overlay a.ext3 -s + 5G",
+            2,
+            "-s: '+' is not a size; it looks like 500, 500M, 20G or 1.5T",
+            "nothing stands between + and the amount: -s +5G",
+        ),
+        (
+            "resize-overlay 20G a.ext3",
+            2,
+            "cannot understand a.ext3 here",
+            "resize-overlay a.ext3 -s 20G",
+        ),
+        (
+            "resize-overlay a.ext3 b.ext3 -s +5M",
+            2,
+            "cannot understand b.ext3 here",
+            "one overlay at a time: resize-overlay a.ext3 -s +5M",
+        ),
+        (
+            "resize-overlay a.ext3 --shrink",
+            2,
+            "there is no option --shrink",
+            "a smaller size: resize-overlay a.ext3 -s SIZE",
+        ),
+        (
+            "resize-overlay a.ext3 --force -s 5",
+            2,
+            "there is no option --force",
+            "nothing need be said for that: resize-overlay a.ext3 -s 5",
+        ),
+        ("resize-overlay", 2, "no overlay is named", "resize-overlay OVERLAY -s +5G"),
+        (
+            "pack-overlay --unpack a.ext3",
+            2,
+            "there is no option --unpack",
+            "an overlay to write in, of what is in it: create-overlay --from a.ext3 -o NAME",
+        ),
+        (
+            "pack-overlay a.ext3 -o a.ext3",
+            2,
+            "a.ext3: a packed overlay is a squashfs file, and its name ends with .sqsh",
+            "-o a.sqsh",
+        ),
+        (
+            "pack-overlay a.ext3 -o x.tar.gz",
+            2,
+            "x.tar.gz: a packed overlay is a squashfs file, and its name ends with .sqsh",
+            "-o x.sqsh",
+        ),
+        (
+            "pack-overlay a.ext3 --delete",
+            2,
+            "there is no option --delete",
+            "did you mean --remove?",
+        ),
+        (
+            "pack-overlay a.ext3 -s 5G",
+            2,
+            "there is no option -s",
+            "it is as large as what is in it: pack-overlay a.ext3",
+        ),
+        (
+            "pack-overlay a.ext3 --output",
+            2,
+            "behind --output there must be NAME",
+            "for example: --output all.sqsh",
+        ),
+        (
+            "list-overlays --all",
+            2,
+            "there is no option --all",
+            "all below a directory are listed: list-overlays",
+        ),
+        ("list-overlays a", 66, "there is no directory a", "one overlay: show-overlay a.ext3"),
+        (
+            "list-overlays --sort SIZE",
+            2,
+            "--sort: SIZE is not one of size, used, files, age, name",
+            "did you mean size?",
+        ),
+        (
+            "list-overlays --user me",
+            2,
+            "there is no option --user",
+            "by owner: overlay-admin report .",
+        ),
+        ("list-overlays -S", 2, "there is no option -S", "did you mean --sort size?"),
+        ("list-overlays d --older 30", 2, "there is no option --older", "did you mean --sort age?"),
+        ("update-overlay --forget", 2, "no overlay is named", "update-overlay --forget OVERLAY"),
+        (
+            "update-overlay --undo 2",
+            2,
+            "--undo takes no number, but an overlay",
+            "update-overlay --undo OVERLAY",
+        ),
+        (
+            "update-overlay -f commands",
+            2,
+            "no overlay is named",
+            "update-overlay -f commands OVERLAY",
+        ),
+        ("update-overlay -- ls", 2, "no overlay is named", "update-overlay OVERLAY -- ls"),
+        (
+            "update-overlay a.ext3 --",
+            2,
+            "there is no command behind --",
+            "for a shell in the copy: update-overlay a.ext3",
+        ),
+        (
+            "update-overlay a.ext3 more.txt",
+            2,
+            "what is run in the copy stands behind -f or --: more.txt",
+            "update-overlay a.ext3 -f more.txt",
+        ),
+        (
+            "update-overlay a.ext3 pip install x",
+            2,
+            "what is run in the copy stands behind -f or --: pip install x",
+            "update-overlay a.ext3 -- pip install x",
+        ),
+        (
+            "update-overlay a.ext3 b.ext3 -- ls",
+            2,
+            "what is run in the copy stands behind -f or --: b.ext3",
+            "one overlay at a time: update-overlay a.ext3 -- ls",
+        ),
+        (
+            "update-overlay a.ext3 +5G",
+            2,
+            "what is run in the copy stands behind -f or --: +5G",
+            "update-overlay a.ext3 -s +5G",
+        ),
+        (
+            "update-overlay a.ext3 --dry-run -- ls",
+            2,
+            "there is no option --dry-run",
+            "a copy is changed; to go back afterwards: update-overlay --undo a.ext3",
+        ),
+        (
+            "update-overlay a.ext3 --redo",
+            2,
+            "there is no option --redo",
+            "an undo is taken back by another: update-overlay --undo a.ext3",
+        ),
+        (
+            "update-overlay a.ext3 -f a.ext3",
+            2,
+            "a.ext3 is an overlay, not a file of commands",
+            "update-overlay a.ext3 -f FILE",
+        ),
+        (
+            "update-overlay a.ext3 --versions two",
+            2,
+            "--versions: two is not a number from 1 to 1000",
+            "to keep the last three: --versions 3",
+        ),
+        (
+            "overlay-admin config set a=b",
+            2,
+            "cannot understand set a=b here",
+            "settings stand in files, yours in ~/.config/overlay/overlay.ini: man overlay.ini",
+        ),
+        (
+            "overlay-admin config get create.size",
+            2,
+            "cannot understand get create.size here",
+            "to see one setting: overlay-admin config | grep create.size",
+        ),
+        (
+            "overlay-admin config --check commands x",
+            2,
+            "cannot understand x here",
+            "one file at a time: overlay-admin config --check commands",
+        ),
+        (
+            "overlay-admin config --check",
+            2,
+            "behind --check there must be FILE",
+            "for example: --check overlay.ini",
+        ),
+        ("overlay-admin config doctor", 2, "cannot understand doctor here", "overlay-admin doctor"),
+        (
+            "overlay-admin config --set a=b",
+            2,
+            "there is no option --set",
+            "settings stand in files, yours in ~/.config/overlay/overlay.ini: man overlay.ini",
+        ),
+        ("overlay-admin doctor x", 66, "there is no directory x", "see which there are: ls -d */"),
+        (
+            "overlay-admin doctor a.ext3",
+            66,
+            "a.ext3 is not a directory",
+            "an overlay: check-overlay a.ext3; its file system: overlay-admin doctor .",
+        ),
+        (
+            "overlay-admin report nosuch",
+            66,
+            "there is no directory nosuch",
+            "see which there are: ls -d */",
+        ),
+        (
+            "overlay-admin report . --older 1y",
+            2,
+            "--older: '1y' is not a number of days",
+            "--older 365",
+        ),
+        (
+            "overlay-admin check",
+            2,
+            "check is not one of the commands config, doctor, report, sessions, pages",
+            "check-overlay OVERLAY",
+        ),
+        (
+            "overlay-admin help",
+            2,
+            "help is not one of the commands config, doctor, report, sessions, pages",
+            "overlay-admin --help",
+        ),
     ],
 )
 def test_errors(run, scratch, line, status, sentence, hint):
     """A mistake is told in one sentence and a hint, with its own status; nothing changes."""
-    before = {path.name: path.read_bytes() for path in scratch.iterdir()}
+    before = digests(scratch)
     name, *arguments = line.split()
     result = run(name, *arguments)
     assert result == (status, "", told(name, sentence, hint))
-    assert {path.name: path.read_bytes() for path in scratch.iterdir()} == before
+    assert digests(scratch) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence", "hint"),
+    [
+        (
+            "create-overlay-conda env",
+            "cannot understand env here",
+            "its name stands behind -o: create-overlay-conda -s 10G -n 200 -o env",
+        ),
+        (
+            "create-overlay-conda -n myenv",
+            "-n: 'myenv' is not a number of files; it looks like 700, 700K or 2M",
+            "its name stands behind -o: create-overlay-conda -s 10G -n 200 -o myenv",
+        ),
+        (
+            "create-overlay-conda -s 7G -n 700 -o c python=3.12",
+            "cannot understand python=3.12 here",
+            "packages are installed inside, when it is made: mount-overlay -o c",
+        ),
+        (
+            "create-overlay-conda install numpy",
+            "cannot understand install numpy here",
+            "packages are installed inside, when it is made: mount-overlay -o NAME",
+        ),
+        ("create-overlay-conda --name x", "there is no option --name", "did you mean -o?"),
+        ("create-overlay-conda -s abc", f"-s: {AMOUNTS}", None),
+    ],
+)
+def test_conda_errors(run, site, line, sentence, hint):
+    """Where the site has conda, what is wrong with the line is told; else that it has none."""
+    with open(site, "a") as file:
+        file.write("[templates]\nconda = d:/opt\n")
+    name, *arguments = line.split()
+    assert run(name, *arguments) == (2, "", told(name, sentence, hint))
+
+
+def test_data_directory(run, scratch):
+    """A directory with data is not an overlay for check-overlay either."""
+    sentence = (
+        "d is a directory with data in it, not an overlay; only an empty directory can become one"
+    )
+    hint = f"to see the data inside: -b '{scratch}/d:/data'; to make an overlay of them:"
+    expected = told("check-overlay", sentence, f"{hint} create-overlay --from d:/data")
+    assert run("check-overlay", "d") == (65, "", expected)
 
 
 def test_empty_names(run):

@@ -53,7 +53,6 @@ def refused(function, *arguments, **options):
         (1, 1, "env-v1.2", "env-v1.2.ext3"),
         (1, 1, "env.ext3", "env.ext3"),
         (1, 1, "env.img", "env.img"),
-        (1, 1, "env.ext4", "env.ext4.ext3"),
         (1, 1, "/x y/-env,'a'", "/x y/-env,'a'.ext3"),
         (1, 1, ".hidden", ".hidden.ext3"),
     ],
@@ -71,16 +70,26 @@ def test_file_name(size, files, path, name):
         ("..", ".. names a directory, not a file", "-o ../NAME"),
         ("a/", "a/ names a directory, not a file", "-o a/NAME"),
         (
+            "e.ext4",
+            "e.ext4: an overlay is an ext3 image, and its name ends with .ext3",
+            "-o e.ext3",
+        ),
+        (
+            "a.tar.gz",
+            "a.tar.gz: an overlay is an ext3 image, and its name ends with .ext3",
+            "-o a.ext3",
+        ),
+        (
             "a:b",
             "a:b.ext3: colons, control characters and bytes that are not UTF-8 in"
             + " the name of an overlay would be misread by the engine",
-            "choose another name",
+            "choose another name: -o a_b.ext3",
         ),
         (
             "a\nb",
             "$'a\\x0ab.ext3': colons, control characters and bytes that are not UTF-8 in"
             + " the name of an overlay would be misread by the engine",
-            "choose another name",
+            "choose another name: -o a_b.ext3",
         ),
     ],
 )

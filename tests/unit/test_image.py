@@ -13,7 +13,7 @@ from overlay.image import sif, squashfs
 from support import tool
 
 MAKE = "make one: create-overlay -s SIZE -n FILES"
-KINDS = "overlays are ext3 images, squashfs files and directories"
+KINDS = "overlays are ext3 images, squashfs files and directories; those here: list-overlays ."
 
 
 @pytest.fixture(autouse=True)

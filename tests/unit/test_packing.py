@@ -6,7 +6,7 @@ import types
 import pytest
 from overlay.change import pack
 from overlay.commands.pack import _path
-from overlay.errors import OverlayError
+from overlay.errors import USAGE, OverlayError
 from overlay.image import image as images
 
 
@@ -26,12 +26,19 @@ def options(*overlays, output=None):
         (["a.ext3"], "v1.2", "v1.2.sqsh"),
         (["a.ext3"], "b.squashfs", "b.squashfs"),
         (["a.ext3"], "b.sfs", "b.sfs"),
-        (["a.ext3"], "b.ext3", "b.ext3.sqsh"),
     ],
 )
 def test_path(overlays, output, path):
     """The name of the new file: as given, or the first overlay's with another ending."""
     assert _path(options(*overlays, output=output)) == path
+
+
+@pytest.mark.parametrize("name", ["b.ext3", "b.tar.gz", "b.sif"])
+def test_path_of_something_else(name):
+    """A name that would say it is something else is refused."""
+    with pytest.raises(OverlayError) as error:
+        _path(options("a.ext3", output=name))
+    assert (error.value.status, error.value.hint) == (USAGE, "-o b.sqsh")
 
 
 @pytest.fixture

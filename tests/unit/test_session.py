@@ -819,7 +819,7 @@ def test_parse_overlay_refuses(text, sentence):
         (b"printf 'a\rb'\n", None),
         (b"printf 'a\rb'\r\n", b"printf 'a\rb'\n"),
         (b"\xef\xbb\xbfecho\n", b"echo\n"),
-        (b"\xff\xfe\0", None),
+        (b"echo \xff\xfe\n\0\0", None),
     ],
 )
 def test_read_commands(scratch, data, text):
@@ -847,6 +847,30 @@ def test_read_commands_refuses(scratch, monkeypatch, name, sentence):
     with pytest.raises(OverlayError) as error:
         read_commands(name)
     assert (error.value.what, error.value.status) == (sentence, MISSING)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence", "hint"),
+    [
+        (
+            b"\xff\xfee\0c\0",
+            "c.txt is UTF-16, as Windows writes it, and bash reads UTF-8",
+            "iconv -f UTF-16 -t UTF-8 c.txt >c.utf8",
+        ),
+        (
+            b"\x7fELF\2\0",
+            "c.txt is not a text, and -f runs bash commands",
+            "one command stands behind --: run-overlay -o OVERLAY -- ./c.txt",
+        ),
+    ],
+)
+def test_read_commands_binary(scratch, monkeypatch, data, sentence, hint):
+    """What bash would take for a program is told at once, by what bash looks at."""
+    monkeypatch.chdir(scratch)
+    (scratch / "c.txt").write_bytes(data)
+    with pytest.raises(OverlayError) as error:
+        read_commands("c.txt")
+    assert (error.value.what, error.value.status, error.value.hint) == (sentence, USAGE, hint)
 
 
 def test_read_commands_pipe(scratch):

@@ -8,7 +8,8 @@ import textwrap
 
 from overlay.commands.admin_output import add_output
 from overlay.commands.arguments import add_directories
-from overlay.errors import NOT_READY
+from overlay.errors import MISSING, NOT_READY, OverlayError, quote
+from overlay.image.search import no_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _MARKS = {"ok": "32", "warning": "33", "problem": "31;1"}  # colours, ECMA-48
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show one line for every check, and what to do where it is not well."""
+    for path in options.directories:
+        _check_directory(path)
     from overlay.doctor import examine
     from overlay.doctor.check import OK, WARNING
 
@@ -55,6 +58,20 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         words = f"this node is ready; {_number(warnings, 'warning')}"
     output.result(f"\n{words}")
     return NOT_READY if problems else 0
+
+
+def _check_directory(path: str) -> None:
+    """Refuse what is not a directory. Raises OverlayError (MISSING)."""
+    if os.path.isdir(path):
+        return
+    if os.path.exists(path):
+        raise OverlayError(
+            f"{quote(path)} is not a directory",
+            status=MISSING,
+            hint=f"an overlay: check-overlay {quote(path)}; its file system: overlay-admin doctor"
+            f" {quote(os.path.dirname(path) or '.')}",
+        )
+    raise no_directory(path)
 
 
 def _problems(checks: Iterable[Check]) -> int:

@@ -10,7 +10,7 @@ from overlay.output import write_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any, NoReturn
 
     # A parser, or a group of one.
@@ -92,6 +92,8 @@ class Command:
     summary   what the command does, a sentence
     examples  lines for --help
     in_page   options that --help only names
+    check     called with the environment and the root of the installation; raises OverlayError
+              where the site does not offer what the command is for
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class Command:
         add_options: Callable[[Parser], object],
         parse: Callable[[Parser, Sequence[str]], argparse.Namespace] = Parser.parse_args,
         in_page: Collection[str] = (),
+        check: Callable[[Mapping[str, str], str], object] | None = None,
     ) -> None:
         """Take what adds the options to a Parser, and what lets that Parser parse words."""
         self.summary = summary
         self.examples = examples
         self.in_page = in_page
+        self.check = check
         self._add_options = add_options
         self._parse = parse
 
@@ -155,6 +159,27 @@ def parse_mixed(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     return (parser.parse_args if "--" in words else parser.parse_intermixed_args)(words)
 
 
+class Once(argparse.Action):
+    """An option that names one thing: of two, none is left out without a word."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Take the value. Raises OverlayError (USAGE) for a second one."""
+        before = getattr(namespace, self.dest)
+        if before is not None:
+            raise OverlayError(
+                f"{option_string} is given twice: {quote(before)} and {quote(values)}",
+                status=USAGE,
+                hint=f"give it once: {option_string} {quote(before)}",
+            )
+        setattr(namespace, self.dest, values)
+
+
 def add_help(group: Group) -> None:
     """Add -h."""
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
@@ -177,6 +202,17 @@ def add_overlays(group: Group, text: str = "an overlay") -> None:
     )
 
 
+def unnamed(program: str, words: Sequence[str], more: str = "") -> OverlayError:
+    """Return the error for a command line without an overlay.
+
+    words  those that were typed
+    more   what is typed behind the overlay where nothing was typed
+    """
+    place = list(words).index("--") if "--" in words else len(words)
+    line = [program, *map(quote, words[:place]), "OVERLAY", *map(quote, words[place:])]
+    return nothing_named(" ".join(line if words else [program, "OVERLAY", *more.split()]))
+
+
 def parse_overlays(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     """Parse overlays and options that mix: those that -o has named come first."""
     options = parse_mixed(parser, words)
@@ -185,16 +221,17 @@ def parse_overlays(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
 
 def parse_overlay(
-    parser: Parser, words: Sequence[str], line: Callable[[argparse.Namespace], str]
+    parser: Parser, words: Sequence[str], more: str, behind: Sequence[str] = ()
 ) -> argparse.Namespace:
     """Parse one overlay and options that mix: options.overlay, and what else stands there.
 
-    line  returns how the command line is to look, where no overlay is named
-    Raises OverlayError (USAGE) then.
+    more    what is typed behind the overlay where nothing was typed
+    behind  "--" and what was typed behind it, which is not parsed
+    Raises OverlayError (USAGE) where no overlay is named.
     """
     options = parse_overlays(parser, words)
     if not options.overlays:
-        raise nothing_named(line(options))
+        raise unnamed(parser.prog, [*words, *behind], more)
     options.overlay = options.overlays.pop(0)
     return options
 

@@ -6,12 +6,19 @@ from overlay.change import steps
 from overlay.change.own import own
 from overlay.change.packed import checking as checking_packed
 from overlay.change.repair import Repair
-from overlay.commands.arguments import Command, add_overlays, add_verbosity, parse_overlays
-from overlay.errors import DAMAGED, OverlayError, nothing_named, quote
+from overlay.commands.arguments import (
+    Command,
+    add_overlays,
+    add_verbosity,
+    parse_overlays,
+    unnamed,
+)
+from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import ending, holders, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
 from overlay.image import lock, record
+from overlay.launch.obstacles import only_data
 from overlay.plan import Plan, Step
 from overlay.safety import guard, repair
 from overlay.safety.use import end_servers, in_use
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Check every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
-        raise nothing_named("check-overlay OVERLAY")
+        raise unnamed("check-overlay", options.words[1:])
     config = configuration.load(environ, root, output.notice)
     status = 0
     for path in options.overlays:
@@ -52,6 +59,8 @@ def _check(path: str, options: Namespace, config: Config, output: Output) -> Non
             found.as_ext3("only what is in an ext3 overlay can be made yours")
         if options.own and not found.writable:
             raise guard.may_not_write(path)
+        if found.is_data:
+            raise only_data(path, found, config.environ)
         recovering = (
             [_recovering(found, output)] if options.recover and found.can_be_unclean else []
         )

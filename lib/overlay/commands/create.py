@@ -7,6 +7,7 @@ import os
 from overlay import size
 from overlay.commands.arguments import (
     Command,
+    Once,
     add_activate,
     add_binds,
     add_container,
@@ -301,6 +302,7 @@ def _add_options(parser: Parser) -> None:
         "-o",
         "--overlay",
         metavar="NAME",
+        action=Once,
         help="its name, to which .ext3 is added",
     )
     allocation = group.add_mutually_exclusive_group()
@@ -342,6 +344,7 @@ def _add_options(parser: Parser) -> None:
         "-f",
         "--file",
         metavar="FILE",
+        action=Once,
         help="fill it with what the commands of FILE make",
     )
     add_activate(group, "make this environment, /opt/env inside, ready in every session")
@@ -365,6 +368,13 @@ def _add_options(parser: Parser) -> None:
     group = parser.add_argument_group("output")
     add_json(group)
     add_verbosity(group)
+
+
+def _check_conda(environ: Mapping[str, str], root: str) -> None:
+    """See whether the site offers conda at all. Raises OverlayError (MISSING)."""
+    from overlay.create.fill import check_template
+
+    check_template("conda", configuration.load(environ, root))
 
 
 def _add_conda_options(parser: Parser) -> None:
@@ -393,5 +403,6 @@ PROGRAMS = {
         "create-overlay-conda -s 7000 -n 700 -o env",
         _add_conda_options,
         in_page=_IN_PAGE,
+        check=_check_conda,
     ),
 }

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 
+from overlay.commands import meant
+from overlay.commands.other_words import SETTINGS, hint_for
 from overlay.errors import USAGE, OverlayError, nothing_named, quote
+from overlay.host.near import alike
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from overlay.commands.meant import Line
+
 _SESSIONS = ("mount-overlay", "run-overlay")
-_AMOUNT = re.compile(r"\+[\d.]+([KMGT]i?B?)?", re.I)
-_UNIT = re.compile(r"[KMGT]i?B?", re.I)
-_IMAGE = (".ext3", ".img", ".sqsh", ".squashfs", ".sqfs")
+_SUBCOMMANDS = (
+    "overlay-admin config shows the settings, overlay-admin doctor tries this node,"
+    " overlay-admin report DIR counts overlays, overlay-admin pages DIR writes pages"
+)
+_LIST = "list-overlays DIRECTORY; one overlay: show-overlay OVERLAY"
 
 
 def explained(
@@ -25,23 +31,28 @@ def explained(
 
     words  the command line
     """
-    what = error.what
+    what, program = error.what, parser.prog
     end = words.index("--") if "--" in words else len(words)
+    command = words[end + 1 :] if end < len(words) else None
     if what.startswith("unrecognized arguments: "):
-        extra = _extra(parser, words[:end], what.partition(": ")[2].split())
-        if end < len(words) and set(extra) <= set(words[end:]):
-            return _without_command(parser.prog, words[:end], words[end + 1 :])
-        return _error(_unrecognized(extra), _unrecognized_hint(parser, words[:end], extra))
+        extra = _extra(parser, words[:end], what.partition(": ")[2])
+        line = meant.Line(program, words[:end], command, extra)
+        if extra:
+            return _error(_unrecognized(extra), _unrecognized_hint(parser, line))
+        return _without_command(line)
     words = words[:end]
     missing = re.fullmatch(r"argument (\S+): expected (?:one|at least one) argument", what)
     if missing:
         return _without_argument(parser, words, missing[1])
+    needless = re.fullmatch(r"argument (\S+): ignored explicit argument .*", what)
+    if needless:
+        return _needless_argument(parser, words, needless[1])
     if what == "the following arguments are required: COMMAND":
         return _error("no command is named", _SUBCOMMANDS)
     if what == "the following arguments are required: DIR":
-        return _error("no directory is named", f"the current one: {parser.prog} report .")
+        return _error("no directory is named", f"the current one: {program} report .")
     if what == "the following arguments are required: OVERLAY":
-        return nothing_named(f"{parser.prog} OVERLAY")
+        return nothing_named(f"{program} OVERLAY")
     choice = re.fullmatch(r"argument (\S+): '(.*)' is not one of (.+)", what)
     if choice:
         return _not_one_of(choice[1].split("/")[-1], choice[2], choice[3])
@@ -50,160 +61,188 @@ def explained(
         return _error(f"{both[2]} and {both[1]} cannot be given together", "give one of them")
     amount = re.fullmatch(r"(?:argument )?(\S+): '(.*)' (?:is not|has|is zero).*", what)
     if amount:
-        return _error(what.removeprefix("argument "), _amount_hint(parser.prog, *amount.groups()))
+        return _wrong_amount(
+            meant.Line(program, words), what.removeprefix("argument "), *amount.groups()
+        )
     return error
-
-
-def _without_command(program: str, before: list[str], command: list[str]) -> OverlayError:
-    """Return the error for a command behind -- where none is taken."""
-    if program == "mount-overlay":
-        line = " ".join(map(quote, ["run-overlay", *before, "--", *command]))
-        return _error("a shell is opened here, no command is run", f"one command: {line}")
-    if program.startswith("create-overlay"):
-        return _error("a new overlay takes no command", "put the commands into a file: -f FILE")
-    return _error("there is nothing to be run here", f"{program} --help")
-
-
-def _not_one_of(option: str, given: str, known: str) -> OverlayError:
-    """Return the error for a word that is not one of those that an option or command may be."""
-    words = known.split(", ")
-    what = f"{option}: {quote(given)} is not one of {known}"
-    if option == "COMMAND":
-        what = f"{quote(given)} is not one of the commands {known}"
-    hint = f"for example: {option} {words[0]}" if option != "COMMAND" else _SUBCOMMANDS
-    return _error(what, _meant(given, words) or hint)
-
-
-def _amount_hint(program: str, option: str, given: str) -> str | None:
-    """Return what to type for an amount that cannot be understood, None when that was said."""
-    number = given.replace(",", "").replace("'", "").replace("_", "")
-    if number != given and number.isdecimal() and option == "-n":
-        thousands = -(-int(number) // 1000)
-        return f"-n counts thousands; for {given} files: -n {thousands}"
-    if re.fullmatch(r"\d+\s*[dD](ays?)?|\d+\s*s(ec\w*)?", given):
-        return f"{option} {re.split('[^0-9]', given)[0]}"
-    # What -n is to conda.
-    if program == "create-overlay-conda" and re.fullmatch(r"[a-z][\w.-]{3,}", given):
-        return f"its name stands behind -o: -o {given}"
-    return None
 
 
 def _error(what: str, hint: str | None) -> OverlayError:
     return OverlayError(what, status=USAGE, hint=hint)
 
 
+def _without_command(line: Line) -> OverlayError:
+    """Return the error for a command behind -- where none is taken."""
+    if line.program == "mount-overlay":
+        return _error(
+            "a shell is opened here, no command is run", f"one command: {meant.session(line)[1]}"
+        )
+    if line.program.startswith("create-overlay"):
+        return _error("a new overlay takes no command", "put the commands into a file: -f FILE")
+    return _error("there is nothing to be run here", f"{line.program} --help")
+
+
+def _not_one_of(option: str, given: str, known: str) -> OverlayError:
+    """Return the error for a word that is not one of those that an option or command may be."""
+    words = known.split(", ")
+    if option == "COMMAND":
+        what = f"{quote(given)} is not one of the commands {known}"
+        other = _OTHER_COMMANDS.get(given)
+        return _error(what, _did_you_mean(given, words) or other or _SUBCOMMANDS)
+    what = f"{option}: {quote(given)} is not one of {known}"
+    return _error(what, _did_you_mean(given, words) or f"for example: {option} {words[0]}")
+
+
+# What overlay-admin is asked for, and other commands do.
+_OTHER_COMMANDS = {
+    "check": "check-overlay OVERLAY",
+    "help": "overlay-admin --help",
+    "list": "list-overlays DIRECTORY",
+    "settings": "overlay-admin config",
+    "show": "show-overlay OVERLAY",
+    "version": "overlay-admin --version",
+}
+
+
+def _wrong_amount(line: Line, what: str, option: str, given: str) -> OverlayError:
+    """Return the error for an amount that cannot be understood."""
+    if re.match(r"-[\d.]", given) and option in ("-s", "-n"):
+        return _less_than_nothing(line, option, given)
+    return _error(what, _amount_hint(line, option, given))
+
+
+def _less_than_nothing(line: Line, option: str, given: str) -> OverlayError:
+    """Return the error for an amount with a minus before it."""
+    noun, example = ("size", "10G") if option in ("-s", "--size") else ("number", "200")
+    return _error(
+        f"{option} {quote(given)}: a {noun} cannot be less than nothing",
+        f"name the new {noun}: {meant.less(line, given) or f'{option} {example}'}",
+    )
+
+
+def _amount_hint(line: Line, option: str, given: str) -> str | None:
+    """Return what to type for an amount that cannot be understood, None when that was said."""
+    number = given.replace(",", "").replace("'", "").replace("_", "")
+    if number != given and number.isdecimal() and option == "-n":
+        thousands = -(-int(number) // 1000)
+        return f"-n counts thousands; for {given} files: -n {thousands}"
+    if given in ("", "+") and any(word == "+" for word in line.words):
+        following = line.words[line.words.index("+") + 1 :]
+        return f"nothing stands between + and the amount: {option} +{''.join(following[:1])}"
+    time = re.fullmatch(r"-?(\d+)\s*([a-z]*)", given.lower())
+    if time and option in _TIMES:
+        unit = _TIMES[option].get(time[2][:1], 1)
+        return f"{option} {int(time[1]) * unit}"
+    # What -n is to conda.
+    if line.program == "create-overlay-conda" and re.fullmatch(r"[a-z][\w.-]{3,}", given):
+        return f"its name stands behind -o: create-overlay-conda -s 10G -n 200 -o {given}"
+    return None
+
+
+# How many of its own units an option takes for those that people give.
+_TIMES = {
+    "--wait": {"m": 60, "h": 3600, "d": 86400},
+    "--older": {"w": 7, "m": 30, "y": 365},
+}
+
+
 def _unrecognized(extra: list[str]) -> str:
     """Return in words what could not be understood."""
-    if extra[0].startswith("-"):
+    if extra[0].startswith("-") and extra[0] != "-":
         return f"there is no option {quote(extra[0])}"
-    return f"cannot understand {' '.join(map(quote, extra))} here"
+    return f"cannot understand {meant.typed(extra)} here"
 
 
-def _extra(parser: argparse.ArgumentParser, words: list[str], said: list[str]) -> list[str]:
-    """Return the words that a parser does not know, apart: its message does not part them."""
+def _extra(parser: argparse.ArgumentParser, words: list[str], said: str) -> list[str]:
+    """Return the words that a parser does not know, apart: its message does not part them.
+
+    None are left where only what stands behind -- is not taken.
+    """
     try:
-        return parser.parse_known_args(words)[1] or said
+        known = parser.parse_known_args(words)[1]
     except OverlayError:
-        return said
+        known = []
+    if known:
+        return known
+    found = []
+    for word in words:
+        if said == word or said.startswith(word + " "):
+            found.append(word)
+            said = said[len(word) + 1 :]
+    return found
 
 
-def _unrecognized_hint(parser: argparse.ArgumentParser, words: list[str], extra: list[str]) -> str:
-    program, first = parser.prog, extra[0]
-    if first.startswith("-"):
-        name = first.partition("=")[0]
-        if program == "mount-overlay" and name in ("-f", "--file"):
-            return "a shell takes no file of commands: run-overlay -o OVERLAY -f FILE"
-        other = _OTHER_WORDS.get(program.replace("-conda", ""), {}).get(name)
-        if other:
-            return f"did you mean {other}?" if other.startswith("-") else other
-        known = _options(parser, words)
-        return _meant(name, known) or _HINTS.get(program) or f"{program} --help"
+def _unrecognized_hint(parser: argparse.ArgumentParser, line: Line) -> str:
+    program, first = line.program, line.extra[0]
+    if first in ("help", "version"):
+        return f"{program} --{first}"
+    if first.startswith("-") and first != "-":
+        return _option_hint(parser, line, first.partition("=")[0])
     if program in _SESSIONS:
-        return _session_hint(program, words, extra)
+        why, whole = meant.session(line)
+        return f"{why}: {whole}" if why else whole
     if program.startswith("create-overlay"):
-        if _AMOUNT.fullmatch(first):
-            return f"to make one: -s {quote(first[1:])}; for more room in one: resize-overlay"
-        place = words.index(first) if first in words else 0
-        if _UNIT.fullmatch(first) and place > 1 and words[place - 2] in ("-s", "-n"):
-            return f"number and unit in one word: {words[place - 2]} {words[place - 1]}{first}"
-        if program == "create-overlay-conda" and ("=" in first or "-o" in words):
-            return "packages are installed inside, when it is made: mount-overlay -o NAME"
-        rest = " ".join(quote(word) for word in words if word != first)
-        return f"its name stands behind -o: {' '.join(filter(None, [program, rest]))} -o {quote(first)}"
+        return meant.create(line)
     if program == "resize-overlay":
-        amount = next((word for word in words if _AMOUNT.fullmatch(word)), None)
-        if amount or re.match(r"\d", first):
-            name = next((word for word in words if word.endswith(_IMAGE)), "OVERLAY")
-            return f"resize-overlay {quote(name)} -s {quote(amount or first)}"
-        return "one overlay at a time: resize-overlay OVERLAY -s +5G"
-    if program == "overlay-admin" and "config" in words:
-        return f"to see one setting: overlay-admin config | grep {quote(first)}"
-    return _HINTS.get(program) or f"{program} --help"
+        return meant.resize(line)
+    if program == "overlay-admin":
+        return _admin_hint(line)
+    return f"{program} --help"
+
+
+def _option_hint(parser: argparse.ArgumentParser, line: Line, name: str) -> str:
+    """Return what to type for an option that does not exist."""
+    program = line.program
+    if program == "mount-overlay" and name in ("-f", "--file", "--per-task", "--keep"):
+        whole = meant.typed(["run-overlay", *line.words])
+        if name in ("-f", "--file"):
+            return f"a shell takes no file of commands: {whole}"
+        return f"that is for commands: {whole} -- COMMAND"
+    other = hint_for(program.replace("-conda", ""), name)
+    if other and other.startswith("-"):
+        return f"did you mean {other}?"
+    if other:
+        read_only = meant.session(line, read_only=True)[1] if program in _SESSIONS else ""
+        given = line.extra[1:] or [line.extra[0].partition("=")[2]]
+        return other.format(
+            overlay=line.overlay(),
+            line=line.whole(),
+            read_only=read_only,
+            given=meant.typed(filter(None, given)) or "…",
+            elsewhere=line.elsewhere(given[0] or "DIRECTORY"),
+        )
+    known = _options(parser, line.words)
+    helped = [program, *(word for word in line.words[:1] if program == "overlay-admin"), "--help"]
+    usual = _LIST if program == "list-overlays" else " ".join(helped)
+    return _did_you_mean(name, known) or usual
+
+
+def _admin_hint(line: Line) -> str:
+    """Return what to type for words behind a subcommand that takes none."""
+    last = line.extra[-1]
+    if "--check" in line.words:
+        file = line.understood()[-1]
+        return f"one file at a time: overlay-admin config --check {quote(file)}"
+    if last in ("doctor", "report"):
+        return f"overlay-admin {last}{' .' if last == 'report' else ''}"
+    if "=" in last or line.extra[0] in ("set", "unset", "edit", "lock"):
+        return SETTINGS
+    return f"to see one setting: overlay-admin config | grep {quote(last)}"
 
 
 def _options(parser: argparse.ArgumentParser, words: Iterable[str]) -> list[str]:
     """Return the options of a parser, and of the subcommand among the words."""
-    found: list[str] = []
+    return [name for action in _actions(parser, words) for name in action.option_strings]
+
+
+def _actions(parser: argparse.ArgumentParser, words: Iterable[str]) -> list[argparse.Action]:
+    """Return what a parser can do, and the parser of the subcommand among the words."""
+    found = list(parser._actions)
     for action in parser._actions:
-        found += action.option_strings
         if isinstance(action, argparse._SubParsersAction):
             chosen = [made for name, made in action.choices.items() if name in words]
-            found += [word for made in chosen for word in _options(made, ())]
+            found += [one for made in chosen for one in made._actions]
     return found
-
-
-_HINTS = {"list-overlays": "list-overlays DIRECTORY; one overlay: show-overlay OVERLAY"}
-
-_SUBCOMMANDS = (
-    "overlay-admin config shows the settings, overlay-admin doctor tries this node,"
-    " overlay-admin report DIR counts overlays, overlay-admin pages DIR writes pages"
-)
-
-_READ_ONLY = "to open it read-only: -o NAME:ro"
-_SESSION = {
-    **dict.fromkeys(("-r", "--ro", "--readonly", "--read-only"), _READ_ONLY),
-    "-B": "-b",
-    "--image": "-c",
-    "-i": "-c",
-    "--command": "one command: run-overlay -o NAME -- COMMAND",
-}
-
-# What other programs call it: -i of mke2fs and df, -f and -y of fsck, -c of tar, -a and -l of ls.
-_OTHER_WORDS = {
-    "mount-overlay": _SESSION,
-    "run-overlay": _SESSION,
-    "create-overlay": {"--name": "-o", "--output": "-o", "--inodes": "-n", "-i": "-n", "--image": "-c"},
-    "resize-overlay": {"--grow": "-s +SIZE", "--add": "-s +SIZE", "--inodes": "-n", "-i": "-n"},
-    "check-overlay": dict.fromkeys(("-f", "-y", "-r", "-p", "--fix"), "--repair"),
-    "show-overlay": {"-l": "--files", "-a": "--files", "--list": "--files", "--ls": "--files",
-                     "--size": "--du", "-s": "--du", "--usage": "--du"},
-    "pack-overlay": {"-f": "--force", "-c": "--compression", "--comp": "--compression", "--name": "-o"},
-    "overlay-admin": {"--set": "settings stand in files, such as ~/.config/overlay/overlay.ini; see:"
-                               " man overlay.ini", "--fix": "what it says behind do: is yours to type"},
-}  # fmt: skip
-
-
-def _session_hint(program: str, words: list[str], extra: list[str]) -> str:
-    """Return what to type for words that stand alone in the line of a session."""
-    place = words.index(extra[0]) if extra[0] in words else len(words)
-    before, after = words[:place], words[place:]
-    named = any(word.startswith(("-o", "--overlay")) for word in before)
-    if not named or (len(extra) == 1 and extra[0].partition(":")[0].endswith(_IMAGE)):
-        overlay = f"-o {quote(extra[0])}"
-        rest = " ".join(map(quote, after[1:]))
-        line = " ".join(filter(None, [program, *map(quote, before), overlay, rest]))
-        return f"overlays are named with -o: {line}"
-    typed = " ".join(map(quote, before))
-    if program == "mount-overlay" and os.path.isdir(extra[0]):
-        return f"it is laid over the base image, not mounted at a place: mount-overlay {typed}"
-    if len(extra) == 1 and os.path.isfile(extra[0]) and not os.access(extra[0], os.X_OK):
-        return f"a file of commands stands behind -f: run-overlay {typed} -f {quote(extra[0])}"
-    if "-f" in before or "--file" in before:
-        file = before[before.index("-f" if "-f" in before else "--file") + 1]
-        kept = [word for word in before if word not in ("-f", "--file", file)]
-        line = " ".join(map(quote, [program, *kept, "--", "bash", file, *after]))
-        return f"to hand arguments to a file of commands: {line}"
-    return f"a command stands behind --: run-overlay {typed} -- {' '.join(map(quote, after))}"
 
 
 def _without_argument(
@@ -211,24 +250,38 @@ def _without_argument(
 ) -> OverlayError:
     """Return the error for an option whose argument is missing, or looks like an option."""
     name = names.split("/")[0]
-    options = [one for one in parser._actions if name in one.option_strings]
+    options = [one for one in _actions(parser, words) if name in one.option_strings]
     metavar = str(options[0].metavar or options[0].dest.upper()) if options else "an argument"
     used = next((word for word in names.split("/") if word in words), name)
     place = words.index(used) + 1 if used in words else len(words)
     given = words[place] if place < len(words) else ""
     if re.match(r"-[\d.]", given):
-        noun, example = ("size", "10G") if name == "-s" else ("number", "200")
-        return _error(
-            f"{used} {quote(given)}: a {noun} cannot be less than nothing",
-            f"name the new {noun}: {used} {example}",
-        )
+        return _less_than_nothing(meant.Line(parser.prog, words), used, given)
     usual = _EXAMPLES.get(names.split("/")[-1])
     line = f"for example: {used} {usual}" if usual else f"{parser.prog} --help"
+    if names.endswith("--template"):
+        line = f"{parser.prog} --list-templates"
     return _error(f"behind {used} there must be {metavar}", line)
 
 
-_EXAMPLES = {"--bind": "/data", "--file": "job.txt", "--files": "200", "--overlay": "env.ext3",
-             "--size": "10G", "--sort": "size"}  # fmt: skip
+def _needless_argument(
+    parser: argparse.ArgumentParser, words: list[str], names: str
+) -> OverlayError:
+    """Return the error for an option that takes no argument, and has one."""
+    name = names.split("/")[0]
+    word = next((word for word in words if word.startswith(tuple(names.split("/")))), name)
+    if "=" in word:
+        plain = word.partition("=")[0]
+        return _error(f"{plain} takes no argument", f"give it alone: {plain}")
+    hint = _did_you_mean(word, _options(parser, words))
+    return _error(f"there is no option {quote(word)}", hint or f"{parser.prog} --help")
+
+
+_EXAMPLES = {"--activate": "/opt/env", "--bind": "/data", "--check": "overlay.ini",
+             "--compression": "zstd", "--container": "base.sif", "--engine-option": "--cleanenv",
+             "--file": "job.txt", "--files": "200", "--from": "data.tar.gz:/data", "--keep": "layers",
+             "--older": "90", "--output": "all.sqsh", "--overlay": "env.ext3", "--set": "OMP_NUM_THREADS=1",
+             "--size": "10G", "--sort": "size", "--versions": "3"}  # fmt: skip
 
 
 def check_layer(options: argparse.Namespace, program: str) -> None:
@@ -248,12 +301,9 @@ def check_layer(options: argparse.Namespace, program: str) -> None:
         )
 
 
-def _meant(word: str, known: Iterable[str]) -> str | None:
+def _did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """Return the question whether a known word was meant, None when none is near."""
-    from difflib import get_close_matches
-
-    names = {name.lstrip("-"): name for name in known if name[1:2] == "-" or name[0] != "-"}
     plain = word.lstrip("-")
-    near = [name for name in names if len(plain) > 2 and name.startswith(plain)]
-    near = near or get_close_matches(plain, names, 1)
-    return f"did you mean {names[near[0]]}?" if near else None
+    names = {name.lstrip("-"): name for name in known if name[1:2] == "-" or name[0] != "-"}
+    near = alike(plain, names)
+    return f"did you mean {names[near]}?" if near else None

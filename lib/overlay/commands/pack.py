@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 
 from overlay.change import pack
-from overlay.commands.arguments import Command, add_verbosity
-from overlay.create.request import check_names_file
+from overlay.commands.arguments import Command, Once, add_verbosity, unnamed
+from overlay.create.request import check_ending, check_names_file
 from overlay.errors import (
     CANNOT_CREATE,
     IN_USE,
     USAGE,
     OverlayError,
-    nothing_named,
     quote,
     reason,
 )
@@ -44,7 +43,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     config = configuration.load(environ, root, output.notice)
     config.hold("pack.compression", "--compression", options.compression)
     if not options.overlays:
-        raise nothing_named("pack-overlay OVERLAY")
+        raise unnamed("pack-overlay", options.words[1:])
     path = _path(options)
     found = _look(options)
     existing = None
@@ -123,6 +122,7 @@ def _path(options: Namespace) -> str:
         first: str = options.overlays[0]
         return os.path.splitext(first)[0] + ".sqsh"
     check_names_file(name)
+    check_ending(name, SquashfsImage.suffixes, "a packed overlay is a squashfs file")
     return name if name.endswith(SquashfsImage.suffixes[:-1]) else name + ".sqsh"
 
 
@@ -198,6 +198,7 @@ def _add_options(parser: Parser) -> None:
         "-o",
         "--output",
         metavar="NAME",
+        action=Once,
         help="the new file (default: OVERLAY with .sqsh)",
     )
     group.add_argument(

@@ -52,7 +52,7 @@ class Wanted:
 
 def wanted_by(parse: Callable[[str], int]) -> Callable[[str], Wanted]:
     """Return what makes a Wanted of a text, from what parses an amount; + is so much more."""
-    return lambda text: Wanted(parse(text.removeprefix("+")), text.startswith("+"))
+    return lambda text: Wanted(parse(text.removeprefix("+") or text), text.startswith("+"))
 
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
@@ -169,7 +169,7 @@ def _say(options: Namespace, wanted: int, new: ext3.Superblock, output: Output) 
 
 def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     """Take one overlay, named with -o or without; words that are a size are told apart."""
-    options = parse_overlay(parser, words, lambda _options: "resize-overlay OVERLAY")
+    options = parse_overlay(parser, words, "-s +5G")
     if options.overlays:
         parser.error(f"unrecognized arguments: {' '.join(options.overlays)}")
     return options

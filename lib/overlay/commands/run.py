@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from overlay.commands.arguments import (
     Command,
+    Once,
     add_binds,
     add_container,
     add_sizes,
@@ -13,9 +12,9 @@ from overlay.commands.arguments import (
     add_wait,
     check_one,
 )
-from overlay.errors import USAGE, OverlayError, quote
+from overlay.errors import USAGE, OverlayError, nothing_named, quote
 from overlay.launch import engines
-from overlay.launch.request import Session, check_commands, parse_overlay
+from overlay.launch.request import Session, check_commands, parse_overlay, read_commands
 from overlay.launch.run import rehearse, run, show
 from overlay.settings import config as configuration
 
@@ -31,9 +30,23 @@ if TYPE_CHECKING:
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Launch what the options ask for, and return the exit status."""
+    try:
+        return _main(options, environ, root, output)
+    except OverlayError as error:
+        if error.hint and options.overlays:  # in a hint that can be typed those stand that were
+            named = " ".join(f"-o {quote(name)}" for name in options.overlays)
+            error.hint = error.hint.replace("-o OVERLAY", named)
+        raise
+
+
+def _main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     commands, command = getattr(options, "file", None), getattr(options, "command", None)
     if output.program == "run-overlay":
-        _check_commands(commands, command)
+        _check_commands(options, commands, command)
+    if not options.overlays:
+        raise nothing_named(
+            " ".join(map(quote, [output.program, "-o", "OVERLAY", *options.words[1:]]))
+        )
     request = Session(
         [parse_overlay(text) for text in options.overlays],
         container=options.container,
@@ -101,22 +114,18 @@ def _hold(options: Namespace, config: Config) -> None:
     config.hold("jobs.files", "-n", options.files)
 
 
-def _check_commands(commands: str | None, command: list[str] | None) -> None:
+def _check_commands(options: Namespace, commands: str | None, command: list[str] | None) -> None:
     check_one(commands, command)
     if commands is None and not command:
         raise OverlayError(
             "there is nothing to run",
             status=USAGE,
-            hint="run-overlay -o OVERLAY -f FILE, or run-overlay -o OVERLAY -- COMMAND;"
-            " for a shell: mount-overlay -o OVERLAY",
+            hint="for a shell: mount-overlay -o OVERLAY; for a file of commands: run-overlay"
+            " -o OVERLAY -f FILE; for one: run-overlay -o OVERLAY -- COMMAND",
         )
     check_commands(commands)
-    if commands and os.sep not in commands and commands.endswith(".ext3"):
-        raise OverlayError(
-            f"{commands} is an overlay, not a file of commands",
-            status=USAGE,
-            hint=f"run-overlay -o {commands} -f FILE",
-        )
+    if commands and not options.overlays:
+        read_commands(commands)  # it may be the overlay that is meant
 
 
 def _add_session_options(parser: Parser) -> None:
@@ -199,6 +208,7 @@ def _add_run_options(parser: Parser) -> None:
         "-f",
         "--file",
         metavar="FILE",
+        action=Once,
         help="run the bash commands of FILE; - for standard input",
     )
     # What stands behind -- is taken off before argparse sees it; this is for --help.

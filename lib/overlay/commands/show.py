@@ -12,8 +12,9 @@ from overlay.commands.arguments import (
     add_listing_output,
     add_overlays,
     parse_overlays,
+    unnamed,
 )
-from overlay.errors import MISSING, OverlayError, nothing_named, quote
+from overlay.errors import MISSING, USAGE, OverlayError, quote
 from overlay.host.names import user_name
 from overlay.image import contents, record
 from overlay.image import image as images
@@ -48,7 +49,7 @@ _DIRECTORIES = {
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
-        raise nothing_named("show-overlay OVERLAY")
+        raise unnamed("show-overlay", options.words[1:])
     low = configuration.load(environ, root, output.notice)["safety.low"]
     status, documents = 0, []
     for number, path in enumerate(options.overlays):
@@ -362,12 +363,31 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     options = parse_overlays(parser, words)
     for name in ("files", "du"):
         value = getattr(options, name)
-        if value and (
-            not options.overlays or (not value.startswith("/") and os.path.lexists(value))
-        ):
-            options.overlays.append(value)
-            setattr(options, name, "/")
+        if value and _is_here(value) and (not options.overlays or not value.startswith("/")):
+            inside = [word for word in options.overlays if _is_inside(word)]
+            options.overlays = [word for word in options.overlays if word not in inside[:1]] + [
+                value
+            ]
+            setattr(options, name, (inside or ["/"])[0])
+    inside = [word for word in options.overlays[1:] if _is_inside(word)]
+    if inside:
+        overlay = quote(options.overlays[0])
+        raise OverlayError(
+            f"{quote(inside[0])} is not an overlay",
+            status=USAGE,
+            hint=f"if it is inside: show-overlay {overlay} --files {quote(inside[0])}",
+        )
     return options
+
+
+def _is_here(word: str) -> bool:
+    """Return whether a word names something on the host, as it stands or but for its ending."""
+    return os.path.lexists(word) or os.path.exists(word + ".ext3")
+
+
+def _is_inside(word: str) -> bool:
+    """Return whether a word can only be a path inside an overlay."""
+    return word.startswith("/") and not os.path.isfile(word) and not os.path.isdir(word + "/upper")
 
 
 PROGRAMS = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 
 from overlay.change import back, update
 from overlay.commands.arguments import (
     Command,
+    Once,
     add_activate,
     add_binds,
     add_container,
@@ -129,33 +129,47 @@ def _versions(text: str) -> int:
         ) from None
 
 
-def _line(options: Namespace) -> str:
-    """Return how the command line is to look."""
-    about = "OVERLAY -f FILE"
-    if options.undo or options.forget:
-        about = "--undo OVERLAY" if options.undo else "--forget OVERLAY"
-    return f"update-overlay {about}"
-
-
 def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     """Take what stands behind the first "--" as the command, and one overlay before it."""
     command = None
-    if "--" in words:
-        place = list(words).index("--")
-        words, command = words[:place], list(words[place + 1 :])
-    options = parse_overlay(parser, words, _line)
-    if options.overlays:
-        rest = options.overlays
-        told = f"-f {quote(rest[0])}" if os.path.isfile(rest[0]) else "-- " + shlex.join(rest)
+    behind = list(words[list(words).index("--") :]) if "--" in words else []
+    if behind:
+        words, command = words[: -len(behind)], behind[1:]
+    options = parse_overlay(parser, words, "-f FILE", behind)
+    if (options.undo or options.forget) and options.overlay.isdecimal():
+        option = "--undo" if options.undo else "--forget"
         raise OverlayError(
-            f"what is run in the copy stands behind -f or --: {' '.join(map(quote, rest))}",
+            f"{option} takes no number, but an overlay",
             status=USAGE,
-            hint=f"update-overlay {quote(options.overlay)} {told}",
+            hint=f"update-overlay {option} {quote((options.overlays or ['OVERLAY'])[0])}",
         )
+    if options.overlays:
+        raise _words_alone(options.overlay, options.overlays, words, command)
     if command == []:
-        parser.error("there is no command behind --")
+        raise OverlayError(
+            "there is no command behind --",
+            status=USAGE,
+            hint=f"for a shell in the copy: update-overlay {quote(options.overlay)}",
+        )
     options.command = command
     return options
+
+
+def _words_alone(
+    overlay: str, rest: Sequence[str], words: Sequence[str], command: Sequence[str] | None
+) -> OverlayError:
+    """Return the error for words that are neither an option's nor behind --.
+
+    words, command  what stands before and behind --
+    """
+    from overlay.commands import meant
+
+    line = meant.Line("update-overlay", words, command, rest)
+    return OverlayError(
+        f"what is run in the copy stands behind -f or --: {' '.join(map(quote, rest))}",
+        status=USAGE,
+        hint=meant.update(line, overlay),
+    )
 
 
 def _add_options(parser: Parser) -> None:
@@ -169,6 +183,7 @@ def _add_options(parser: Parser) -> None:
         "-f",
         "--file",
         metavar="FILE",
+        action=Once,
         help="run the bash commands of FILE; without: a shell",
     )
     about = group.add_mutually_exclusive_group()

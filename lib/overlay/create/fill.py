@@ -18,7 +18,7 @@ from overlay.create.request import Content
 from overlay.create.source import parse_source
 from overlay.errors import MISSING, USAGE, OverlayError, quote
 from overlay.host import namespace, permissions, places, process
-from overlay.launch.request import check_commands
+from overlay.launch.request import check_commands, read_commands
 from overlay.plan import Step
 
 TYPE_CHECKING = False
@@ -79,26 +79,12 @@ def parse(
     """
     words = list(sources)
     if template is not None:
-        templates = config.templates()
-        if template not in templates:
-            if template == "conda":
-                raise OverlayError(
-                    "this site offers no conda",
-                    status=MISSING,
-                    hint="put the lines that install one into a file: create-overlay -f FILE -s 10G"
-                    " -n 200 -o conda; the user's guide has them, under: A conda environment",
-                )
-            known = ", ".join(map(quote, sorted(templates))) or "none"
-            raise OverlayError(
-                f"there is no template {quote(template)}",
-                status=MISSING,
-                hint=f"templates of this site: {known}"
-                if known != "none"
-                else "this site has none; fill it from a directory or archive: --from SOURCE",
-            )
+        check_template(template, config)
         # Read by its name: what is wrong with it, such as a variable that is not set, is told.
         words = [*config[f"templates.{template}"], *words]
     check_commands(commands)
+    if commands is not None:
+        read_commands(commands, "create-overlay")  # before anything is unpacked
     if commands is None and binds:
         raise OverlayError(
             "-b is for the commands of -f, and there is no -f",
@@ -106,11 +92,7 @@ def parse(
             hint="to bind it in a session: mount-overlay -o NAME -b PATH",
         )
     if commands is None and not words:
-        raise OverlayError(
-            "--activate, --set and -c are for an overlay that is filled, and this one is not",
-            status=USAGE,
-            hint="create-overlay --from DIRECTORY:/opt/env --activate /opt/env -o env",
-        )
+        raise _not_filled(container, wish or ready.Wish())
     hidden = _hidden(config)
     found = [parse_source(text, hidden) for text in words]
     wish = wish or ready.Wish()
@@ -121,6 +103,45 @@ def parse(
         None if commands is None else build.Build(commands, container, binds),
         wish=wish,
         container=container,
+    )
+
+
+def check_template(name: str, config: Config) -> None:
+    """See whether the site has a template. Raises OverlayError (MISSING)."""
+    templates = config.templates()
+    if name in templates:
+        return
+    if name == "conda":
+        raise OverlayError(
+            "this site offers no conda",
+            status=MISSING,
+            hint="put the lines that install one into a file: create-overlay -f FILE -s 10G"
+            " -n 200 -o conda; the user's guide has them, under: A conda environment",
+        )
+    known = ", ".join(map(quote, sorted(templates))) or "none"
+    raise OverlayError(
+        f"there is no template {quote(name)}",
+        status=MISSING,
+        hint=f"templates of this site: {known}"
+        if known != "none"
+        else "this site has none; fill it from a directory or archive: --from SOURCE",
+    )
+
+
+def _not_filled(container: str | None, wish: ready.Wish) -> OverlayError:
+    """Return the error for what is asked of an overlay into which nothing is put."""
+    if container is not None:
+        return OverlayError(
+            "-c is for an overlay that is filled, and this one is not",
+            status=USAGE,
+            hint=f"leave it out, and name the base image later: mount-overlay -o NAME -c {quote(container)}",
+        )
+    words = [word for path in wish.activate or () for word in ("--activate", path)]
+    words += [word for pair in wish.values.items() for word in ("--set", "=".join(pair))]
+    return OverlayError(
+        f"{words[0]} is for an overlay that is filled, and this one is not",
+        status=USAGE,
+        hint=f"create-overlay --from DIRECTORY:/opt/env {' '.join(map(quote, words))} -o env",
     )
 
 

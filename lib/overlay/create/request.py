@@ -11,7 +11,7 @@ from overlay.size import format_files, format_size, mebibytes, thousands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from overlay.create.measure import Amount
@@ -174,7 +174,11 @@ def settle(order: Order, config: Config, content: Content | None = None, more: i
         default_files = content.amount.files + _margin(content.amount.files, config) + 1000
         default_files = max(default_files, config["create.min_files"] or 0)
     if {order.size, order.files, content, default_size, default_files} == {None}:
-        raise _missing("the size (-s) and the number of files (-n) are missing")
+        raise OverlayError(
+            "the size (-s) and the number of files (-n) are missing",
+            status=USAGE,
+            hint="for 500 MB and 700 thousand files: create-overlay -s 500 -n 700",
+        )
     files = _given("-n", "number of files", order.files, default_files)
     if content and order.size is None:
         data = content.amount.bytes + _margin(content.amount.bytes, config) + (8 << 20) + more
@@ -199,13 +203,11 @@ def _given(option: str, what: str, amount: int | None, default: int | None) -> i
     """Return the amount that was asked for, or what it is without."""
     chosen = default if amount is None else amount
     if chosen is None:
-        raise _missing(f"the {what} is missing ({option})")
+        usual = "10 GB: -s 10G" if option == "-s" else "200 thousand files: -n 200"
+        raise OverlayError(
+            f"the {what} is missing ({option})", status=USAGE, hint=f"add it, for {usual}"
+        )
     return chosen
-
-
-def _missing(what: str) -> OverlayError:
-    hint = "for 500 MB and 700 thousand files: create-overlay -s 500 -n 700"
-    return OverlayError(what, status=USAGE, hint=hint)
 
 
 def file_name(creation: Creation) -> str:
@@ -221,9 +223,33 @@ def full_name(path: str) -> str:
     Raises OverlayError (USAGE) for what cannot be one.
     """
     check_names_file(path)
+    check_ending(path, SUFFIXES, "an overlay is an ext3 image")
     path = path if path.endswith(SUFFIXES) else path + ".ext3"
-    check_name(path, "choose another name")
+    plain = "".join(char if char.isprintable() and char != ":" else "_" for char in path)
+    check_name(path, f"choose another name: -o {quote(plain)}")
     return path
+
+
+# How the names of images and archives end that are something else than what is made.
+_OTHERS = (".ext2", ".ext3", ".ext4", ".img", ".iso", ".qcow2", ".sif", ".sqfs", ".sqsh", ".squashfs",
+           ".tar", ".tar.bz2", ".tar.gz", ".tar.xz", ".tar.zst", ".tgz", ".zip")  # fmt: skip
+
+
+def check_ending(path: str, endings: Sequence[str], what: str) -> None:
+    """Refuse the name of a new file that would say it is something else.
+
+    endings  those that it may have, the usual one first
+    what     what it is
+    Raises OverlayError (USAGE).
+    """
+    other = next((one for one in reversed(_OTHERS) if path.endswith(one)), None)
+    if other is None or path.endswith(tuple(endings)):
+        return
+    raise OverlayError(
+        f"{quote(path)}: {what}, and its name ends with {endings[0]}",
+        status=USAGE,
+        hint=f"-o {quote(path.removesuffix(other) + endings[0])}",
+    )
 
 
 def check_names_file(path: str) -> None:

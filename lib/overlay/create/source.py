@@ -79,6 +79,14 @@ def parse_source(text: str, hidden: Iterable[str]) -> Source:
         first, colon, rest = text.rpartition(":")
         if colon and not dest and os.path.exists(first):
             error.hint = f"where it goes inside begins with /: --from {quote(first)}:/{rest}"
+        elif "://" in text:
+            name = os.path.basename(text)
+            error.what = f"{quote(text)} lies on another machine"
+            error.hint = f"fetch it first: curl -LO {quote(text)}; then: --from {quote(name)}"
+        elif error.status == MISSING and not os.path.lexists(path):
+            from overlay.host.near import meant
+
+            error.hint = meant(path, os.path.exists)
         raise
     if kind is Directory and _is_overlay(path):
         path, dest = os.path.join(path, "upper"), dest or "/"
@@ -118,15 +126,20 @@ def _kind(path: str) -> type[Source]:
     for kind in FILES:
         if kind.begins(head):
             return kind
+    stem = quote(os.path.basename(path).partition(".")[0] or "NAME")
+    name = stem if not os.path.lexists(stem) else "DIR"
     for mark, what, command in _OTHERS:
         if head.startswith(mark):
             raise OverlayError(
                 f"{quote(path)} is {what}, which is not unpacked here",
                 status=DAMAGED,
-                hint=f"unpack it first: mkdir DIR && {command.format(quote(path))};"
-                " then: --from DIR:/PLACE",
+                hint=f"unpack it first: mkdir {name} && "
+                + command.replace("DIR", name).format(quote(path))
+                + f"; then: --from {name}:/opt/{stem}",
             )
     raise OverlayError(
         f"{quote(path)} is neither a directory, a tar archive, a squashfs file nor an overlay",
         status=DAMAGED,
+        hint=f"put it into a directory: mkdir {name} && cp {quote(path)} {name};"
+        f" then: --from {name}:/opt/{stem}",
     )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from overlay.image.kind import Image
 
 
+_LIST = "list the overlays here: list-overlays ."
+_ENDINGS = (".ext3", ".img", ".sqsh", ".squashfs", ".sqfs")  # of the names of overlays
 _ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -95,8 +97,14 @@ def _open(path: str, write: bool) -> tuple[int, bool]:
 def _unreadable(path: str, error: OSError | ValueError) -> OverlayError:
     if isinstance(error, ValueError):  # a NUL byte in the name
         return OverlayError(f"{quote(path)} is not a file name", status=MISSING)
+    if error.errno == errno.ENOTDIR and os.path.isfile(path.rstrip("/")):
+        return OverlayError(
+            f"{quote(path)} ends with a slash, and is a file",
+            status=MISSING,
+            hint=f"did you mean {quote(path.rstrip('/'))}?",
+        )
     if error.errno == errno.ENOENT:
-        hint = "list the overlays here: list-overlays ."
+        hint = _LIST
         name, _colon, mode = path.rpartition(":")
         if os.path.islink(path):
             return OverlayError(
@@ -109,6 +117,10 @@ def _unreadable(path: str, error: OSError | ValueError) -> OverlayError:
             hint = f"here it is named without :{mode}: {quote(name)}"
         elif "," in path and all(map(os.path.exists, path.split(","))):
             hint = "name each apart: " + " ".join(f"-o {quote(name)}" for name in path.split(","))
+        else:
+            from overlay.host.near import meant
+
+            hint = meant(path, lambda other: other.endswith(_ENDINGS)) or _LIST
         return OverlayError(f"there is no overlay {quote(path)}", status=MISSING, hint=hint)
     why = f"cannot open {quote(path)}: {reason(error)}"
     if error.errno == errno.EACCES:
@@ -189,4 +201,7 @@ def _describe(path: str, head: bytes, size: int) -> tuple[str, str]:
         return "is compressed with gzip", f"unpack it first: gunzip {quote(path)}"
     if head.strip(b"\0") == b"":
         return "holds no file system", MAKE_ONE
-    return "is not an overlay", "overlays are ext3 images, squashfs files and directories"
+    return (
+        "is not an overlay",
+        "overlays are ext3 images, squashfs files and directories; those here: list-overlays .",
+    )

@@ -23,6 +23,19 @@ _UNIT = 1024  # bytes of its smallest block: its size is a multiple
 _PSEUDO = ("/proc", "/sys", "/dev")  # the kernel's own trees hold nobody's files
 
 
+def no_directory(top: str) -> OverlayError:
+    """Return the error for a directory that is not there."""
+    from overlay.host.near import meant
+
+    hint = meant(top, os.path.isdir)
+    if hint is None:
+        parent = os.path.dirname(top.rstrip("/"))
+        hint = f"see which there are: ls -d {quote(parent + '/') if parent else ''}*/"
+    if os.path.exists(top + ".ext3"):
+        hint = f"one overlay: show-overlay {quote(top + '.ext3')}"
+    return OverlayError(f"there is no directory {quote(top)}", status=MISSING, hint=hint)
+
+
 class Search:
     """A search under one directory after another, each file once whatever its names.
 
@@ -48,7 +61,7 @@ class Search:
         Raises OverlayError when there is nothing at the path, or it is not an overlay.
         """
         if not os.path.lexists(top):
-            raise OverlayError(f"there is no directory {quote(top)}", status=MISSING)
+            raise no_directory(top)
         if not os.path.isdir(top):
             yield top, images.look(top)
             self.found += 1

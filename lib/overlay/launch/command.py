@@ -26,14 +26,24 @@ _SAY = 'say() { printf "%s: %s\\n" "$0" "$1" >&2; }; '
 _NAME = (
     'command -v -- "$1" >/dev/null && exec "$@"; say "error: $1: command not found"; '
     f'found=; for f in {_PLACES}; do [ -x "$f" ] && found="$found $f"; done; '
-    '[ "$found" ] && say "hint: it is not on PATH; type the whole path:$found" || '
+    '[ "$found" ] && { say "hint: it is not on PATH; type the whole path:$found"; exit 127; }; '
+)
+_HERE = (
+    '[ ! -f "$1" ] || { [ -x "$1" ] && say "hint: what lies here is named by its path: -- ./$1" || '
+    'say "hint: a file of bash commands stands behind -f: -f $1"; exit 127; }; '
+    'say "hint: programs of this machine are not seen inside,'
+    " only the base image's and the overlays'\"; "
 )
 
 _PATH = (
     '[ -d "$1" ] && { say "error: $1 is a directory, not a command"; exit 126; }; '
     '[ -x "$1" ] || { [ -e "$1" ] && { say "error: $1 may not be executed"; '
-    'say "hint: chmod +x $1; bash commands in a file: run-overlay -o OVERLAY -f $1"; exit 126; }; '
+    'say "hint: chmod +x $1; a file of bash commands stands behind -f: -f $1"; exit 126; }; '
     'say "error: there is no $1 inside"; '
+)
+_ABOVE = (
+    'd=$1; until [ -d "$d" ]; do case $d in */*) d=${d%/*}; d=${d:-/} ;; *) d=. ;; esac; done; '
+    'say "hint: see what there is: -- ls $d"; '
 )
 
 # A shell says of a file that it is not found when its interpreter is not. It ends then, but for the
@@ -74,14 +84,16 @@ def _script(command: Sequence[str], unseen: str) -> str:
         hint = f"each word apart: -- {first}"
     elif "=" in first and "/" not in first:
         hint = f"variables are set by env: -- env {typed}"
-    elif "/" not in first:
-        hint = (
-            "programs of this machine are not seen inside, only the base image's and the overlays'"
-        )
+    elif "/" not in first and "." in first:
+        from overlay.launch.not_commands import run_with
+
+        words = run_with(first)
+        if words[0] != "bash":
+            hint = f"what runs it stands before it: -- {' '.join(map(quote, words))}"
     said = f"say {_text(f'hint: {hint}')}; " if hint else ""
     if "/" in first:
-        return f"{_PATH}{said}exit 127; }}; {_EXECUTE}"
-    return f"{_NAME}{said}exit 127"
+        return f"{_PATH}{said or _ABOVE}exit 127; }}; {_EXECUTE}"
+    return f"{_NAME}{said or _HERE}exit 127"
 
 
 def _text(words: str) -> str:

@@ -246,6 +246,34 @@ def gather(session: Session, config: Config, images: Sequence[Image] = ()) -> Fa
         raise
 
 
+def _check_bind(bind: str) -> None:
+    """Refuse a bind that the engine could not make. Raises OverlayError."""
+    source, _colon, rest = bind.partition(":")
+    target, _colon, mode = rest.partition(":")
+    if not os.path.exists(source):
+        raise OverlayError(
+            f"there is no {quote(source)} to bind",
+            status=MISSING,
+            hint="-b SOURCE[:DESTINATION[:ro]]; SOURCE is what is on this machine",
+        )
+    if rest and not target.startswith("/"):
+        place = "ro" if target in ("ro", "rw") else f"/{target}"
+        meant = (
+            f"{source}:{os.path.abspath(source)}:{target}" if place == "ro" else f"{source}:{place}"
+        )
+        raise OverlayError(
+            f"-b {quote(bind)}: behind the first colon stands the path inside, which begins with /",
+            status=USAGE,
+            hint=f"-b {quote(meant)}",
+        )
+    if mode not in ("", "ro", "rw"):
+        raise OverlayError(
+            f"-b {quote(bind)}: behind the second colon there must be ro or rw",
+            status=USAGE,
+            hint=f"-b {quote(f'{source}:{target}:ro')}",
+        )
+
+
 def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
     environ: Mapping[str, str] = config.environ
     first, found = opened[0].image, [one.image for one in opened]
@@ -257,14 +285,9 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
     cwd = os.getcwd()
     places.check_current(cwd)
     for bind in session.binds:
-        source = bind.partition(":")[0]
         # What holds one of these is the engine's to read.
-        if not set(bind).intersection(",\\") and not os.path.exists(source):
-            raise OverlayError(
-                f"there is no {quote(source)} to bind",
-                status=MISSING,
-                hint="-b SOURCE[:DESTINATION[:ro]]",
-            )
+        if not set(bind).intersection(",\\"):
+            _check_bind(bind)
     binds = [bind for bind in config.binds if os.path.exists(bind.partition(":")[0])]
     if commands:
         commands.way = places.follow(os.path.join(cwd, commands.path))

@@ -9,8 +9,10 @@ from overlay.image.kind import MAY_NOT_WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import NoReturn
 
+    from overlay.image.kind import Image
     from overlay.launch.facts import Facts
     from overlay.launch.request import Session
 
@@ -73,22 +75,26 @@ def _group(session: Session, facts: Facts) -> tuple[str, str | None, bool]:
 
 def _data(_session: Session, facts: Facts) -> NoReturn:
     """Refuse a directory with data: the engine would put upper/ and work/ among them."""
-    path = facts.overlays[0].path
-    overlays = [os.path.join(path, name) for name in facts.images[0].overlays_in_it()[:3]]
+    raise only_data(facts.overlays[0].path, facts.images[0], facts.environ)
+
+
+def only_data(path: str, image: Image, environ: Mapping[str, str]) -> OverlayError:
+    """Return the error for a directory with data in the place of an overlay."""
+    overlays = [os.path.join(path, name) for name in image.overlays_in_it()[:3]]
     if overlays:
-        raise OverlayError(
+        return OverlayError(
             f"{quote(path)} is a directory, and an overlay is a file in it",
             status=DAMAGED,
             hint=f"name the file: {' or '.join(f'-o {quote(name)}' for name in overlays)}",
         )
-    if os.path.abspath(path) == facts.environ.get("HOME"):
-        raise OverlayError(
+    if os.path.abspath(path) == environ.get("HOME"):
+        return OverlayError(
             f"{quote(path)} is your home directory, not an overlay",
             status=DAMAGED,
             hint="name the overlay in it: -o ~/NAME.ext3; to make one there: create-overlay -s 10G"
             " -n 200 -o ~/NAME",
         )
-    raise OverlayError(
+    return OverlayError(
         f"{quote(path)} is a directory with data in it, not an overlay; only an empty"
         " directory can become one",
         status=DAMAGED,

@@ -11,7 +11,6 @@ from overlay.errors import (
     MISSING,
     USAGE,
     OverlayError,
-    printable,
     quote,
     reason,
 )
@@ -30,6 +29,10 @@ _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 # Name and first line of scripts that are handed to bash by mistake. Any other is run with it.
 _NOT_BASH = {".py": b"python", ".R": b"Rscript", ".pl": b"perl", ".jl": b"julia"}
+
+# Bytes of a file of commands that tell an image, and in which bash looks for a NUL in the first line
+# by which it knows a program: check_binary_file().
+_HEAD, _LOOKED_AT = 4096, 80
 
 # The descriptor on which bash finds commands that we have read, where it is free: low, so that
 # every shell can name it in what --dry-run prints, and none that scripts use by habit (3, 4).
@@ -141,6 +144,12 @@ def parse_overlay(text: str) -> Overlay:
     if not colon:
         path, mode = text, None
     elif mode not in ("ro", "rw"):
+        if os.path.exists(path) and os.path.exists(mode):
+            raise OverlayError(
+                f"there is no overlay {quote(text)}",
+                status=USAGE,
+                hint=f"name each apart: -o {quote(path)} -o {quote(mode)}",
+            )
         if os.path.exists(path) and not os.path.lexists(text):
             raise OverlayError(
                 f"{quote(text)}: behind the colon there must be ro or rw",
@@ -246,34 +255,27 @@ def read_commands(path: str, program: str = "run-overlay") -> CommandFile:
             return CommandFile(path, regular=False)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        raise OverlayError(
-            f"cannot read the command file {quote(path)}: {reason(error)}",
-            status=MISSING,
-            hint="to run one command instead of a file: run-overlay -o OVERLAY -- COMMAND"
-            if program == "run-overlay"
-            else "it is a text file of the bash commands that fill the overlay",
-        ) from None
+        from overlay.launch import not_commands
+
+        raise not_commands.unreadable(path, program, error) from None
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        from overlay.launch import not_commands
+
         os.close(descriptor)
-        raise OverlayError(
-            f"the command file {quote(path)} is a directory",
-            status=MISSING,
-            hint=None
-            if program == "run-overlay"
-            else f"to fill the overlay with what is in it: --from {quote(path)}",
-        )
+        raise not_commands.is_directory(path, program)
     with open(descriptor, "rb") as file:
-        text = file.read()
+        head = file.read(_HEAD)
+        if b"\0" in head[:_LOOKED_AT].partition(b"\n")[0]:
+            from overlay.launch import not_commands
+
+            raise not_commands.binary(path, head, program)
+        text = head + file.read()
     first = text.partition(b"\n")[0]
     other = _NOT_BASH.get(os.path.splitext(path)[1])
     if first.startswith(b"#!") and other and other in first:
-        raise OverlayError(
-            f"{quote(path)} begins with {printable(os.fsdecode(first))}, and -f runs bash commands",
-            status=USAGE,
-            hint=f"a program in another language: run-overlay -o OVERLAY -- ./{quote(path)}"
-            if program == "run-overlay" and os.sep not in path
-            else "name a file of bash commands that starts it",
-        )
+        from overlay.launch import not_commands
+
+        raise not_commands.in_another_language(path, first, program)
     plain = _plain(text)
     return CommandFile(path, text=plain if plain != text else None)
 
