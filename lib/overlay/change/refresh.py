@@ -8,8 +8,8 @@ from overlay.change import carry
 from overlay.create.activate import Wanted, find_out
 from overlay.create.ready import has_scripts, identity
 from overlay.environment import find, note
-from overlay.environment.activation import BASE, ENGINE, PROFILE, Activation, parse
-from overlay.environment.note import Note
+from overlay.environment.activation import BASE, PROFILE, Activation, parse
+from overlay.environment.note import ENGINE, Note
 from overlay.errors import quote
 from overlay.launch.facts import gather
 from overlay.launch.request import Overlay, Session

@@ -9,9 +9,9 @@ from overlay.create.activate import Wanted, find_out
 from overlay.create.kind import open_regular
 from overlay.create.place import make_directories
 from overlay.environment import find, history
-from overlay.environment.activation import BASE, ENGINE, PROFILE, Activation
+from overlay.environment.activation import BASE, PROFILE, Activation
 from overlay.environment.base import Base, look
-from overlay.environment.note import DIRECTORY, MOST, Note, is_id, new_id, parse, path
+from overlay.environment.note import DIRECTORY, ENGINE, MOST, Note, is_id, new_id, parse, path
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
 from overlay.launch.request import find_container
 

@@ -8,16 +8,11 @@ bash is not there. So nothing but lines that export.
 
 from __future__ import annotations
 
-import shlex
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# Where they lie below upper/, with the overlay's id: of two layers with one name only the upper
-# one's counts. Behind 90-environment.sh and 10-docker2singularity.sh, which may set PATH outright.
-# A login shell sets PATH anew from /etc/profile, and then reads profile.d.
-ENGINE = "/.singularity.d/env/92-overlay-{}.sh"
+# Where a login shell reads them, which sets PATH anew from /etc/profile before: see note.ENGINE.
 PROFILE = "/etc/profile.d/overlay-{}.sh"
 
 # A base image without scripts of its own, an unpacked directory, gets none of the variables of
@@ -54,6 +49,8 @@ class Activation:
 
     def script(self) -> str:
         """Return the lines, for sh(1) and for the engine's interpreter."""
+        import shlex  # for those that write them only
+
         lines = [f"export {name}={shlex.quote(text)}" for name, text in sorted(self.values.items())]
         for name, words in sorted(self.lists.items()):
             first = shlex.quote(":".join(words))
@@ -64,6 +61,8 @@ class Activation:
 
 def parse(script: str) -> Activation:
     """Return the Activation of some lines of ours; of others what can be understood."""
+    import shlex  # for sessions with several that are ready only
+
     made = Activation()
     try:
         words = shlex.split(script)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from overlay.environment import history, note
-from overlay.environment.activation import ENGINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ def of(images: Iterable[Image], entry: dict[str, Any]) -> dict[str, bytes]:
             if content is None:
                 continue
             found[note.path(id_)] = content
-            lines = image.content_of(ENGINE.format(id_), _MOST)
+            lines = image.content_of(note.ENGINE.format(id_), _MOST)
             if lines is not None:
-                found[ENGINE.format(id_)] = lines
+                found[note.ENGINE.format(id_)] = lines
             if id_ in histories and histories[id_][0] <= history.FORMAT:
                 try:
                     data = history.data([*histories[id_][1], entry])

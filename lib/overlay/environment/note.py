@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 
-from overlay.environment.activation import ENGINE
 from overlay.environment.base import Base
 
 TYPE_CHECKING = False
@@ -21,6 +20,12 @@ if TYPE_CHECKING:
     from overlay.image.kind import Image
 
 DIRECTORY = "/.singularity.d/overlay"
+
+# Where the engine's lines lie below upper/, with the overlay's id: of two layers with one name only
+# the upper one's counts. Behind 90-environment.sh and 10-docker2singularity.sh, which may set PATH
+# outright.
+ENGINE = "/.singularity.d/env/92-overlay-{}.sh"
+
 FORMAT = 1
 MOST = 1 << 16  # bytes of a note; ours have some hundred
 _MOST_NOTES = 64  # of one overlay
