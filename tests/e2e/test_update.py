@@ -66,6 +66,10 @@ def test_versions_are_shown_and_forgotten(ok, run, scratch, env):
     assert run("update-overlay", "--forget", "env.ext3").status == 73
     ok("update-overlay", "-q", "env.ext3", "--", "true")
     assert "'env.ext3.~1~', " in ok("show-overlay", "env.ext3")
+    listed = ok("list-overlays", ".")
+    assert "before an update" in listed
+    assert "1 of them is kept from before an update, 24 MiB on disk" in listed
+    assert "update-overlay --forget env.ext3" in listed
     assert ok("update-overlay", "--forget", "env.ext3") == "removed 'env.ext3.~1~'\n"
     assert names(scratch) == ["env.ext3"]
     assert "~1~" not in ok("show-overlay", "env.ext3")
@@ -306,6 +310,7 @@ def test_packed(ok, run, words, environ, scratch, packed, read):
     assert run("update-overlay", "env.sqsh", "-s", "+5G", "--", "true").status == 2
     assert packed.read_bytes() == whole
     ok("update-overlay", "-q", "env.sqsh", "--", "true")
+    assert "before an update" in ok("list-overlays", ".")
     ok("update-overlay", "--forget", "env.sqsh")
     assert names(scratch) == ["env.sqsh"]
 

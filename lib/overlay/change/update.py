@@ -260,14 +260,7 @@ class Updating:
         with contextlib.ExitStack() as stack:
             source = os.open(finished, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             stack.callback(os.close, source)
-            try:
-                new = stack.enter_context(replace.adopted(self._path, finished))
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                self._output.notice(f"writing {quote(old.path)}")
-                new = stack.enter_context(replace.unfinished(self._path))
-                blocks.copy_sparse(source, new.descriptor)
+            new = stack.enter_context(self._new(source, finished))
             if not old.is_compressed and status.st_blocks * 512 >= status.st_size:
                 blocks.reserve(
                     self._path,
@@ -277,10 +270,29 @@ class Updating:
                     self._output.notice,
                     "update",
                 )
-            if not _same(source, new.descriptor):
-                raise self._failed("what was written back is not what was read")
             self._working.note(source, new.descriptor)
             os.fsync(new.descriptor)
+            yield new
+
+    @contextlib.contextmanager
+    def _new(self, source: int, finished: str) -> Iterator[Unfinished]:
+        """Give the unfinished file: what was made itself, or a copy on another file system.
+
+        source  the open file at finished
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                new = stack.enter_context(replace.adopted(self._path, finished))
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                new = None
+            if new is None:
+                self._output.notice(f"writing {quote(self._old.path)}")
+                new = stack.enter_context(replace.unfinished(self._path))
+                blocks.copy_data(source, new.descriptor)
+                if not _same(source, new.descriptor):
+                    raise self._failed("what was written back is not what was read")
             yield new
 
     def _exchange(self, new: Unfinished) -> str:

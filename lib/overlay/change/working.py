@@ -10,11 +10,11 @@ from overlay.create.request import Creation, Order
 from overlay.create.squashfs import Squashfs
 from overlay.create.workplace import Workplace
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
-from overlay.host import private
+from overlay.host import private, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3, record
 from overlay.plan import Plan
-from overlay.safety import blocks, guard, replace
+from overlay.safety import blocks, guard, repair, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,15 +82,27 @@ class Ext3Working(Working):
         self.taken = length if steps.is_reserved(old.status) else used
 
     def make(self, copy: str, scratch: str) -> None:
-        old = self._old
         descriptor = replace.new_file(copy)
         try:
-            blocks.copy(old.path, old.descriptor, descriptor, self._config.environ, sound=True)
-            os.truncate(descriptor, old.status.st_size)
+            self._copy(descriptor)
         finally:
             os.close(descriptor)
         if self._more != (None, None):
             self._resize(copy)
+
+    def _copy(self, descriptor: int) -> None:
+        """Copy the blocks in use into an empty file."""
+        old, environ = self._old, self._config.environ
+        try:
+            blocks.copy_used(old.descriptor, descriptor)
+            if repair.is_sound(process.need("e2fsck", environ), descriptor, environ):
+                return
+        except ext3.FormatError:
+            pass
+        # Its bitmaps are not right: what is in use is found by its files, and repaired later.
+        os.truncate(descriptor, 0)
+        blocks.copy(old.path, old.descriptor, descriptor, environ, sound=True)
+        os.truncate(descriptor, old.status.st_size)
 
     def _resize(self, copy: str) -> None:
         """Give the copy another size, and another number of files."""

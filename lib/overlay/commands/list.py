@@ -12,6 +12,7 @@ from overlay.host.places import check_current
 from overlay.image.expiry import Expiry
 from overlay.image.search import Search, reachable
 from overlay.image.survey import Survey
+from overlay.safety import versions
 from overlay.settings import config as configuration
 
 TYPE_CHECKING = False
@@ -104,6 +105,7 @@ def _row(path: str, found: Image | OverlayError, low: int, expiry: Expiry, now: 
             return {
                 **Survey(found, who=False, low=low).as_dictionary(),
                 "path": path,
+                "version_of": versions.of(path, found.descriptor),
                 "purge_days": expiry.days(path, found.status, now),
             }
         except OverlayError as damage:
@@ -159,6 +161,8 @@ def _or_dash(form: Callable[[Any], str], value: float | None) -> str:
 def _flags(row: Row) -> list[str]:
     """Return what is worth knowing about the state of an overlay."""
     flags = []
+    if row["version_of"]:
+        flags.append("before an update")
     if row["in_use"]:
         flags.append("in use")
     if row["clean"] is False and row["in_use"] != "writer":
@@ -198,7 +202,20 @@ def totals(rows: Sequence[Row]) -> str:
     return (
         f"{count}: {size.format_size(total('size'))}, of them"
         f" {size.format_size(total('allocated'))} on disk;"
-        f" {size.format_files(total('files_used'))} inside"
+        f" {size.format_files(total('files_used'))} inside{_before(rows)}"
+    )
+
+
+def _before(rows: Sequence[Row]) -> str:
+    """Return a line about versions before updates, which take room as well; empty without any."""
+    found = [row for row in rows if row.get("version_of")]
+    if not found:
+        return ""
+    taken = size.format_size(sum(row.get("allocated") or 0 for row in found))
+    what = "1 of them is" if len(found) == 1 else f"{len(found)} of them are"
+    return (
+        f"\n{what} kept from before an update, {taken} on disk; to remove:"
+        f" update-overlay --forget {quote(found[0]['version_of'])}"
     )
 
 

@@ -172,6 +172,33 @@ class Reader:
         yield self._group(0)[2] + (_RESIZE_INODE_NUMBER - 1) // inodes_per_block, 1
         yield self.inode(_RESIZE_INODE_NUMBER).blocks[13], 1
 
+    def used(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, length) in bytes of what is in use, as the bitmaps say."""
+        superblock = self.superblock
+        size, per_group = superblock.block_size, superblock.blocks_per_group
+        start = end = 0  # of what was found last, in blocks
+        if superblock.first_data_block:
+            end = superblock.first_data_block  # what lies before it stands in no bitmap
+        for group in range(superblock.groups_count):
+            first = superblock.first_data_block + group * per_group
+            count = min(per_group, superblock.blocks_count - first)
+            data = os.pread(self.descriptor, size, self._group(group)[0] * size)
+            if len(data) < size:
+                raise ext3.FormatError("it is cut off in its bitmaps")
+            bits = bin(int.from_bytes(data, "little") | 1 << size * 8)[:2:-1][:count]
+            place = bits.find("1")
+            while place >= 0:
+                free = bits.find("0", place)
+                free = count if free < 0 else free
+                if first + place > end:
+                    if end > start:
+                        yield start * size, (end - start) * size
+                    start = first + place
+                end = first + free
+                place = bits.find("1", free)
+        if end > start:
+            yield start * size, (end - start) * size
+
     def place(self, number: int) -> int:
         """Return the offset in bytes of an inode."""
         superblock = self.superblock

@@ -178,6 +178,8 @@ def _may_be(name: str, size: int) -> bool:
     """Return whether a file of this name and size can be an overlay."""
     if size >= _SMALLEST and not size % _UNIT:
         return not is_partial(name)
+    if name.endswith("~"):
+        name = name.rpartition(".~")[0]  # a version before an update
     return size > HEADER and name.endswith(SquashfsImage.suffixes)
 
 

@@ -10,15 +10,18 @@ from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote
 from overlay.host import process
 from overlay.host.room import free_bytes
 from overlay.image import ext3
+from overlay.image.ext3_read import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _WAYS_OUT = (
     "choose a smaller size, make room, or add --sparse to take blocks only as they are written"
 )
 _BLOCK = 1 << 20  # bytes that are copied at a time
+
+_AT_ONCE = 4  # of them
 
 # Options of cp(1) for an image.
 COPYING = ("--reflink=auto", "--sparse=always", "--")
@@ -60,6 +63,89 @@ def copy(
             ended = signal.strsignal(-result.status) or ended
         why = process.last_line(result.errors, otherwise=ended).rpartition(": ")[2]
         raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
+
+
+def copy_used(source: int, target: int) -> None:
+    """Copy the blocks of an ext3 image that its bitmaps say are in use to an empty file.
+
+    Whether the bitmaps are right is seen in the copy, by e2fsck(8). Raises FormatError, OSError.
+    """
+    os.truncate(target, os.fstat(source).st_size)
+    copy_runs(source, target, Reader(source, ext3.read_superblock(source)).used())
+
+
+def copy_data(source: int, target: int) -> None:
+    """Copy an open file to an empty one, its holes as holes. Raises OSError."""
+    os.truncate(target, os.fstat(source).st_size)
+    copy_runs(source, target, _data(source))
+
+
+def _data(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of what is not a hole in an open file. Raises OSError."""
+    whole, place = os.fstat(descriptor).st_size, 0
+    while place < whole:
+        try:
+            place = os.lseek(descriptor, place, os.SEEK_DATA)
+            end = os.lseek(descriptor, place, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # a hole up to the end
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            end = whole
+        yield place, end - place
+        place = end
+
+
+def copy_runs(source: int, target: int, runs: Iterable[tuple[int, int]]) -> None:
+    """Copy parts, (offset, length), of an open file to another one; zeros become holes there.
+
+    Several at a time: on a file system far away most of the time of each is waiting.
+    Raises OSError, also when the source ends before its size.
+    """
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    pieces = (
+        (place, min(_BLOCK, offset + length - place))
+        for offset, length in runs
+        for place in range(offset, offset + length, _BLOCK)
+    )
+    lock, ended = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        buffer, zeros = memoryview(bytearray(_BLOCK)), bytes(_BLOCK)
+        try:
+            while not ended.is_set():
+                with lock:
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                _copy_piece(source, target, *piece, buffer, zeros)
+        except BaseException:
+            ended.set()
+            raise
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        try:
+            for worker in [pool.submit(work) for _number in range(_AT_ONCE)]:
+                worker.result()
+        finally:
+            ended.set()
+
+
+def _copy_piece(
+    source: int, target: int, place: int, length: int, buffer: memoryview, zeros: bytes
+) -> None:
+    end = place + length
+    while place < end:
+        count = os.preadv(source, [buffer[: end - place]], place)
+        if count == 0:
+            raise OSError(errno.EIO, "it became shorter while it was copied")
+        data, done = buffer[:count], 0
+        while data != zeros[:count] and done < count:
+            done += os.pwrite(target, data[done:], place + done)
+        place += count
 
 
 def reserve(

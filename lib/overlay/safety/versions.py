@@ -13,6 +13,7 @@ import stat
 from overlay.safety import replace
 
 _VERSION = "user.overlay.version"
+_NAMED = re.compile(r"(.+)\.~\d{1,9}~", re.DOTALL | re.ASCII)
 
 
 def named(path: str) -> list[str]:
@@ -33,6 +34,19 @@ def named(path: str) -> list[str]:
         if stat.S_ISREG(status.st_mode) and status.st_uid == owner:
             found.append((int(match[1]), os.path.join(directory, name)))
     return [name for _number, name in sorted(found)]
+
+
+def of(path: str, descriptor: int) -> str | None:
+    """Return the path of the overlay of which an open file is a version that we have kept, or None.
+
+    path  of that file
+    """
+    match = _NAMED.fullmatch(path)
+    try:
+        os.getxattr(descriptor, _VERSION)
+    except OSError:
+        return None
+    return match and match[1]
 
 
 def keep(path: str, descriptor: int) -> str:
