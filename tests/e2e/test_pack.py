@@ -409,8 +409,7 @@ def test_refused(ok, run, scratch, rich):
         assert digests(scratch) == before
     assert run("pack-overlay", "packed.sqsh").stderr == (
         "pack-overlay: error: packed.sqsh is packed already\n"
-        "pack-overlay: hint: to change what is in it, and pack that: create-overlay --from"
-        " packed.sqsh -o NAME\n"
+        "pack-overlay: hint: to change what is in it: update-overlay packed.sqsh -- COMMAND\n"
     )
     assert run("pack-overlay", "d").stderr == (
         "pack-overlay: error: d is a directory, and only ext3 overlays can be packed\n"

@@ -115,7 +115,7 @@ def test_squashfs_overlay(run, scratch, overlay):
         77,
         "",
         f"run-overlay: error: {message}\nrun-overlay: hint: to write above it: -o NEW -o s.sqsh;"
-        " to make it writable: create-overlay --from s.sqsh -o NAME\n",
+        " to change what is in it: update-overlay s.sqsh\n",
     )
 
 

@@ -226,7 +226,7 @@ def test_json(copy, run):
     one, two = json.loads(result.stdout)
     shown = json.loads(run("show-overlay", "--json", "a.ext3").stdout)[0]
     carried = {name: shown.pop(name) for name in ("history", "base", "activated")}
-    assert one.pop("purge_days") is None
+    assert (one.pop("purge_days"), one.pop("version_of")) == (None, None)
     assert (one, carried) == (shown, {"history": [], "base": [], "activated": []})
     assert two["state"] == "damaged" and "b.ext3 is damaged: it is cut off" in two["error"]
     assert "damaged  b.ext3" in run("list-overlays").stdout

@@ -214,7 +214,7 @@ def test_layers(settings, named, images, expected, notices):
             [image("a", "squashfs", writable=False)],
             NOT_ALLOWED,
             "a cannot be mounted writable: a squashfs file cannot be written",
-            "to write above it: -o NEW -o a; to make it writable: create-overlay --from a -o NAME",
+            "to write above it: -o NEW -o a; to change what is in it: update-overlay a",
         ),
         (
             ["a:ro"],

@@ -126,6 +126,9 @@ class Updating:
                 self._working.make(copy, scratch)
                 ready = Refresh(copy, self._old.path, session, self._config, self._output)
                 self._run(session, copy)
+                if not os.path.exists(copy):
+                    why = f"something has removed its copy in {quote(scratch)}"
+                    raise self._failed(why, private.HINT)
                 ready.do(activate)
                 self._see(copy, _entry(session, words, ready.base))
                 return self._into_place(self._working.finish(copy, scratch), versions)

@@ -147,8 +147,7 @@ def _check(found: Sequence[Image], path: str) -> None:
             raise OverlayError(
                 f"{quote(one.path)} is packed already",
                 status=USAGE,
-                hint="to change what is in it, and pack that: create-overlay --from"
-                f" {quote(one.path)} -o NAME",
+                hint=f"to change what is in it: update-overlay {quote(one.path)} -- COMMAND",
             )
         one.as_ext3("only ext3 overlays can be packed")
         one.check_upper()

@@ -43,8 +43,10 @@ def _kind(_session: Session, facts: Facts) -> tuple[str, str | None, bool]:
     path = quote(facts.overlays[0].path)
     why = facts.images[0].never_writable
     assert why
-    hint = f"to write above it: -o NEW -o {path}; to make it writable:"
-    return why, f"{hint} create-overlay --from {path} -o NAME", False
+    hint = f"to write above it: -o NEW -o {path}; to"
+    if facts.images[0].status.st_uid == facts.uid:
+        return why, f"{hint} change what is in it: update-overlay {path}", False
+    return why, f"{hint} make it writable: create-overlay --from {path} -o NAME", False
 
 
 def _permission(_session: Session, facts: Facts) -> tuple[str, str | None, bool]:
