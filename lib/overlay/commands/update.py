@@ -79,9 +79,10 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         work.close()
     if not options.quiet:
         path = quote(options.overlay)
+        before = kept if os.path.isabs(options.overlay) else os.path.relpath(kept)
         output.result(
             f"updated {path}\n"
-            f"  before  {quote(os.path.relpath(kept))}\n"
+            f"  before  {quote(before)}\n"
             f"next: to go back: update-overlay --undo {path}"
         )
     return 0

@@ -10,7 +10,6 @@ from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote
 from overlay.host import process
 from overlay.host.room import free_bytes
 from overlay.image import ext3
-from overlay.image.ext3_read import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ def copy_used(source: int, target: int) -> None:
 
     Whether the bitmaps are right is seen in the copy, by e2fsck(8). Raises FormatError, OSError.
     """
+    from overlay.image.ext3_read import Reader  # of updates only
+
     os.truncate(target, os.fstat(source).st_size)
     copy_runs(source, target, Reader(source, ext3.read_superblock(source)).used())
 
