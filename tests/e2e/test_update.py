@@ -300,7 +300,7 @@ def test_packed(ok, run, words, environ, scratch, packed, read):
     listed = tool("unsquashfs", "-ll", packed).stdout
     assert [row.split()[0] for row in listed.splitlines() if "private" in row] == ["-rw-r--r--"]
     (history,) = json.loads(ok("show-overlay", "--json", "env.sqsh"))[0]["history"]
-    assert [one["action"] for one in history["entries"]] == ["create", "update", "pack"]
+    assert [one["action"] for one in history["entries"]] == ["create", "pack", "update", "pack"]
     for expected in ("one\n", "two\n", "one\n"):
         ok("update-overlay", "-q", "--undo", "env.sqsh")
         assert read("env.sqsh") == expected
