@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from overlay.errors import DAMAGED, OverlayError
 from overlay.image import ext3
-from overlay.safety import repair
+from overlay.safety import e2fsck, repair, salvage
 from support import tool
 
 MIB = 1 << 20
@@ -299,4 +299,86 @@ def test_other_changes_that_fail(sound):
                 repair.change(str(sound), descriptor, ENVIRON, work)
     finally:
         os.close(descriptor)
+    assert sound.read_bytes() == before
+
+
+def endings(image):
+    """Return what check() says of an image, and what is in lost+found then."""
+    said = check(image)
+    assert tool("e2fsck", "-fn", image).returncode == 0
+    with open(image, "rb") as file:
+        return said, salvage.lost_and_found(file.fileno())
+
+
+def test_directory_with_two_names(sound):
+    """A kill in the midst of a rename of a directory: no decision, nothing is lost."""
+    debugfs(sound, "mkdir /upper/e", "ln /upper/e /upper/second", "ssv state 0")
+    said, found = endings(sound)
+    assert said.startswith("repaired") and not found
+    names = tool("debugfs", "-R", "ls -p /upper", sound).stdout
+    assert names.count("/e/") + names.count("/second/") == 1
+
+
+def test_directory_with_two_names_holds_something(sound):
+    """It is not lost when that directory holds other files."""
+    debugfs(sound, "ln /upper/d /upper/second", "ssv state 0")
+    said, _found = endings(sound)
+    assert said.startswith("repaired")
+    listed = [
+        tool("debugfs", "-R", f"ls -p /upper/{name}", sound).stdout for name in ("d", "second")
+    ]
+    assert sum("/d/" in one for one in listed) == 1
+
+
+def test_directory_without_a_name(sound):
+    """A directory that lost its name is in lost+found, and the repair says so."""
+    debugfs(sound, "unlink /upper/d", "setb 3500 9", "ssv state 0")
+    said, found = endings(sound)
+    assert len(found) == 1 and "a directory" in said
+
+
+def test_pointers_behind_the_end(sound):
+    """A kill in the midst of an append: what the file had is there, without a decision."""
+    junk = os.urandom(4096)
+    with open(sound, "r+b") as file:
+        superblock = ext3.read_superblock(file.fileno())
+        block = superblock.blocks_count - 10
+        os.pwrite(file.fileno(), junk, block * superblock.block_size)
+    content = sound.with_suffix(".short")
+    content.write_bytes(b"short" * 100)
+    debugfs(
+        sound,
+        f"write {content} /upper/short",
+        f"set_inode_field /upper/short block[IND] {block}",
+        "ssv state 0",
+    )
+    assert "Too many illegal blocks" in tool("e2fsck", "-fn", sound).stdout
+    said, found = endings(sound)
+    assert said.startswith("repaired") and not found
+    assert tool("debugfs", "-R", "cat /upper/short", sound).stdout == "short" * 100
+
+
+@pytest.mark.parametrize("line", ["clri /upper/d", "set_inode_field /upper/file block[0] 0"])
+def test_more_than_that(sound, line):
+    """What loses something is still for --repair."""
+    debugfs(sound, "unlink /upper/d/d", line, "set_inode_field /upper/file block[3] 4000000000")
+    debugfs(sound, "ssv state 0")
+    before = sound.read_bytes()
+    with pytest.raises(OverlayError) as caught:
+        check(sound)
+    assert caught.value.status == DAMAGED
+    assert sound.read_bytes() == before
+
+
+def test_a_time_limit(sound, monkeypatch):
+    """e2fsck that does not come to an end is ended, and a decision is asked for."""
+    endless = sound.with_suffix(".endless")
+    endless.write_text("#!/bin/sh\nwhile :; do :; done\n")
+    endless.chmod(0o755)
+    monkeypatch.setattr(repair.process, "need", lambda name, environ: str(endless))
+    monkeypatch.setattr(e2fsck, "_SECONDS", 1)
+    before = sound.read_bytes()
+    with pytest.raises(OverlayError) as caught:
+        check(sound, full=True)
+    assert caught.value.status == DAMAGED
     assert sound.read_bytes() == before

@@ -15,13 +15,15 @@ from overlay.image import ext3, ext3_write
 from overlay.image.ext3_read import Reader
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step, ToldPlan
-from overlay.safety import blocks, repair, replace, salvage
+from overlay.safety import blocks, e2fsck, repair, replace, salvage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from overlay.image.ext3_image import Ext3Image
+
+_NO_END = "e2fsck does not come to an end"
 
 
 class Repair:
@@ -40,7 +42,7 @@ class Repair:
         self._scratch = scratch
         self._environ = environ
         self._path = os.path.realpath(whole.path)
-        self._e2fsck = process.need("e2fsck", environ)
+        self._program = process.need("e2fsck", environ)
         self._files = contextlib.ExitStack()
         self._is_sound = False
         replace.check_names(self._path, os.fstat(whole.descriptor))
@@ -51,14 +53,14 @@ class Repair:
         before  Steps that come first
         Doing it raises OverlayError (DAMAGED, CANNOT_CREATE).
         """
-        path, e2fsck = self._path, self._e2fsck
+        path, program = self._path, self._program
         partial = partial_name(path, os.uname().nodename, os.getpid())
         parts = [
             *before,
             Step(action=self._finish, why="a change that was interrupted is finished, or undone"),
             steps.tidying(path, self._scratch),
             Step(
-                [e2fsck, "-fn", path],
+                [program, "-fn", path],
                 action=self._look,
                 why="where this finds nothing wrong, the rest is left out",
             ),
@@ -77,9 +79,9 @@ class Repair:
             )
         parts += [
             self._step([], self._spare, "of what e2fsck would clear as a whole, parts are saved"),
-            self._step([e2fsck, "-f", "-y", partial], self._repair),
+            self._step([program, "-fy", partial], self._repair),
             self._step(
-                [e2fsck, "-fn", partial], self._verify, "it is seen that a session would take it"
+                [program, "-fn", partial], self._verify, "it is seen that a session would take it"
             ),
             self._step(
                 [], self._compare, f"if names are gone, it is kept as it was: {salvage.kept(path)}"
@@ -121,7 +123,7 @@ class Repair:
     def _look(self) -> None:
         descriptor = self._whole.descriptor
         self._is_sound = ext3.read_superblock(descriptor).is_clean and repair.is_sound(
-            self._e2fsck, descriptor, self._environ
+            self._program, descriptor, self._environ
         )
         if self._is_sound:
             repair.check_layout(self._path, descriptor)
@@ -139,12 +141,12 @@ class Repair:
         blocks.reserve(self._path, descriptor, bytes_, environ, None, "repair")
 
     def _spare(self) -> None:
-        salvage.spare(self._e2fsck, self._new.descriptor, self._environ)
+        salvage.spare(self._program, self._new.descriptor, self._environ)
 
     def _repair(self) -> None:
         descriptor, superblock = self._new.descriptor, self._whole.superblock
         ext3_write.set_dir_nlink(descriptor, superblock, True)
-        self._status = process.run([self._e2fsck, "-f", "-y", descriptor], self._environ).status
+        self._status = e2fsck.run(self._program, "-fy", descriptor, self._environ).status
         ext3_write.set_dir_nlink(descriptor, superblock, False)
         salvage.save_work(descriptor, self._environ)
 
@@ -153,7 +155,7 @@ class Repair:
             self._path,
             self._whole.descriptor,
             self._status,
-            self._e2fsck,
+            self._program,
             self._new.descriptor,
             self._environ,
         )
@@ -177,7 +179,7 @@ class Repair:
 
 
 def _see_that_it_is_taken(
-    path: str, original: int, status: int, e2fsck: str, descriptor: int, environ: Mapping[str, str]
+    path: str, original: int, status: int, program: str, descriptor: int, environ: Mapping[str, str]
 ) -> None:
     """Raise OverlayError (DAMAGED) unless a session would take a repaired image.
 
@@ -185,8 +187,8 @@ def _see_that_it_is_taken(
     status      of the repair, as e2fsck gave it
     descriptor  of the repaired copy
     """
-    why = f"e2fsck {status}"
-    if repair.is_sound(e2fsck, descriptor, environ):
+    why = _NO_END if status == e2fsck.ENDLESS else f"e2fsck {status}"
+    if repair.is_sound(program, descriptor, environ):
         repair.check_layout(path, descriptor)
         superblock = ext3.read_superblock(descriptor)
         if not superblock.is_ext3:

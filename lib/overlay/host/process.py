@@ -152,10 +152,12 @@ def run(
     variables: Mapping[str, str] | None = None,
     text: str = "",
     most: int | None = None,
+    seconds: int | None = None,
 ) -> Result:
     """Run a program to its end and return its Result; text, undecodable bytes escaped.
 
-    most  bytes that it may print, None for any number; by more it ends, with -SIGXFSZ
+    most     bytes that it may print, None for any number; by more it ends, with -SIGXFSZ
+    seconds  of the processor that it may take, None for any number; then it ends, with -SIGXCPU
 
     A number among the arguments is an open file: the program gets its name in proc(5), and
     inherits it. So it works on that file whatever its path leads to by now, and the locks
@@ -173,7 +175,7 @@ def run(
             words.write(text.encode())
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
-        status = _run(arguments, environment, actions, most)
+        status = _run(arguments, environment, actions, most, seconds)
         if most is not None and os.fstat(files[1]).st_size > most:
             status = -signal.SIGXFSZ  # it was faster than the limit
         return Result(status, *map(_all_of, files[1:]))
@@ -194,18 +196,20 @@ def _run(
     environment: Mapping[str, str],
     actions: Sequence[Any],
     most: int | None = None,
+    seconds: int | None = None,
 ) -> int:
     """Run a program to its end and return its status; when we are to end, so is it.
 
-    most  bytes that a file may have which it writes, None for any number
+    most     bytes that a file may have which it writes, None for any number
+    seconds  of the processor that it may take, None for any number
     Signals wait until it can be ended: none may leave it running behind our back.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         child = _spawn(arguments, environment, actions, setsigmask=mask)
         try:
-            if most is not None:
-                _limit(child, most)
+            _limit(child, "RLIMIT_FSIZE", most)
+            _limit(child, "RLIMIT_CPU", seconds)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         except BaseException:
@@ -215,14 +219,22 @@ def _run(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _limit(child: int, most: int) -> None:
-    """Let a program write no file of more bytes; it has just been started, and writes little yet."""
+def _limit(child: int, name: str, most: int | None) -> None:
+    """Limit what a program that has just been started may take of something; None does nothing.
+
+    name  of the limit, in getrlimit(2)
+    """
+    if most is None:
+        return
     import resource
 
     try:
-        soft, hard = resource.prlimit(child, resource.RLIMIT_FSIZE)
+        number = getattr(resource, name)
+        soft, hard = resource.prlimit(child, number)
         soft = most if soft == resource.RLIM_INFINITY else min(most, soft)
-        resource.prlimit(child, resource.RLIMIT_FSIZE, (soft, hard))
+        resource.prlimit(child, number, (soft, hard))
+        if name == "RLIMIT_CPU":  # its end would leave a core file
+            resource.prlimit(child, resource.RLIMIT_CORE, (0, 0))
     except OSError:
         pass  # it has ended already
 

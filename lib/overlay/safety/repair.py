@@ -22,7 +22,7 @@ from overlay.host.room import free_bytes
 from overlay.image import ext3, ext3_write, magic
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.layout import check_locked_layout
-from overlay.safety import salvage, undo
+from overlay.safety import e2fsck, harmless, salvage, undo
 from overlay.size import format_files
 
 TYPE_CHECKING = False
@@ -118,7 +118,7 @@ def is_sound(
     More than 65,000 directories in one are not damage here: they do no harm, once the number
     of its links stands at 1, and what e2fsck would do makes an ext4 image of it.
     """
-    result = process.run([program, "-fn", descriptor], environ)
+    result = e2fsck.run(program, "-fn", descriptor, environ)
     rest = result.output.replace(_MANY, "")
     if result.status == 4 and rest != result.output:
         return "? no" not in rest and "IGNORED" not in rest
@@ -147,10 +147,9 @@ def _repair(program: str, path: str, descriptor: int, environ: Mapping[str, str]
     try:
         known = _copy_tables(path, descriptor, copy, superblock, environ)
         ext3_write.set_dir_nlink(copy, superblock, True)
-        result = process.run([program, "-p", "-f", copy], environ)
-        # 4 is "errors left uncorrected"; where it was so before, what was mended then is unknown.
-        if result.status == 4 and not superblock.state & ext3.STATE_ERROR:
-            result = _attach(program, copy, result.output, environ) or result
+        result = e2fsck.run(program, "-pf", copy, environ)
+        if result.status == 4:  # "errors left uncorrected"
+            result = harmless.mend(program, copy, environ) or result
         _judge(path, result)
         ext3_write.set_dir_nlink(copy, superblock, False)
         check_layout(path, copy)
@@ -180,6 +179,8 @@ def _judge(path: str, result: Result) -> None:
     # e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot, which no image needs.
     if result.status in (0, 1, 2, 3):
         return
+    if result.status == e2fsck.ENDLESS:
+        raise _needs_decision(path)
     if result.status < 0 or result.status & 32:  # 32 is "canceled by user request"
         raise OverlayError(
             f"{quote(path)} could not be checked: e2fsck was ended before it was done",
@@ -203,24 +204,6 @@ def _cannot_write(path: str, error: OSError) -> OverlayError:
         status=CANNOT_CREATE,
         hint=f"is there room on its disk, and in your quota? Then: check-overlay {quote(path)}",
     )
-
-
-def _attach(program: str, descriptor: int, said: str, environ: Mapping[str, str]) -> Result | None:
-    """Put files without a name into lost+found, when nothing else is wrong.
-
-    said  what e2fsck -p has printed, which stops at the first of them
-    A kill between the two halves of an unlink(2) leaves such a file. Directories are sound
-    then: nothing was mended before, and all that is asked is asked from pass 4 on. Returns
-    the Result of the repair, None when something else is wrong.
-    """
-    lines = [line for line in said.splitlines() if line.strip() and "check forced" not in line]
-    if not lines or not all("Unattached inode " in line for line in lines):
-        return None
-    found = process.run([program, "-fn", descriptor], environ)
-    before, begun, _rest = found.output.partition("Pass 4:")
-    if not begun or "? no" in before:
-        return None
-    return process.run([program, "-fy", descriptor], environ)
 
 
 def _corrections(output: str) -> str:

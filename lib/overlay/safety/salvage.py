@@ -21,7 +21,7 @@ from overlay.errors import quote
 from overlay.host import process
 from overlay.image import ext3
 from overlay.image.ext3_read import Inode, Reader, parse_entries
-from overlay.safety import blocks, replace
+from overlay.safety import blocks, e2fsck, replace
 from overlay.size import format_files, format_size
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ def spare(program: str, descriptor: int, environ: Mapping[str, str]) -> None:
     descriptor  of an image that nobody uses, open for writing
     The content before them stays. Raises OSError.
     """
-    said = process.run([program, "-fn", descriptor], environ).output
+    said = e2fsck.run(program, "-fn", descriptor, environ).output
     for number in {int(found) for found in _CLEARED.findall(said)}:
         try:
             _spare(descriptor, number)
@@ -57,6 +57,26 @@ def _spare(descriptor: int, number: int) -> None:
     for depth, block in enumerate(reader.inode(number).blocks[_FIRST_INDIRECT:], 1):
         if _is_chance(reader, block, depth):
             os.pwrite(descriptor, bytes(4), place + 4 * (depth - 1))
+
+
+def cut_behind_end(descriptor: int, numbers: Iterable[int]) -> None:
+    """Take from inodes the pointers to indirect blocks of which all is behind the file's end.
+
+    descriptor  of an image that nobody uses, open for writing
+    fuse2fs writes them before it writes how long the file has become. Raises OSError.
+    """
+    for number in numbers:
+        try:
+            reader = Reader(descriptor, ext3.read_superblock(descriptor))
+            inode, size = reader.inode(number), reader.superblock.block_size
+            place = reader.place(number) + 40 + 4 * _FIRST_INDIRECT
+        except ext3.FormatError:
+            continue
+        first = _FIRST_INDIRECT
+        for depth, block in enumerate(inode.blocks[_FIRST_INDIRECT:], 1):
+            if inode.is_file and block and inode.size <= first * size:
+                os.pwrite(descriptor, bytes(4), place + 4 * (depth - 1))
+            first += (size // 4) ** depth
 
 
 def _is_chance(reader: Reader, number: int, depth: int) -> bool:

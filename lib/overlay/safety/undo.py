@@ -20,7 +20,7 @@ from overlay.errors import DAMAGED, OverlayError, quote, reason
 from overlay.host import process
 from overlay.image import ext3, ext3_write, magic, pending
 from overlay.image.ext3_read import Reader
-from overlay.safety import replace
+from overlay.safety import e2fsck, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _is_sound(descriptor: int, environ: Mapping[str, str]) -> bool:
     A node that fails may leave an undo file with a part of it missing, before that.
     """
     program = process.need("e2fsck", environ)
-    return process.run([program, "-fn", descriptor], environ).status == 0
+    return e2fsck.run(program, "-fn", descriptor, environ).status == 0
 
 
 def _play_back(
