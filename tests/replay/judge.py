@@ -4,8 +4,8 @@ import os
 import shutil
 import subprocess
 
-from overlay.change import repair as change_repair
 from overlay.change.grow import Growth
+from overlay.change.repair import Repair
 from overlay.errors import DAMAGED, OverlayError
 from overlay.image import ext3
 from overlay.image import image as images
@@ -90,7 +90,7 @@ class Place:
     def _repair(self):
         whole = guard.open_whole(self.path)
         try:
-            return change_repair.repair_copy(whole, self.directory, self._environ)
+            return Repair(whole, self.directory, self._environ).plan().do()
         finally:
             whole.close()
 
