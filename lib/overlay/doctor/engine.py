@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 
+from overlay.doctor import features
 from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check, known_bad
 from overlay.errors import OverlayError, quote, reason
 from overlay.host import namespace, process
@@ -49,6 +50,16 @@ class Engine:
             yield Check("engine", bad[0], words, bad[1], bad[2])
         else:
             yield Check("engine", OK, words, why)
+        own = any(
+            os.access(f"{place}/{one}", os.X_OK)
+            for place in self.helpers
+            for one in ("fuse-overlayfs", "fuse2fs")
+        )
+        kind = features.kind(name, numbers, setuid=self.setuid, own_helpers=own)
+        why = (
+            "what these commands do beyond the engine is seen to work with some only: docs/admin.md"
+        )
+        yield Check("what is tried", OK, features.words(kind), why)
         way = self.found.launchers(environ)
         if way and (way.directory is None or namespace.available(environ)):
             return

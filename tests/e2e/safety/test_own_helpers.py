@@ -97,6 +97,19 @@ def test_view(run, make):
     assert state(path) == CLEAN
 
 
+def test_ready(run, scratch):
+    """An environment is ready, also below another overlay that is written."""
+    program = scratch / "tree" / "bin" / "tool"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho found\n")
+    program.chmod(0o755)
+    words = ["--from", f"{scratch}/tree:/opt/env", "--activate", "/opt/env", "-o", "a.ext3"]
+    assert run("create-overlay", "-q", *words).status == 0
+    assert run("create-overlay", "-q", "-s", "16", "-n", "1", "-o", "b.ext3").status == 0
+    for stack in (["a.ext3:ro"], ["a.ext3"], ["b.ext3", "-o", "a.ext3"]):
+        assert run("run-overlay", "-q", "-o", *stack, "--", "tool") == (0, "found\n", "")
+
+
 def test_exit_status_and_input(run, make):
     """Standard input and the status pass through."""
     make()
