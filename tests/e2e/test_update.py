@@ -75,6 +75,17 @@ def test_versions_are_shown_and_forgotten(ok, run, scratch, env):
     assert "~1~" not in ok("show-overlay", "env.ext3")
 
 
+def test_name_of_an_unfinished_update(ok, scratch, env, read):
+    """A name that a killed update gave to what it did not replace is not in the way."""
+    os.link(env, scratch / "env.ext3.~1~")
+    ok("update-overlay", "-q", "env.ext3", "--", "sh", "-c", "echo two >/opt/x/f")
+    assert (read(), read("env.ext3.~1~")) == ("two\n", "one\n")
+    os.link(env, scratch / "env.ext3.~2~")
+    ok("update-overlay", "-q", "--undo", "env.ext3")
+    assert read() == "one\n"
+    assert names(scratch) == ["env.ext3", "env.ext3.~1~"]
+
+
 def test_users_own_versions(ok, scratch, env):
     """Files of such names that somebody else has made are theirs, and stay."""
     (scratch / "env.ext3.~1~").write_text("of cp --backup=numbered")
