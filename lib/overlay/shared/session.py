@@ -376,7 +376,7 @@ def _note(found: _Wanted, record: Record, way: Way) -> None:
             variables={name: found.environ.get(name) for name in sorted(named)},
             unset=[*patterns, *joining.unset],
             sets={name: value for name, value in joining.variables.items() if name != "PWD"},
-            notices=found.plan.notices,
+            notices=[one for one in found.plan.notices if one[0] != "detail"],
             who=found.scope,
         )
     finally:

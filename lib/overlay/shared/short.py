@@ -270,14 +270,15 @@ def _enter(
     door = join.open_door(session)
     join.try_it(door, cwd, files, wanted, made["PATH"])
     join.hand_on(lease)
-    if fields.get("n") or commands is not None:
-        from overlay.launch.request import read_input
-        from overlay.output import Output
+    from overlay.output import Output
 
-        output = Output(program, quiet=typed.quiet)
-        for noted in fields.get("n", ()):
-            level, _blank, said = noted.partition(" ")
-            output.notice(said, level)
+    output = Output(program, quiet=typed.quiet)
+    for noted in fields.get("n", ()):
+        level, _blank, said = noted.partition(" ")
+        output.notice(said, level)
+    if commands is not None:
+        from overlay.launch.request import read_input
+
         read_input(commands, output.notice)
     join.become(door, cwd, words, made)
 
