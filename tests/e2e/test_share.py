@@ -433,6 +433,28 @@ def program_of(pid):
     return None
 
 
+def test_locked_binds(run, overlay, scratch, site, site_text, local):
+    """Where the site has locked the binds, the engine's variables add none here either."""
+    overlay("env.ext3")
+    site.write_text(f"{site_text}[site]\nlock = binds.paths\n[binds]\npaths = /home\n")
+    words = ["-v", "--share", "-o", "env.ext3:ro", "--", "ls", "-d", "/bound"]
+    result = run("run-overlay", *words, variables={"APPTAINER_BIND": f"{scratch}:/bound"})
+    assert LEASE.search(result.stderr)
+    assert (result.status, result.stdout) == (2, "")
+
+
+def test_staged(run, overlay, local):
+    """With --stage the overlay is copied once, and the copy's session is joined."""
+    overlay("env.ext3")
+    typed = ["-v", "--share", "--stage", "-o", "env.ext3:ro", "--", "echo", "done"]
+    results = [run("run-overlay", *typed) for _time in range(2)]
+    assert [one[:2] for one in results] == [(0, "done\n")] * 2
+    found = [LEASE.search(one.stderr)[1] for one in results]
+    assert found[0] == found[1]
+    shown = json.loads(run("overlay-admin", "sessions", "--json").stdout)
+    assert "/staged-" in shown[0]["overlays"][0]
+
+
 def test_private(inside, run, local, scratch):
     """The files are the user's alone; what somebody has planted is not followed."""
     inside("true").communicate()

@@ -68,7 +68,8 @@ def _main(options: Namespace, environ: Mapping[str, str], root: str, output: Out
     if options.stage or options.discard_writes or getattr(options, "per_task", False):
         from overlay.jobs.session import run_in_job
 
-        return run_in_job(options, request, config, output)
+        shared = is_shared(options, config)
+        return run_in_job(options, request, config, output, shared=shared)
     if not options.dry_run:
         status = _run(options, request, config, root, output)
         from overlay.host import foreground  # which it needs by now, or we are not here any more

@@ -28,8 +28,18 @@ if TYPE_CHECKING:
     from overlay.settings.config import Config
 
 
-def run_in_job(options: Namespace, request: Session, config: Config, output: Output) -> int:
-    """Launch a session over copies, with a layer, or both; return the exit status."""
+def run_in_job(
+    options: Namespace,
+    request: Session,
+    config: Config,
+    output: Output,
+    *,
+    shared: bool = False,
+) -> int:
+    """Launch a session over copies, with a layer, or both; return the exit status.
+
+    shared  whether the session over copies is one with others
+    """
     keep, per_task = getattr(options, "keep", None), getattr(options, "per_task", False)
     layered = per_task or options.discard_writes
     _check(options, request, layered)
@@ -44,7 +54,17 @@ def run_in_job(options: Namespace, request: Session, config: Config, output: Out
             keep=keep,
             overlays=[one.path for one in request.overlays],
         )
-    job = _Job(request, config, layer, stage=options.stage, wait=options.wait, output=output)
+    if layer and shared:
+        output.notice("a session of its own: it writes a layer", "detail")
+    job = _Job(
+        request,
+        config,
+        layer,
+        stage=options.stage,
+        wait=options.wait,
+        output=output,
+        shared=shared and layer is None,
+    )
     if options.dry_run:
         show(job.rehearse(), output)
         return 0
@@ -90,12 +110,14 @@ class _Job:
         stage: bool,
         wait: float | None,
         output: Output,
+        shared: bool = False,
     ) -> None:
         """Take the Session as it was asked for.
 
         layer  the Layer that comes on top; None: there is none
         stage  whether overlays that are only read are copied
         wait   seconds to wait for overlays in use; None not at all
+        shared whether it is one session with others
         """
         first, *others = request.overlays
         read = [Overlay(one.path, "ro") for one in others]
@@ -105,6 +127,7 @@ class _Job:
         self._config = config
         self._layer = layer
         self._stage = stage
+        self._shared = shared
         self._wait = wait
         self._output = output
         self._scratch = scratch_directory(config)
@@ -195,8 +218,20 @@ class _Job:
         layer = self._layer
         if layer:
             overlays.insert(0, Overlay(layer.path, "rw"))
+        request = self._request.over(overlays, title=self._request.title)
+        if self._shared:
+            from overlay.shared import session
+
+            self._status = session.run(
+                request,
+                self._config,
+                wait=self._wait,
+                output=self._output,
+                copies=private.name(self._scratch),
+            )
+            return
         self._status = run(
-            self._request.over(overlays, title=self._request.title),
+            request,
             self._config,
             wait=self._wait,
             output=self._output,

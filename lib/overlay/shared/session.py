@@ -24,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from overlay.image.kind import Image
     from overlay.launch.facts import Facts
     from overlay.launch.joining import Joining
     from overlay.launch.learned import Learned
@@ -71,17 +72,20 @@ def run(
     wait: float | None,
     output: Listener,
     way: Way | None = None,
+    copies: str | None = None,
 ) -> int:
     """Run a session's command in one that is shared, or in one of its own where that cannot be.
 
-    way  how the command came here, where the next may come a shorter way
+    way     how the command came here, where the next may come a shorter way
+    copies  the directory of our copies of overlays: they are named after what is in them, and
+            touched whenever they are used; None: there are none
     The other arguments are those of launch.run.run(), and so is what is returned: nothing at
     all when the command takes the place of this process.
     """
     try:
         for _time in range(_TRIES):
             try:
-                _join(request, config, wait, output, way)
+                _join(request, config, wait, output, way, copies)
             except _Again:
                 continue
         raise Refused("it changes all the time")
@@ -91,12 +95,17 @@ def run(
 
 
 def _join(
-    request: Session, config: Config, wait: float | None, output: Listener, way: Way | None
+    request: Session,
+    config: Config,
+    wait: float | None,
+    output: Listener,
+    way: Way | None,
+    copies: str | None,
 ) -> None:
     """Join a session, started if there is none. Returns never; raises Refused, _Again."""
     facts = gather(request, config)
     try:
-        found = _Wanted(request, config, facts, learn(request, facts, remember=False))
+        found = _Wanted(request, config, facts, learn(request, facts, remember=False), copies)
         lease = found.look()
         if lease is None:
             lease = _start(request, config, facts, found, wait, output)
@@ -112,13 +121,21 @@ class _Wanted:
            the last is that of ours
     """
 
-    def __init__(self, request: Session, config: Config, facts: Facts, learned: Learned) -> None:
+    def __init__(
+        self,
+        request: Session,
+        config: Config,
+        facts: Facts,
+        learned: Learned,
+        copies: str | None = None,
+    ) -> None:
         from overlay.shared.keeper import HOLD
 
         self.request = request
         self.config = config
         self.facts = facts
         self.learned = learned
+        self.copies = copies
         self.environ: Mapping[str, str] = config.environ
         self.plan: SessionPlan = make_plan(request, config, facts, learned, hold=HOLD)
         if self.joining.why_not:
@@ -153,9 +170,15 @@ class _Wanted:
             f"first {final.path_first or ''}",
             key.of_path(facts.engine.path),
             key.of_path(facts.base),
-            *(key.status_of(os.fstat(image.descriptor)) for image in facts.images),
+            *map(self._identity, facts.images),
             *(key.of_path(path, content=False) for path in self.joining.sources),
         ]
+
+    def _identity(self, image: Image) -> str:
+        """Return what tells an overlay from all others."""
+        status = os.fstat(image.descriptor)
+        copied = os.path.dirname(image.path) == self.copies
+        return key.place_of(status) if copied else key.status_of(status)
 
     def look(self) -> int | None:
         """Return the lease of a session that can be joined, locked; None when there is none."""
@@ -262,7 +285,7 @@ def _begin(
         for image in images:
             image.close()
         raise _Again
-    locked = _Wanted(request, config, facts, learn(request, facts))
+    locked = _Wanted(request, config, facts, learn(request, facts), found.copies)
     if locked.text != found.text:
         raise _Again
     for feature in locked.plan.features:
@@ -277,7 +300,7 @@ def _what(found: _Wanted, config: Config) -> Start:
     facts = found.facts
     return Start(
         step=found.plan.final,
-        environ=_for_engine(found.environ, facts.engine.foreign),
+        environ=_for_engine(found.environ, found.joining.unset),
         images=[image.descriptor for image in facts.images],
         stack=found.learned.stack,
         scratch=found.scratch,
@@ -290,8 +313,11 @@ def _what(found: _Wanted, config: Config) -> Start:
     )
 
 
-def _for_engine(environ: Mapping[str, str], foreign: tuple[str, ...]) -> dict[str, str]:
-    """Return the environment of the engine: nothing of the caller's that would reach the inside."""
+def _for_engine(environ: Mapping[str, str], unset: Sequence[str]) -> dict[str, str]:
+    """Return the environment of the engine: nothing of the caller's that would reach the inside.
+
+    unset  what an engine of their own would not get either
+    """
     return {
         name: value
         for name, value in environ.items()
@@ -299,7 +325,7 @@ def _for_engine(environ: Mapping[str, str], foreign: tuple[str, ...]) -> dict[st
         or (
             name.startswith(environment.ENGINES_OWN)
             and not environment.is_override(name)
-            and name not in foreign
+            and name not in unset
         )
     }
 
