@@ -56,7 +56,7 @@ def look(environ):
     """Return a function that returns the limit of the subvolume of a directory, or None."""
 
     def look(directory):
-        found, failures = find_limits(directory, configuration.load(environ, str(ROOT)), environ)
+        found, failures = find_limits(directory, configuration.load(environ, str(ROOT)))
         assert not failures
         assert [limits.kind for limits in found][-1] == "space"
         return found[0] if len(found) == 2 else None

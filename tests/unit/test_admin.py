@@ -327,7 +327,7 @@ def test_report_vanishing(settings, overlays):
                 os.unlink(path)
             yield path, found
 
-    expiry = Expiry(settings(), {})
+    expiry = Expiry(settings())
     [owner] = report.collect(going(), low=5, now=time.time(), days=90, expiry=expiry)
     assert (owner.overlays, owner.damaged) == (1, 0)
 

@@ -150,7 +150,7 @@ def test_repaired_is_what_was_looked_at(make_image, private, settings):
     path.symlink_to(private / "key")
     try:
         said = []
-        assert guard._repair(found, settings(), {"PATH": "/usr/bin:/bin"}, said.append)
+        assert guard._repair(found, settings(), said.append)
         found.read_again()
         assert found.is_clean and "checking it" in said[0]
     finally:

@@ -138,13 +138,14 @@ def test_refused(line, expected, run):
 
 
 @pytest.fixture
-def layer(scratch, settings):
+def layer(scratch, settings, environ):
     """Return a function that plans the layer of a task, with a directory where it is kept."""
+
+    environ |= {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0"}
 
     def layer(keep=None):
         return plan_layer(
             settings(),
-            {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0"},
             scratch=str(scratch),
             size=16 << 20,
             files=1000,

@@ -274,7 +274,7 @@ def test_states(copy, settings):
     with open("a.ext3", "r+b") as file:
         lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
         fcntl.fcntl(file.fileno(), fcntl.F_OFD_SETLK, lock)
-        row = listing._row("./a.ext3", images.look("a.ext3"), 100, Expiry(settings(), {}), 0)
+        row = listing._row("./a.ext3", images.look("a.ext3"), 100, Expiry(settings()), 0)
     assert row["path"] == "a.ext3"
     assert listing._flags(row) == ["in use", "nearly full"]
 

@@ -289,14 +289,14 @@ def test_statvfs_is_second(monkeypatch, settings, scratch, environ, says):
     of_size = [Limits(kind, "statvfs", kind, *numbers) for kind in ("project", "space")]
     monkeypatch.setattr(space, "limits", lambda _place: of_size)
     says(numbers[0])
-    assert [one.kind for one in find_limits(scratch, settings(), environ)[0]] == [
+    assert [one.kind for one in find_limits(scratch, settings())[0]] == [
         "user",
         "project",
         "space",
     ]
     known = Limits("tree", "test", "x", *numbers)
     monkeypatch.setattr(lustre, "limits", lambda _place: [known])
-    assert [one.kind for one in find_limits(scratch, settings(), environ)[0]] == ["tree", "space"]
+    assert [one.kind for one in find_limits(scratch, settings())[0]] == ["tree", "space"]
 
 
 def test_one_time_for_all(monkeypatch, on, program, check):

@@ -72,7 +72,6 @@ class Updating:
                 found,
                 False,
                 config=config,
-                environ=config.environ,
                 wait=wait,
                 notice=output.notice,
             )

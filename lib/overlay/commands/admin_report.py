@@ -51,7 +51,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         low=config["safety.low"],
         now=now,
         days=options.older,
-        expiry=Expiry(config, environ),
+        expiry=Expiry(config),
         broken=broken,
     )
     total = report.total(owners)

@@ -48,7 +48,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     """List what is below the directories; return the first status that is not 0."""
     config = configuration.load(environ, root, output.notice)
     low, now = config["safety.low"], time.time()
-    expiry = Expiry(config, environ)
+    expiry = Expiry(config)
     if not options.directories:
         check_current(os.getcwd())
     tops = options.directories or reachable([".", *config["scratch.locations"]])

@@ -67,9 +67,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         if options.dry_run:
             _tell_of_repairs(found, output)
         else:
-            guard.acquire(
-                found, False, config=config, environ=environ, notice=output.notice, session=False
-            )
+            guard.acquire(found, False, config=config, notice=output.notice, session=False)
         layers = [one.as_ext3() for one in found]
         packing = pack.Packing(
             layers,

@@ -74,7 +74,7 @@ def extract(
     namespace.need(environ)
     found = [images.look(path)]
     try:
-        guard.acquire(found, False, config=config, environ=environ, notice=notice, session=False)
+        guard.acquire(found, False, config=config, notice=notice, session=False)
         image = found[0].as_ext3()
         image.check_upper()
         if image.superblock.used_bytes > allowance.bytes:

@@ -150,7 +150,7 @@ def _directory(
         "who wrote to an overlay last, and where, is noted there",
         f"mount it with user extended attributes; {type} may need an option for them",
     )
-    yield from _quota(name, path, config, environ)
+    yield from _quota(name, path, config)
 
 
 def _programs(name: str, path: str) -> Check:
@@ -214,13 +214,13 @@ def _locks_stay_here(mount: Mount) -> str | None:
     return None
 
 
-def _quota(name: str, path: str, config: Config, environ: Mapping[str, str]) -> Iterator[Check]:
+def _quota(name: str, path: str, config: Config) -> Iterator[Check]:
     if config["quota.check"] == "off":
         yield Check(
             f"{name}: quota", OK, "[quota] check is off", "create-overlay asks for it first"
         )
         return
-    limits, failures = find_limits(path, config, environ)
+    limits, failures = find_limits(path, config)
     sources = dict.fromkeys(limit.source for limit in limits)
     yield Check(
         f"{name}: quota",

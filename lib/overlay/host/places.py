@@ -15,12 +15,41 @@ from overlay.errors import MISSING, OverlayError, quote, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 # What every image has of its own: nothing of the host is laid over these.
 SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr", "/var")
 
 _NEVER = ("/", "/opt", "/run", *SYSTEM)
+
+# Variables that name directories which the commands rely on.
+NAMED = ("HOME", "TMPDIR", "SLURM_TMPDIR")
+
+# Variables of widespread programs that name a file or directory: of the manuals of OpenSSL,
+# curl(1), requests, pip, git-config(1), Node.js, the AWS and Google command lines, the XDG Base
+# Directory Specification, venv, ncurses(3X), locale(7), Xsecurity(7), and of Java, R and Perl
+# installations.
+FILES = (
+    "AWS_CA_BUNDLE",
+    "CARGO_HOME",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+    "GOROOT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "JAVA_HOME",
+    "LOCPATH",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "RUSTUP_HOME",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TERMINFO",
+    "VIRTUAL_ENV",
+    "XAUTHORITY",
+    "XDG_RUNTIME_DIR",
+)
 
 _LINKS = 40  # as many as the kernel follows: path_resolution(7)
 
@@ -83,6 +112,40 @@ def is_below(path: str, directories: Iterable[str]) -> bool:
         for directory in directories
         if directory != "/"
     )
+
+
+def named_directories(environ: Mapping[str, str], cwd: str) -> dict[str, Way]:
+    """Return the Ways of the directories that PWD and NAMED are set to, by the variable's name."""
+    named = {name: environ.get(name, "") for name in NAMED}
+    logical = environ.get("PWD", "")
+    try:
+        # A shell's name for the current directory; it may be an old one.
+        if logical != cwd and os.path.samefile(logical, cwd):
+            named["PWD"] = logical
+    except (OSError, ValueError):
+        pass
+    found = {
+        name: follow(path)
+        for name, path in named.items()
+        if path.startswith("/") and os.path.isdir(path)
+    }
+    return {name: way for name, way in found.items() if way}
+
+
+def named_files(environ: Mapping[str, str], inside: Callable[[str], bool]) -> dict[str, Way]:
+    """Return the Ways of the host's files that FILES are set to, by the variable's name.
+
+    inside  whether an overlay has a path: then it is meant for the inside; so is what the host
+            has not
+    """
+    ways = {}
+    for name in FILES:
+        path = environ.get(name, "")
+        if path.startswith("/") and not inside(path):
+            way = follow(path)
+            if way:
+                ways[name] = way
+    return ways
 
 
 def parse_binds(text: str) -> Iterator[tuple[str, str]]:

@@ -10,8 +10,6 @@ from overlay.settings.values import expand, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from overlay.settings.config import Config
 
 _DAY = 86400  # seconds
@@ -21,13 +19,13 @@ SOON = 14  # days before it, in which an overlay is pointed out
 class Expiry:
     """What is known of the site's purge, which removes what nobody has used for some days."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+    def __init__(self, config: Config) -> None:
         """Take [scratch] purge, in days, and the locations that it is for: everybody's."""
         self.purge: int | None = config["scratch.purge"]
         self._places: list[str] = []
         for word in words(config.text("scratch.locations")) if self.purge else ():
             # In the place of the user's name those of all users lie.
-            place = expand(word.partition("{user}")[0], environ, unset="none")
+            place = expand(word.partition("{user}")[0], config.environ, unset="none")
             if place:
                 self._places.append(os.path.realpath(place))
 

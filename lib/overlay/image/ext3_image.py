@@ -98,6 +98,9 @@ class Ext3Image(PlannedImage):
         """Return a Reader of what is inside."""
         return Reader(self.descriptor, self.superblock)
 
+    def direct_reader(self) -> Reader:
+        return self.reader()
+
     def as_ext3(self, why: str = "", hint: str | None = None) -> Ext3Image:
         return self
 

@@ -110,8 +110,9 @@ def hidden(image: Image, environ: Mapping[str, str], *, remember: bool = True) -
     """
     if not markers.present(image, environ, remember=remember):
         return Hidden()
-    if image.kind == "ext3":
-        return of_ext3(image.as_ext3().reader())
+    reader = image.direct_reader()
+    if reader:
+        return of_ext3(reader)
     found = Hidden()
     for number, entry in enumerate(image.walk("/", environ) if _has_upper(image) else ()):
         if number > _MOST_LOOKED_AT and not image.is_file:

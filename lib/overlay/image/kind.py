@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from overlay.image.entry import Entry
     from overlay.image.ext3_image import Ext3Image
+    from overlay.image.ext3_read import Reader
     from overlay.image.survey import Survey
 
 
@@ -166,6 +167,10 @@ class Image:
                 status=DAMAGED,
                 hint=MAKE_ONE,
             )
+
+    def direct_reader(self) -> Reader | None:
+        """Return a Reader of what is in it; None where it cannot be read without being mounted."""
+        return None
 
     def whose_inside(self) -> tuple[str, str]:
         """Return in words that what is inside belongs to another user, and what mends that."""

@@ -24,7 +24,7 @@ from overlay.safety.unused import remove_unused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from overlay.settings.config import Config
 
@@ -57,7 +57,6 @@ class Layer:
 
 def plan_layer(
     config: Config,
-    environ: Mapping[str, str],
     *,
     scratch: str,
     size: int | None = None,
@@ -67,7 +66,6 @@ def plan_layer(
 ) -> Layer:
     """Return the Layer for this task; nothing is made yet.
 
-    environ     which says what task of a batch system this is
     scratch     a node-local directory
     size        bytes, None for the site's
     files       how many files it can hold, None for the site's
@@ -84,7 +82,7 @@ def plan_layer(
             status=CANNOT_CREATE,
             hint=None if there else f"mkdir -p {quote(keep)}",
         )
-    name = task.task_name(environ, os.uname().nodename, os.getpid())
+    name = task.task_name(config.environ, os.uname().nodename, os.getpid())
     # A session of the same task, or one that was killed, may have left one there.
     path = os.path.join(private.name(scratch), f"{name}.{os.urandom(4).hex()}.ext3")
     request = Creation(

@@ -47,7 +47,6 @@ def run_in_job(
     if layered:
         layer = plan_layer(
             config,
-            config.environ,
             scratch=scratch_directory(config),
             size=options.size,
             files=options.files,

@@ -140,7 +140,6 @@ def _share(
             overlays,
             False,
             config=config,
-            environ=config.environ,
             wait=wait,
             notice=lambda text: notice(text, "notice"),
         )

@@ -29,35 +29,6 @@ if TYPE_CHECKING:
 LEAST_MEMORY = 900 << 20
 ENOUGH_MEMORY = 2 << 30
 
-# Variables that name directories which the commands rely on.
-NAMED = ("HOME", "TMPDIR", "SLURM_TMPDIR")
-
-# Variables of widespread programs that name a file or directory: of the manuals of OpenSSL,
-# curl(1), requests, pip, git-config(1), Node.js, the AWS and Google command lines, the XDG Base
-# Directory Specification, venv, ncurses(3X), locale(7), Xsecurity(7), and of Java, R and Perl
-# installations.
-FILES = (
-    "AWS_CA_BUNDLE",
-    "CARGO_HOME",
-    "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
-    "GIT_SSL_CAPATH",
-    "GOROOT",
-    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    "JAVA_HOME",
-    "LOCPATH",
-    "NODE_EXTRA_CA_CERTS",
-    "PIP_CERT",
-    "REQUESTS_CA_BUNDLE",
-    "RUSTUP_HOME",
-    "SSL_CERT_DIR",
-    "SSL_CERT_FILE",
-    "TERMINFO",
-    "VIRTUAL_ENV",
-    "XAUTHORITY",
-    "XDG_RUNTIME_DIR",
-)
-
 GPUS = {"nv": "/dev/nvidiactl", "rocm": "/dev/kfd"}
 
 
@@ -112,12 +83,12 @@ class Facts:
     unshare          path of unshare(1), where that group is to be had by it
     cwd_in_overlay   whether an overlay has a directory of its name
     cwd_is_mine      whether the caller may write there
-    ways             the Ways of PWD and of NAMED, by the name of the variable
+    ways             the Ways of PWD and of places.NAMED, by the name of the variable
     bound            those of what is bound under its own name
     locations        those of the user's directories for overlays
     limits           bytes of a file, seconds of processor time that a server may take, and bytes
                      of memory, as addresses, that every process may have
-    files            the Ways of FILES that no overlay has, by the variable's name
+    files            the Ways of places.FILES that no overlay has, by the variable's name
     passwd_home      the home directory that the engine mounts, where it counts
     """
 
@@ -317,11 +288,11 @@ def _gather(session: Session, config: Config, opened: list[Opened]) -> Facts:
         unshare=process.which("unshare", environ) if foreign_group is not None else None,
         cwd_in_overlay=any(image.holds(cwd) for image in found),
         cwd_is_mine=os.access(cwd, os.W_OK | os.X_OK),
-        ways=_ways(environ, cwd),
+        ways=places.named_directories(environ, cwd),
         bound=_linked(_sources(session, binds)),
         locations=_linked(config.get("scratch.locations") or ()),
         passwd_home=_passwd_home(environ, binds),
-        files=_files(environ, found),
+        files=places.named_files(environ, lambda path: any(image.holds(path) for image in found)),
         limits=_limits(launchers),
     )
 
@@ -341,39 +312,6 @@ def _lacking(session: Session, config: Config, base: str, found: Sequence[Image]
     from overlay.launch.shells import lacking  # for images of the user's own
 
     return lacking(base, found, config.environ)
-
-
-def _ways(environ: Mapping[str, str], cwd: str) -> dict[str, Way]:
-    """Return the Ways of the directories that variables name, by the name of the variable."""
-    named = {name: environ.get(name, "") for name in NAMED}
-    logical = environ.get("PWD", "")
-    try:
-        # A shell's name for the current directory; it may be an old one.
-        if logical != cwd and os.path.samefile(logical, cwd):
-            named["PWD"] = logical
-    except (OSError, ValueError):
-        pass
-    found = {
-        name: places.follow(path)
-        for name, path in named.items()
-        if path.startswith("/") and os.path.isdir(path)
-    }
-    return {name: way for name, way in found.items() if way}
-
-
-def _files(environ: Mapping[str, str], found: Sequence[Image]) -> dict[str, Way]:
-    """Return the Ways of the files of the host that variables name, by the variable's name.
-
-    Those that an overlay has are meant for the inside; so are those that the host has not.
-    """
-    ways = {}
-    for name in FILES:
-        path = environ.get(name, "")
-        if path.startswith("/") and not any(image.holds(path) for image in found):
-            way = places.follow(path)
-            if way:
-                ways[name] = way
-    return ways
 
 
 def _limits(launchers: Launchers | None) -> tuple[int | None, int | None, int | None]:

@@ -8,7 +8,7 @@ from overlay import size
 from overlay.errors import NOT_ALLOWED, OverlayError, quote
 from overlay.host import places
 from overlay.launch import engine as engines
-from overlay.launch.facts import ENOUGH_MEMORY, GPUS, NAMED
+from overlay.launch.facts import ENOUGH_MEMORY, GPUS
 from overlay.launch.inside import what_runs, with_user_bashrc
 from overlay.plan import Plan, Step
 
@@ -301,7 +301,7 @@ def _view(session: Session, facts: Facts) -> tuple[View, bool, list[tuple[str, s
     if facts.passwd_home and not session.fakeroot:
         points.append((facts.passwd_home, facts.passwd_home))
     view = places.View(points + _bound(session, facts))
-    ways = [facts.ways[name] for name in NAMED if name in facts.ways]
+    ways = [facts.ways[name] for name in places.NAMED if name in facts.ways]
     if facts.told.own_home:
         ways = [way for way in ways if way is not facts.ways.get("HOME")]
     needed = [bind for way in ways for bind in view.needed(way, system=True)]

@@ -84,7 +84,6 @@ def run(
                 images,
                 facts.writable,
                 config=config,
-                environ=config.environ,
                 wait=wait,
                 notice=output.notice,
             )

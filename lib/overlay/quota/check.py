@@ -13,7 +13,7 @@ from overlay.quota.limits import Place, Unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from overlay.quota.limits import Limits
     from overlay.settings.config import Config
@@ -36,7 +36,7 @@ class Room:
     def __init__(self, directory: str, config: Config) -> None:
         self.directory = directory
         self._config = config
-        self._place = _place(directory, config, config.environ)
+        self._place = _place(directory, config)
         self.limits, self.failures = _limits(self._place)
 
     def check(self, *, now_bytes: int, full_bytes: int, files: int) -> list[str]:
@@ -175,20 +175,18 @@ def _hint(finding: _Finding, limits: Iterable[Limits], sparse: bool, config: Con
     return "; ".join(ways)
 
 
-def find_limits(
-    directory: str, config: Config, environ: Mapping[str, str]
-) -> tuple[list[Limits], list[str]]:
+def find_limits(directory: str, config: Config) -> tuple[list[Limits], list[str]]:
     """Return (list of Limits, list of words about what could not be found out).
 
     The free space of the file system is among the Limits. Programs take [quota] timeout
     seconds at most, all together.
     """
-    return _limits(_place(directory, config, environ))
+    return _limits(_place(directory, config))
 
 
-def _place(directory: str, config: Config, environ: Mapping[str, str]) -> Place:
+def _place(directory: str, config: Config) -> Place:
     """Return the Place that is asked about; the time for all questions begins."""
-    return Place(directory, environ, config["quota.timeout"], config["quota.command"])
+    return Place(directory, config.environ, config["quota.timeout"], config["quota.command"])
 
 
 def _limits(place: Place) -> tuple[list[Limits], list[str]]:

@@ -40,7 +40,6 @@ def acquire(
     writable: bool,
     *,
     config: Config,
-    environ: Mapping[str, str],
     wait: float | None = None,
     notice: Callable[[str], object] | None = None,
     session: bool = True,
@@ -62,7 +61,7 @@ def acquire(
     while True:
         try:
             for number in range(len(found)):
-                _acquire_one(found, number, writable and number == 0, config, environ, notice)
+                _acquire_one(found, number, writable and number == 0, config, notice)
             return
         except lock.Busy as busy:
             # Rarely needed.
@@ -77,7 +76,7 @@ def acquire(
             if deadline is None or time.monotonic() >= deadline:
                 # What is left of a killed session is soon ended, and no reason to fail.
                 if time.monotonic() >= start + _ENDING_WAIT or not is_freed(held, busy):
-                    raise in_use(held, busy, environ if session else None) from None
+                    raise in_use(held, busy, config.environ if session else None) from None
             elif not said:
                 ask_to_let_go(held)
                 if notice:
@@ -91,7 +90,6 @@ def _acquire_one(
     number: int,
     write: bool,
     config: Config,
-    environ: Mapping[str, str],
     notice: Callable[[str], object] | None,
 ) -> None:
     """Lock one of some images and look at its state. Raises lock.Busy with .image set."""
@@ -102,7 +100,7 @@ def _acquire_one(
             _lock(image, write)
             if not image.is_clean:
                 _release(image)
-                if _repair(image.as_ext3(), config, environ, notice):
+                if _repair(image.as_ext3(), config, notice):
                     continue
                 # not clean, but seen to be safe to read; locked again
             check_locked_layout(image)
@@ -173,7 +171,6 @@ def wait_for_end(image: Image) -> None:
 def _repair(
     image: Ext3Image,
     config: Config,
-    environ: Mapping[str, str],
     notice: Callable[[str], object] | None,
 ) -> bool:
     """Repair an image that is not clean. Returns False when it may be read as it is.
@@ -187,7 +184,7 @@ def _repair(
         # What was looked at, whatever its name leads to by now.
         descriptor = os.open(f"/proc/self/fd/{image.descriptor}", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return _read_as_it_is(image, environ, notice)
+        return _read_as_it_is(image, config.environ, notice)
     try:
         if not lock.take_repair(descriptor):
             raise lock.Busy(True)
@@ -198,7 +195,7 @@ def _repair(
             return True  # repaired by another session just before
         if notice:
             notice(f"{path} was left unclean by the session before: checking it")
-        summary = repair.make_sound(image.path, descriptor, environ)
+        summary = repair.make_sound(image.path, descriptor, config.environ)
         if notice:
             for line in summary.split("\n"):
                 notice(f"{path}: {line.strip()}")

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from overlay.errors import OverlayError
 from overlay.host import namespace, process
 from overlay.image import ext3, ext3_write, lock, record
-from overlay.image.hidden import OWN, Directory, Hidden, Unknown, hidden, of_ext3
+from overlay.image.hidden import OWN, Directory, Unknown, hidden, of_ext3
 from overlay.image.paths import names, parents
 
 TYPE_CHECKING = False
@@ -113,10 +113,7 @@ class _Layer:
     def __init__(self, image: Image, environ: Mapping[str, str]) -> None:
         self.image = image
         self.environ = environ
-        self.reader: Reader | None = None
-        self.hidden = Hidden()
-        if image.kind == "ext3":
-            self.reader = image.as_ext3().reader()
+        self.reader = image.direct_reader()
         self.hidden = hidden(image, environ)
 
     @classmethod
@@ -181,7 +178,7 @@ def _names_wanted(
                 one = new[number]
                 if one is not None:
                     copies.update((copy, (one, place)) for copy in several - {one})
-        elif layer.image.kind == "directory":
+        elif not layer.image.is_file:
             # To find the other names would take a walk through all of the file system.
             root = os.path.join(os.fsencode(layer.image.path), b"upper")
             result.failed += [

@@ -8,7 +8,7 @@ import time
 
 from overlay import __version__
 from overlay.host import places, private, process
-from overlay.launch.facts import FILES, GPUS, NAMED, gather
+from overlay.launch.facts import GPUS, gather
 from overlay.launch.learned import learn
 from overlay.launch.plan import make_plan
 from overlay.launch.request import read_input
@@ -278,9 +278,7 @@ def _begin(
 
     images = facts.images
     with without_soft_limits():
-        guard.acquire(
-            images, False, config=config, environ=config.environ, wait=wait, notice=output.notice
-        )
+        guard.acquire(images, False, config=config, wait=wait, notice=output.notice)
     if images != facts.images:
         for image in images:
             image.close()
@@ -379,7 +377,7 @@ def _note(found: _Wanted, record: Record, way: Way) -> None:
     directory = place.open_directory(private.name(found.scratch))
     if directory is None:
         return
-    named = {*FILES, *_variables_of(config), facts.engine.variable("PREPEND_PATH")}
+    named = {*places.FILES, *_variables_of(config), facts.engine.variable("PREPEND_PATH")}
     try:
         short.note(
             directory,
@@ -397,7 +395,7 @@ def _note(found: _Wanted, record: Record, way: Way) -> None:
                 *GPUS.values(),
                 *(source for bind in config.binds for source, _ in places.parse_binds(bind)),
                 *joining.sources,
-                *filter(None, (found.environ.get(name) for name in ("PWD", *NAMED))),
+                *filter(None, (found.environ.get(name) for name in ("PWD", *places.NAMED))),
             ],
             variables={name: found.environ.get(name) for name in sorted(named)},
             unset=[*patterns, *joining.unset],

@@ -297,7 +297,7 @@ def unclean(make, settings, environ):
         found, said = images.look(str(path), write=True), []
         try:
             chosen = settings(**variables)
-            guard.acquire([found], True, config=chosen, environ=environ, notice=said.append)
+            guard.acquire([found], True, config=chosen, notice=said.append)
         finally:
             found.close()
         return path, said
@@ -436,7 +436,7 @@ def test_repair_that_does_not_end(pretend, settings, environ, monkeypatch):
     monkeypatch.setattr(guard, "_REPAIR_WAIT", 1)
     said = []
     with pretend("other") as found, pytest.raises(OverlayError, match="is in use"):
-        guard.acquire([found], True, config=settings(), environ=environ, notice=said.append)
+        guard.acquire([found], True, config=settings(), notice=said.append)
     assert len(said) == 1 and said[0].endswith(": somebody repairs it")
 
 
@@ -450,7 +450,7 @@ def test_keeper_by_name_only(pretend, settings, environ, monkeypatch):
     with pretend(processes.KEEPER) as found:
         assert processes.being_ended(found.identity)
         with pytest.raises(OverlayError, match="is in use"):
-            guard.acquire([found], True, config=settings(), environ=environ)
+            guard.acquire([found], True, config=settings())
     assert processes._is_mine(os.getpid()) and not processes._is_mine(1)
 
 
