@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from overlay.errors import OverlayError
 from overlay.image import image as images
 from overlay.image import search
 from overlay.image.expiry import Expiry
-from support import tool
+from support import ROOT, tool
 
 
 @pytest.fixture(autouse=True)
@@ -335,6 +336,44 @@ def test_progress(monkeypatch):
         tell(one)
     assert said[0] == "12,000 files seen, 3 of them overlays"
     assert 15 <= len(said) <= 25
+
+
+# A server that never answers: it lives for as long as this process does, which holds its end.
+HANGING = """
+import ctypes, os, subprocess, sys
+lib, place, top = sys.argv[1:]
+end = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+words = f"fd={end},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}".encode()
+if ctypes.CDLL(None, use_errno=True).mount(b"x", os.fsencode(place), b"fuse", 6, words):
+    sys.exit(os.strerror(ctypes.get_errno()))
+look = (
+    "import os, sys; sys.path.insert(0, sys.argv[1]); os.getuid = lambda: 1 << 30;"
+    "from overlay.image.search import Search; one = Search();"
+    "print([path for path, _found in one.under(sys.argv[2])], one.served, one.unreadable)"
+)
+child = subprocess.Popen([sys.executable, "-IS", "-c", look, lib, top])
+try:
+    sys.exit(child.wait(60))
+except subprocess.TimeoutExpired:
+    sys.exit("it waits for a server of others")
+"""
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_server_that_never_answers(make_image, tmp_path, named):
+    """Nothing is asked of what a program of another user shows: it could hold us for ever."""
+    top = tmp_path / "top"
+    (top / "d" / "hanging").mkdir(parents=True)
+    os.rename(make_image("a.ext3"), top / "d" / "a.ext3")
+    place = top / "d" / "hanging"
+    words = ["unshare", "--user", "--map-current-user", "--mount", "--keep-caps", sys.executable]
+    words += ["-c", HANGING, ROOT / "lib", place, place if named else top]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    if named:
+        assert "cannot read" in done.stderr and "need not answer" in done.stderr, done
+    else:
+        assert (done.returncode, done.stderr) == (0, ""), done
+        assert done.stdout == f"['{top}/d/a.ext3'] ['{place}'] []\n"
 
 
 # ------------------------------------------------- what others exchange meanwhile --

@@ -55,7 +55,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         broken=broken,
     )
     total = report.total(owners)
-    unread = [path for path in search.unreadable if os.path.isdir(path)]
+    unread = search.served + [path for path in search.unreadable if os.path.isdir(path)]
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         output.notice(f"cannot look into {quote(unread[0])}{more}", "warning")

@@ -62,8 +62,8 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
             output.error(error)
             status = status or error.status
     output.progress("")
-    if search.unreadable:
-        output.notice(_unreadable(search.unreadable), "warning")
+    if search.unreadable or search.served:
+        output.notice(_unreadable(search.served + search.unreadable), "warning")
     rows.sort(key=lambda row: (_ORDERS[options.sort](row), row["path"]))
     if options.json:
         import json

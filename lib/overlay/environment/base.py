@@ -35,14 +35,17 @@ class Base:
 
 def look(path: str) -> Base:
     """Return the Base that a path is now. Raises OSError, also for what is neither file nor directory."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = os.open(path, flags)
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)  # to open a device alone may have effects
     try:
-        status = os.fstat(descriptor)
+        status = os.fstat(place)
         if stat.S_ISDIR(status.st_mode):
             return Base(path, 0, "", "")
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(2, "it is neither a file nor a directory", path)
+        descriptor = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+    try:
         header = os.pread(descriptor, 128, 0)
         machine = _MACHINES.get(header[45:47], "") if magic.is_sif(header) else ""
         return Base(path, status.st_size, _mark(descriptor, header), machine)

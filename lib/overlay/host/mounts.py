@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # File systems that no second machine has mounted: a lock there tells everything.
 _LOCAL = frozenset(
     "btrfs ext2 ext3 ext4 f2fs overlay ramfs reiserfs tmpfs ubifs vfat xfs zfs".split()
@@ -31,9 +37,83 @@ class Mount:
         return self.type in _LOCAL
 
     @property
+    def is_of_others(self) -> bool:
+        """Whether a program of another user, not root's, shows what is there: see fuse(4)."""
+        owner = next((one[8:] for one in self.options if one.startswith("user_id=")), "0")
+        return self.type.startswith("fuse") and owner not in ("0", str(os.getuid()))
+
+    @property
     def keeps_open_files(self) -> bool:
         """Whether a file that has lost its name stays for those who have it open, everywhere."""
         return not self.type.startswith(_FORGETFUL)
+
+
+class Served:
+    """What programs of other users show as files and directories (FUSE), wherever it is mounted.
+
+    To be closed. Such a program need not answer, and who waits for it cannot even be killed. Nothing is asked
+    of it here.
+    """
+
+    def __init__(self) -> None:
+        import select  # for searches only
+
+        self._points: frozenset[str] | None = None
+        self._poll = select.poll()
+        try:
+            self._file = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1  # there is no such thing then
+            self._points = frozenset()
+            return
+        self._poll.register(self._file, select.POLLPRI)
+
+    def close(self) -> None:
+        """Close what tells of new mounts."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def names_in(self, directory: int) -> frozenset[str]:
+        """Return the names in an open directory where such a mount is."""
+        points = self._now()
+        if not points:
+            return points
+        place = os.readlink(f"/proc/self/fd/{directory}").rstrip("/")
+        pairs = (point.rpartition("/") for point in points)
+        return frozenset(name for above, _slash, name in pairs if above == place)
+
+    def shows(self, path: str) -> bool:
+        """Return whether a path leads to the top of such a mount. Raises OSError."""
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)  # the top itself is not asked by that
+        try:
+            mount = find(place)
+            return mount is not None and mount.is_of_others
+        finally:
+            os.close(place)
+
+    def _now(self) -> frozenset[str]:
+        """Return the points of all; where there are some, anew: a name above may have changed."""
+        if self._points is None or self._points or (self._file >= 0 and self._poll.poll(0)):
+            self._points = frozenset(mount.point for mount in _all() if mount.is_of_others)
+        return self._points
+
+
+def _all() -> Iterator[Mount]:
+    """Yield every Mount that is seen from here."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            yield _parse(line)[1]
+
+
+def _parse(line: str) -> tuple[str, Mount]:
+    """Return (number, Mount) of a line of mountinfo, proc(5)."""
+    first, _dash, rest = line.partition(" - ")
+    words = first.split(" ")
+    type, source, *options = rest.rstrip("\n").split(" ")
+    return words[0], Mount(
+        type, _plain(words[4]), _plain(source), tuple(",".join(options).split(","))
+    )
 
 
 def find(descriptor: int) -> Mount | None:
@@ -48,12 +128,8 @@ def find(descriptor: int) -> Mount | None:
         number = fields["mnt_id"].strip()
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
-                first, _dash, rest = line.partition(" - ")
-                words = first.split(" ")
-                if words[0] == number:
-                    type, source, *options = rest.rstrip("\n").split(" ")
-                    options = ",".join(options).split(",")
-                    return Mount(type, _plain(words[4]), _plain(source), tuple(options))
+                if line.startswith(number + " "):
+                    return _parse(line)[1]
     except (OSError, KeyError):
         pass
     return None

@@ -6,6 +6,7 @@ import os
 import stat
 
 from overlay.errors import MISSING, OverlayError, quote
+from overlay.host import mounts
 from overlay.image import image as images
 from overlay.image.ext3_image import Ext3Image
 from overlay.image.partial import is_partial
@@ -42,6 +43,7 @@ class Search:
     looked      files and directories that were seen so far
     found       overlays among them
     unreadable  paths that could not be read
+    served      directories that were not looked into, because a program of another user shows them
     tick        called with the search now and then while it goes on
     """
 
@@ -49,6 +51,7 @@ class Search:
         self.looked = 0
         self.found = 0
         self.unreadable: list[str] = []
+        self.served: list[str] = []
         self._tick = tick
         self._seen: set[tuple[int, int]] = set()
         self._top = self._real = ""  # of the directory that is searched, as named and without links
@@ -60,6 +63,19 @@ class Search:
         directory that is an overlay itself is not looked into.
         Raises OverlayError when there is nothing at the path, or it is not an overlay.
         """
+        self._mounts = mounts.Served()
+        try:
+            yield from self._under(top)
+        finally:
+            self._mounts.close()
+
+    def _under(self, top: str) -> Iterator[tuple[str, Image | OverlayError]]:
+        try:
+            if self._mounts.shows(top):
+                words = "a program of another user shows it, and need not answer"
+                raise OverlayError(f"cannot read {quote(top)}: {words}", status=MISSING)
+        except OSError:
+            pass  # told below
         if not os.path.lexists(top):
             raise no_directory(top)
         if not os.path.isdir(top):
@@ -119,8 +135,12 @@ class Search:
         self, directory: str, descriptor: int
     ) -> tuple[list[str], list[tuple[str, os.stat_result]]]:
         below, files = [], []
+        served = self._mounts.names_in(descriptor)
+        self.served += [os.path.join(directory, name) for name in sorted(served)]
         with os.scandir(descriptor) as entries:
             for entry in entries:
+                if entry.name in served:
+                    continue
                 self.looked += 1
                 if not self.looked % 1000:
                     self._tick(self)
