@@ -254,6 +254,22 @@ def test_large_tables_on_a_disk(image, tmp_path, monkeypatch):
     assert known and repair._changed(descriptor, copy, known, 1024) == []
 
 
+def test_file_that_poses_as_a_directory(make_image, tmp_path, monkeypatch):
+    """Tables that take more than the counts say are not copied to their end: into memory, all of it."""
+    monkeypatch.setattr(repair, "_IN_MEMORY", 0)
+    path, content = make_image(mib=120), tmp_path / "content"
+    content.write_bytes(b"x" * (80 << 20))
+    debugfs(path, f"write {content} upper/d", "sif upper/d mode 040755", "ssv state 0")
+    descriptor = os.open(path, os.O_RDWR)
+    superblock = ext3.read_superblock(descriptor)
+    copy = os.memfd_create("tables")
+    with pytest.raises(OverlayError, match="needs a decision") as error:
+        repair._copy_tables("a", descriptor, copy, superblock, ENVIRON)
+    assert error.value.status == DAMAGED
+    os.close(copy)
+    os.close(descriptor)
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["whole", "killed"])
 def test_other_changes(sound, tmp_path, monkeypatch, ended):
     """What is changed by way of a note is there whole, also when that is written only later."""

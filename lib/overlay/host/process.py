@@ -20,6 +20,7 @@ _listener: Callable[[str], object] | None = None
 
 # What asks a program to end.
 ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_POLL = 0.02  # seconds between two looks at what a program does
 _PATIENCE = 3  # seconds that a program has to heed TERM
 
 # Where tools like mke2fs lie, although an ordinary user's PATH may not say so.
@@ -153,11 +154,13 @@ def run(
     text: str = "",
     most: int | None = None,
     seconds: int | None = None,
+    watch: Callable[[], bool] | None = None,
 ) -> Result:
     """Run a program to its end and return its Result; text, undecodable bytes escaped.
 
     most     bytes that it may print, None for any number; by more it ends, with -SIGXFSZ
     seconds  of the processor that it may take, None for any number; then it ends, with -SIGXCPU
+    watch    asked all the time whether it may go on; else it is ended
 
     A number among the arguments is an open file: the program gets its name in proc(5), and
     inherits it. So it works on that file whatever its path leads to by now, and the locks
@@ -175,7 +178,7 @@ def run(
             words.write(text.encode())
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
-        status = _run(arguments, environment, actions, most, seconds)
+        status = _run(arguments, environment, actions, most, seconds, watch)
         if most is not None and os.fstat(files[1]).st_size > most:
             status = -signal.SIGXFSZ  # it was faster than the limit
         return Result(status, *map(_all_of, files[1:]))
@@ -197,11 +200,13 @@ def _run(
     actions: Sequence[Any],
     most: int | None = None,
     seconds: int | None = None,
+    watch: Callable[[], bool] | None = None,
 ) -> int:
     """Run a program to its end and return its status; when we are to end, so is it.
 
     most     bytes that a file may have which it writes, None for any number
     seconds  of the processor that it may take, None for any number
+    watch    asked all the time whether it may go on
     Signals wait until it can be ended: none may leave it running behind our back.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
@@ -211,12 +216,23 @@ def _run(
             _limit(child, "RLIMIT_FSIZE", most)
             _limit(child, "RLIMIT_CPU", seconds)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if watch is not None:
+                _watched(child, watch)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         except BaseException:
             end(child)
             raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _watched(child: int, watch: Callable[[], bool]) -> None:
+    """Wait for the end of a program, and end it when it may not go on."""
+    while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if not watch():
+            os.kill(child, signal.SIGKILL)
+            return
+        time.sleep(_POLL)
 
 
 def _limit(child: int, name: str, most: int | None) -> None:

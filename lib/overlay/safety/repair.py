@@ -228,8 +228,7 @@ def _empty_file(superblock: Superblock, environ: Mapping[str, str]) -> int:
     It lies in memory when it will be small, which it is for some 100,000 files; else on a
     disk of the node, where memory that is short can be had back, if there is room.
     """
-    needed = superblock.used_inodes_count * (superblock.inode_size + 128)
-    needed += superblock.groups_count * 2 * superblock.block_size + ext3.JOURNAL
+    needed = _needed(superblock)
     if needed > _IN_MEMORY:
         import tempfile
 
@@ -243,6 +242,26 @@ def _empty_file(superblock: Superblock, environ: Mapping[str, str]) -> int:
     return os.memfd_create("tables")
 
 
+def _needed(superblock: Superblock) -> int:
+    """Return about how many bytes the tables of an image take, as its counts have it."""
+    needed = superblock.used_inodes_count * (superblock.inode_size + 128)
+    return needed + superblock.groups_count * 2 * superblock.block_size + ext3.JOURNAL
+
+
+def _most(copy: int, superblock: Superblock) -> int:
+    """Return the bytes that a copy of the tables may take.
+
+    Counts can be wrong, or meant to mislead: a file of any size can pose as a directory, and all
+    of it would be copied, into memory.
+    """
+    free = free_bytes(copy)  # none where a file in memory is
+    if not free:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            rows = dict(line.split(":", 1) for line in file)
+        free = int(rows.get("MemAvailable", "0").split()[0]) << 10
+    return max(_IN_MEMORY, min(4 * _needed(superblock), free // 2))
+
+
 def _copy_tables(
     path: str, descriptor: int, copy: int, superblock: Superblock, environ: Mapping[str, str]
 ) -> dict[tuple[int, int], None]:
@@ -253,7 +272,16 @@ def _copy_tables(
     keys are (first byte, byte after the last), in order.
     """
     program = process.need("e2image", environ)
-    result = process.run([program, "-r", descriptor, copy], environ)
+    most = _most(copy, superblock)
+
+    def fits() -> bool:
+        return os.fstat(copy).st_blocks * 512 <= most
+
+    is_large = os.fstat(descriptor).st_blocks * 512 > most
+    watch = fits if is_large else None
+    result = process.run([program, "-r", descriptor, copy], environ, watch=watch)
+    if is_large and not fits():
+        raise _needs_decision(path)
     if result.status:
         if result.status < 0 or "No space left" in result.errors:
             raise OverlayError(
