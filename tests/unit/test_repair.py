@@ -374,6 +374,14 @@ def test_pointers_behind_the_end(sound):
     assert tool("debugfs", "-R", "cat /upper/short", sound).stdout == "short" * 100
 
 
+def test_directory_without_its_inode(sound):
+    """What was in it would lose its names: that is for --repair."""
+    debugfs(sound, "clri /upper/d", "ssv state 0")
+    with pytest.raises(OverlayError) as caught:
+        check(sound)
+    assert caught.value.status == DAMAGED
+
+
 @pytest.mark.parametrize("line", ["clri /upper/d", "set_inode_field /upper/file block[0] 0"])
 def test_more_than_that(sound, line):
     """What loses something is still for --repair."""

@@ -41,14 +41,22 @@ _CLAIMED = re.compile(
     r"|Inode(?= \d+ has illegal block)) (\d+)"
 )
 
+_UNUSED = "has deleted/unused inode"
+_NAMELESS = "Unattached inode", "Unconnected directory inode"
 
-def mend(program: str, copy: int, environ: Mapping[str, str]) -> Result | None:
+
+def mend(program: str, original: int, copy: int, environ: Mapping[str, str]) -> Result | None:
     """Mend what loses nothing, when there is nothing else; return the Result of e2fsck.
 
-    program  the path of e2fsck
-    copy     descriptor of a copy of an image's tables, at which e2fsck -p has stopped
+    program   the path of e2fsck
+    original  descriptor of an image
+    copy      that of a copy of its tables, at which e2fsck -p has stopped
     Returns None when something else is wrong: the copy is of no use any more.
     """
+    # Names of what is not there, and files without a name: a directory may have been lost.
+    said = e2fsck.run(program, "-fn", original, environ).output
+    if _UNUSED in said and any(word in said for word in _NAMELESS):
+        return None
     said = e2fsck.run(program, "-fn", copy, environ).output
     claimed = {int(found) for found in _CLAIMED.findall(said)}
     if claimed:

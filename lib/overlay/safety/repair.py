@@ -149,7 +149,7 @@ def _repair(program: str, path: str, descriptor: int, environ: Mapping[str, str]
         ext3_write.set_dir_nlink(copy, superblock, True)
         result = e2fsck.run(program, "-pf", copy, environ)
         if result.status == 4:  # "errors left uncorrected"
-            result = harmless.mend(program, copy, environ) or result
+            result = harmless.mend(program, descriptor, copy, environ) or result
         _judge(path, result)
         ext3_write.set_dir_nlink(copy, superblock, False)
         check_layout(path, copy)
