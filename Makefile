@@ -64,7 +64,7 @@ lint:
 	$(MYPY) --no-error-summary
 	$(CODESPELL) .ci bin docs etc lib modulefiles share tests tools *.md *.ini setup.* Makefile
 	shellcheck .ci/run $(filter-out $(SCRIPTS) tools/%.txt tools/%.zsh,$(wildcard tools/*)) \
-		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest lib/overlay/helpers/*/*
+		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest lib/overlay/helpers/*/* lib/overlay/expose/start
 
 completions:
 	@PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 tools/completions share

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from support import ROOT, wait_until
@@ -160,6 +163,98 @@ def test_ways_of_starting(exposed, environ, scratch, tmp_path, name):
         check=False,
     )
     assert done.stdout.rstrip("\n").replace("Killed\n", "") == expected, done
+
+
+QUICKLY = "#!/bin/sh\nexit 9\n"  # what stands in the place of run-overlay
+
+
+def quickly(exposed, environ, place, *words):
+    """Run an exposed Python that has no run-overlay, and return its CompletedProcess."""
+    script = (exposed / "bin/python").read_text()
+    (exposed / "fails").write_text(QUICKLY)
+    (exposed / "fails").chmod(0o755)
+    script = re.sub(r"exec \S*run-overlay", f"exec '{exposed}/fails'", script)
+    (exposed / "quick").write_text(script)
+    return subprocess.run(
+        ["sh", exposed / "quick", *words],
+        env=environ,
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+SHOWN = """
+import json, os
+known = {name: value for name, value in os.environ.items() if name not in ("_", "SHLVL")}
+status = open("/proc/self/status").read()
+fields = dict(line.split(":", 1) for line in status.splitlines())
+print(json.dumps([known, os.getcwd(), fields["NoNewPrivs"], fields["CapEff"], fields["SigBlk"]]))
+"""
+
+
+def test_quick_is_the_same(exposed, environ, scratch):
+    """Who enters without Python is as who came through run-overlay."""
+    environ = {
+        **environ,
+        **{
+            "CONDA_PREFIX": "/x",
+            "LINES2": "a\nexport B=1",
+            "EMPTY": "",
+            "BAZ": "it's",
+            "R_LIBS": "/q",
+        },
+        "OLDPWD": "/usr",
+    }
+    words = ["-c", SHOWN]
+    first = subprocess.run(
+        [exposed / "bin/python", *words],
+        env=environ,
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    second = quickly(exposed, environ, scratch, *words)
+    assert second.returncode == 0, second
+    assert json.loads(second.stdout) == json.loads(first.stdout)
+    assert "CONDA_PREFIX" not in second.stdout
+
+
+def test_quick_only_where_it_is_right(exposed, environ, scratch, image):
+    """Where anything is other than it was noted, it is not the quick way."""
+    start = [exposed / "bin/python", "-c", "pass"]
+    subprocess.run(start, env=environ, cwd=scratch, check=True)
+    words = ["-c", "print(6 * 7)"]
+    for name, value, status in (
+        ("FOO", "bar", 0),
+        ("OVERLAY_LAUNCH_LINGER", "4", 9),
+        ("APPTAINER_NV", "1", 9),
+        ("APPTAINERENV_X", "1", 9),
+        ("SSL_CERT_FILE", "/etc/hosts", 9),
+        ("HOME", "/", 9),
+        ("OVERLAY_SCRATCH_LOCAL", "/nowhere", 9),
+        ("OVERLAY_DEBUG", "1", 9),
+        ("PROMPT_COMMAND", "x", 9),
+    ):
+        done = quickly(exposed, {**environ, name: value}, scratch, *words)
+        assert done.returncode == status, (name, done)
+    assert quickly(exposed, environ, "/usr", *words).returncode == 9  # is it seen inside?
+    os.utime(image.parent / "site.ini")
+    assert quickly(exposed, environ, scratch, *words).returncode == 9
+    subprocess.run(start, env=environ, cwd=scratch, check=True)
+    assert quickly(exposed, environ, scratch, *words).returncode == 0
+    # Another overlay of that name: as update-overlay puts it there.
+    other = image.with_name("other.ext3")
+    shutil.copy(image, other)
+    other.rename(image)
+    assert quickly(exposed, environ, scratch, *words).returncode == 9
+    # The session has ended.
+    subprocess.run(start, env=environ, cwd=scratch, check=True)
+    node = environ["OVERLAY_SCRATCH_LOCAL"]
+    wait_until(lambda: not list(Path(node).glob("*/*.lease")))
+    assert quickly(exposed, environ, scratch, *words).returncode == 9
 
 
 def test_interrupted(exposed, environ, scratch):

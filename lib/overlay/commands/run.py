@@ -244,6 +244,10 @@ def _parse_run(parser: Parser, words: Sequence[str]) -> Namespace:
     if "--" in words:
         place = words.index("--")
         words, command = words[:place], words[place + 1 :]
+    words = list(words)
+    if "--quick" in words:  # of exposed programs, which nobody types: see shared.quick
+        place = words.index("--quick")
+        del words[place : place + 2]
     options = parser.parse_args(words)
     options.command = command
     return options

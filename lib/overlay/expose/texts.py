@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 from overlay.errors import printable
@@ -14,14 +15,28 @@ if TYPE_CHECKING:
 MARK = "written by expose-overlay"
 
 
-def command(words: Sequence[str], path: str) -> str:
+def start() -> str:
+    """Return what all commands of a directory read: how a session is entered at once."""
+    path = os.path.join(os.path.dirname(__file__), "start")
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def command(words: Sequence[str], path: str, *, name: str, start: str) -> str:
     """Return the script of a command.
 
     words  start a session, up to and with the --
     path   of the program inside
+    name   what is noted of the session is called by it
+    start  path of what start() returns
     """
     line = shlex.join([*words, path])
-    return f'#!/bin/sh\n# {MARK}; remove with expose-overlay --remove\nexec {line} "$@"\n'
+    return (
+        f"#!/bin/sh\n# {MARK}; remove with expose-overlay --remove\n"
+        f"overlay_name={name} overlay_program={shlex.quote(path)}\n"
+        f'overlay_slowly() {{\n    exec {line} "$@"\n}}\n'
+        f". {shlex.quote(start)}\n"
+    )
 
 
 def kernel_start(words: Sequence[str], kernel: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from overlay.errors import CANNOT_CREATE, MISSING, OverlayError, cannot, quote, 
 from overlay.expose import texts
 from overlay.expose.texts import MARK
 from overlay.safety import generated
+from overlay.shared.key import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # Names all that was written, so that all of it can be removed.
 LIST = ".exposed"
+
+# What all commands read.
+START = ".start"
 
 
 def commands(
@@ -30,13 +34,17 @@ def commands(
     summary    what the module says of itself
     """
     bin_ = os.path.join(directory, "bin")
+    start = os.path.join(directory, START)
+    noted = name_of("\n".join((directory, *words)))
+    words = [*words, "--quick", noted, "--"]
     scripts = {
-        os.path.join(bin_, program): texts.command([*words, "--"], path)
+        os.path.join(bin_, program): texts.command(words, path, name=noted, start=start)
         for program, path in programs.items()
     }
     modules = os.path.join(directory, "modulefiles", name)
     written = {
         **scripts,
+        start: texts.start(),
         modules: texts.tcl(name, bin_, summary),
         f"{modules}.lua": texts.lua(name, bin_, summary),
     }

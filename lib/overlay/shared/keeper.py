@@ -429,6 +429,19 @@ def sweep(directory: int) -> None:
             if not _exists(directory, place.lease_name(session)):
                 place.unlink(directory, name)
             os.close(short)
+    _forget_quick(directory)
+
+
+def _forget_quick(directory: int) -> None:
+    """Remove what is noted for shells of sessions that are no more."""
+    for key in list(place.keys(directory, place.QUICK)):
+        name = place.quick_name(key)
+        quick = place.open_file(directory, name)
+        if quick is not None:
+            first = os.fsdecode(place.read(quick).partition(b"\n")[0])
+            if not _exists(directory, place.lease_name(first.lstrip("# "))):
+                place.unlink(directory, name)
+            os.close(quick)
 
 
 def _exists(directory: int, name: str) -> bool:

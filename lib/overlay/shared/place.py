@@ -2,6 +2,7 @@
 
     shared-KEY.lease   what the session says of itself (record); whoever is in it shares its lock
     shared-KEY.gate    the lock of who starts it
+    shared-NAME.quick  how programs that are exposed enter it (quick)
     shared-KEY.short   which session a command line leads to (short)
 
 They lie in the user's directory on a disk of the node (host/private), which is found without
@@ -24,6 +25,7 @@ PREFIX = "shared-"
 LEASE = ".lease"
 GATE = ".gate"
 SHORT = ".short"
+QUICK = ".quick"
 
 # Where an inherited lease is: far above what shells and scripts use by habit.
 DESCRIPTOR = 198
@@ -144,6 +146,11 @@ def gate_name(key: str) -> str:
 def short_name(key: str) -> str:
     """Return the name of the file that says which session a command line leads to."""
     return f"{PREFIX}{key}{SHORT}"
+
+
+def quick_name(name: str) -> str:
+    """Return the name of the file that leads a shell to a session: see quick."""
+    return f"{PREFIX}{name}{QUICK}"
 
 
 def unlink(directory: int, name: str) -> None:

@@ -353,7 +353,7 @@ def _become(found: _Wanted, lease: int, output: Listener, way: Way | None) -> No
         join.try_it(door, facts.cwd, files, words[0], environ["PATH"])
         join.hand_on(lease)
         if way is not None:
-            _note(found, record, way)
+            _note(found, record, way, environ)
     except BaseException:
         os.close(lease)
         raise
@@ -365,7 +365,7 @@ def _become(found: _Wanted, lease: int, output: Listener, way: Way | None) -> No
     join.become(door, facts.cwd, words, environ)
 
 
-def _note(found: _Wanted, record: Record, way: Way) -> None:
+def _note(found: _Wanted, record: Record, way: Way, environ: Mapping[str, str]) -> None:
     """Note the way of a command that has joined, where another one can take it unseen."""
     config, facts, joining = found.config, found.facts, found.joining
     patterns = config["launch.clear"]
@@ -403,8 +403,43 @@ def _note(found: _Wanted, record: Record, way: Way) -> None:
             notices=[one for one in found.plan.notices if one[0] != "detail"],
             who=found.scope,
         )
+        warned = any(level == "warning" for level, _text in found.plan.notices)
+        if "--quick" in way.words and not warned:
+            _note_quick(directory, found, record, way, environ)
     finally:
         os.close(directory)
+
+
+def _note_quick(
+    directory: int, found: _Wanted, record: Record, way: Way, made: Mapping[str, str]
+) -> None:
+    """Note how the programs that are exposed with this one enter the session at once."""
+    from overlay.shared import quick
+
+    config, facts, joining = found.config, found.facts, found.joining
+    named = [*places.FILES, *_variables_of(config), facts.engine.variable("PREPEND_PATH")]
+    cwd, environ = facts.cwd, found.environ
+    below = [cwd]
+    for bind in config.binds:
+        below += [source for source, target in places.parse_binds(bind) if source == target]
+    below += [
+        one
+        for one in (environ.get("HOME", "/"), "/tmp")
+        if one != "/" and places.is_below(cwd, [one])
+    ]
+    quick.note(
+        directory,
+        way.words[way.words.index("--quick") + 1],
+        record,
+        lease=os.path.join(private.name(found.scratch), place.lease_name(key.name_of(record.key))),
+        environ=environ,
+        made=made,
+        unset=[*config["launch.clear"], *joining.unset],
+        variables={name: environ.get(name) for name in named},
+        overlays=[one.path for one in facts.overlays],
+        files=[*_files_of(config, way.root), facts.base],
+        below=below,
+    )
 
 
 def _files_of(config: Config, root: str) -> Iterator[str]:

@@ -30,6 +30,7 @@ _OPTIONS = {
     "--bind": 1,
     "-f": 1,
     "--file": 1,
+    "--quick": 1,
 }
 _FILE = ("-f", "--file")
 _QUIET = ("-q", "--quiet")
