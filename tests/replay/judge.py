@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-from overlay.change.grow import Growth
+from overlay.change import resize
 from overlay.change.repair import Repair
 from overlay.errors import DAMAGED, OverlayError
 from overlay.image import ext3
@@ -50,9 +50,7 @@ class Place:
         try:
             found = [images.look(self.path, write=True)]
             try:
-                guard.acquire(
-                    found, True, config=self._config, environ=self._environ, notice=said.append
-                )
+                guard.acquire(found, True, config=self._config, notice=said.append)
             finally:
                 found[0].close()
         except OverlayError as error:
@@ -66,8 +64,9 @@ class Place:
     def _grow(self):
         whole = guard.open_whole(self.path)
         try:
-            wanted = _GROWN if whole.superblock.size < _GROWN else whole.superblock.size + (8 << 20)
-            Growth(whole, wanted, self._environ, lambda _line: None).do()
+            size, files = resize.now(whole)
+            wanted = _GROWN if size < _GROWN else size + (8 << 20)
+            resize.resizing(whole, wanted, files, self._config, lambda _line: None).do()
             return "grown"
         finally:
             whole.close()

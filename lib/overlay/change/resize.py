@@ -2,7 +2,9 @@
 
 More room is made in place, with a way back (overlay.safety.undo). Less room is made on a copy, and
 another number of files in a new image that everything is written into; either takes the
-overlay's place only when it is finished and seen to be sound.
+overlay's place only when it is finished and seen to be sound. So does a larger copy where it is
+not known before what is overwritten in place: the undo file of resize2fs is not synced before
+that, and a node that fails in its midst could leave what nothing puts together again.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 from overlay.change.grow import Growth
 from overlay.change.rebuild import Rebuilding
 from overlay.change.shrink import Shrinking
+from overlay.host.room import free_bytes
 from overlay.image import ext3
+from overlay.image.ext3_read import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,8 +50,22 @@ def resizing(
     size_now, files_now = now(whole)
     if files != files_now:
         return Rebuilding(whole, wanted, files, config, notice)
-    if wanted > size_now:
+    if wanted > size_now and (_is_known(whole, wanted) or not _has_room(whole, wanted - size_now)):
         return Growth(whole, wanted, config.environ, notice)
-    if wanted < size_now:
+    if wanted != size_now:
         return Shrinking(whole, wanted, config, notice)
     return None
+
+
+def _is_known(whole: Ext3Image, wanted: int) -> bool:
+    """Return whether we can write ourselves what a growth in place overwrites."""
+    try:
+        return bool(list(Reader(whole.descriptor, whole.superblock).changed_by_growth(wanted)))
+    except ext3.FormatError:
+        return False
+
+
+def _has_room(whole: Ext3Image, more: int) -> bool:
+    """Return whether there is room for a copy of an image and for some bytes more."""
+    needed = min(whole.status.st_blocks * 512, whole.superblock.size) + more
+    return free_bytes(whole.descriptor) > needed

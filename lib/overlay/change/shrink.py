@@ -1,4 +1,4 @@
-"""Overlays made smaller, on a copy that takes their place."""
+"""Overlays of another size, most of them smaller, made on a copy that takes their place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TOO_SMALL = ("smaller than minimum", "No space left", "Not enough space")
 
 
 class Shrinking:
-    """An image to be made smaller. The original stays as it is until the copy is sound."""
+    """An image to be made smaller, or larger. It stays as it is until the copy is sound."""
 
     def __init__(
         self, whole: Ext3Image, wanted: int, config: Config, notice: Callable[[str], object]
@@ -35,7 +35,7 @@ class Shrinking:
         """Ask what can be asked before. Raises OverlayError.
 
         whole   the image, locked against everybody
-        wanted  bytes, less than it has
+        wanted  bytes, others than it has
         """
         self._whole = whole
         self._wanted = wanted

@@ -17,6 +17,7 @@ STATES = {
     scenes.journal: 12,
     scenes.repairs: 10,
     scenes.growth: 12,
+    scenes.foreign_growth: 10,
     scenes.update: 10,
     scenes.pack: 10,
 }
