@@ -80,27 +80,23 @@ def test_joined(joined, local):
     assert again[2] not in (None, first[2])
 
 
-def namespaces(output):
-    """Return what `readlink` of namespaces has printed, without those that are a session's own."""
-    return output.split()
-
-
 ENVIRONMENTS = [
-    {},
-    {"FOO": "a\nb", "EMPTY": "", "TMPDIR": "/tmp", "SHLVL": "7", "_": "x", "W-X": "1"},
-    {"X": "host", "Y": "", "Z": "host", "W": "host", "USER": "me", "EMPTY2": "x"},
-    {"APPTAINERENV_A": "1", "SINGULARITYENV_A": "2", "SINGULARITYENV_B": "", "APPTAINER_FOO": "3"},
-    {"APPTAINERENV_PREPEND_PATH": "/pre", "APPTAINERENV_APPEND_PATH": "/app", "A": "b"},
-    {"APPTAINERENV_PATH": "/mine:/bin", "APPTAINERENV_LD_LIBRARY_PATH": "/lib/mine"},
-    {"APPTAINERENV_PS1": "p> ", "PS1": "q", "LD_LIBRARY_PATH": "/x", "HOME": "/nowhere"},
     {
-        "PYTHONPATH": "/x",
-        "CONDA_PREFIX": "/y",
-        "SSL_CERT_FILE": "/opt",
-        "BASH_FUNC_f%%": "() { :; }",
+        **{"X": "host", "Y": "", "Z": "host", "W": "host", "USER": "me", "EMPTY2": "x", "A": "b"},
+        **{"FOO": "a\nb", "EMPTY": "", "TMPDIR": "/tmp", "SHLVL": "7", "_": "x", "W-X": "1"},
+        **{"PYTHONPATH": "/x", "CONDA_PREFIX": "/y", "SSL_CERT_FILE": "/opt"},
+        **{"BASH_FUNC_f%%": "() { :; }", "LD_LIBRARY_PATH": "/x", "HOME": "/nowhere"},
     },
-    {"OVERLAY_LAUNCH_CLEAR": "", "PROMPT_COMMAND": "true", "CONDA_PREFIX": "/y"},
-    {"OVERLAY_LAUNCH_USER_SITE": "hide", "PYTHONNOUSERSITE": "0"},
+    {
+        **{"APPTAINERENV_A": "1", "SINGULARITYENV_A": "2", "SINGULARITYENV_B": "", "A": "b"},
+        **{"APPTAINER_FOO": "3", "APPTAINERENV_PS1": "p> ", "PS1": "q"},
+        **{"APPTAINERENV_PREPEND_PATH": "/pre", "APPTAINERENV_APPEND_PATH": "/app"},
+        **{"OVERLAY_LAUNCH_USER_SITE": "hide", "PYTHONNOUSERSITE": "0"},
+    },
+    {
+        **{"APPTAINERENV_PATH": "/mine:/bin", "APPTAINERENV_LD_LIBRARY_PATH": "/lib/mine"},
+        **{"OVERLAY_LAUNCH_CLEAR": "", "PROMPT_COMMAND": "true", "CONDA_PREFIX": "/y"},
+    },
 ]
 
 SCRIPT = """\
@@ -127,38 +123,44 @@ def test_environment(run, environ, scratch, local):
         assert found["--share"] == found["--no-share"], variables
 
 
-STATUS = "grep -E 'Cap|NoNew|Seccomp|Uid|Gid|Groups|Umask|Sig|Cpus_allowed:' /proc/self/status"
+# Each ends with the status behind it, as alone.
+STATUSES = {
+    "exit 0": 0,
+    "exit 3": 3,
+    "exit 255": 255,
+    "exec no-such-command": 127,
+    "exec /etc": 126,
+    "kill -TERM $$": -signal.SIGTERM,
+    "kill -KILL $$": -signal.SIGKILL,
+    "kill -SEGV $$": -signal.SIGSEGV,
+}
 
-LINES = [
-    "exit 0",
-    "exit 3",
-    "exit 255",
-    "no-such-command",
-    "/no/such/command",
-    "exec /etc",
-    "kill -TERM $$",
-    "kill -KILL $$",
-    "kill -SEGV $$",
-    "cat; echo end",
-    "echo to-stdout; echo to-stderr >&2",
-    "pwd; umask; ulimit -a",
-    "id; hostname",
-    STATUS,
-    "cat /proc/self/cgroup; readlink /proc/self/ns/pid /proc/self/ns/net /proc/self/ns/ipc",
-    "touch /new; echo $?",
-    "echo $PPID | wc -w; nice; cat /proc/self/oom_score_adj",
-]
+# What it prints is the same.
+SEEN = """
+cat; echo to-stderr >&2
+pwd; umask; ulimit -a; id; hostname; nice; cat /proc/self/oom_score_adj
+grep -E 'Cap|NoNew|Seccomp|Uid|Gid|Groups|Umask|Sig|Cpus_allowed:' /proc/self/status
+cat /proc/self/cgroup; readlink /proc/self/ns/pid /proc/self/ns/net /proc/self/ns/ipc
+touch /new; echo $?
+ps() { set -- /proc/$PPID; [ -d $1 ] && echo parent; }; ps
+"""
 
 
 def test_like_one_alone(run, overlay, local):
     """Status, output, limits and rights of a command are those of a session of its own."""
     overlay("env.ext3")
-    for line in LINES:
-        found = {}
-        for share in ("--share", "--no-share"):
-            words = [share, "-o", "env.ext3:ro", "--", "bash", "-c", line]
-            found[share] = run("run-overlay", *words, stdin="some\ninput\n")
-        assert found["--share"] == found["--no-share"], line
+    words = ["-o", "env.ext3:ro", "--"]
+    found = [
+        run("run-overlay", share, *words, "bash", "-c", SEEN, stdin="some\ninput\n")
+        for share in ("--share", "--no-share")
+    ]
+    assert found[0] == found[1]
+    for line, status in STATUSES.items():
+        assert run("run-overlay", "--share", *words, "bash", "-c", line).status == status, line
+    for word, status in (("no-such-command", 127), ("/no/such/command", 127), ("/etc", 126)):
+        result = run("run-overlay", "--share", *words, word)
+        assert result == run("run-overlay", "--no-share", *words, word)
+        assert result.status == status
 
 
 @pytest.mark.parametrize(

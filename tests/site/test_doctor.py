@@ -88,6 +88,7 @@ def test_ready(doctor, scratch):
     assert named <= set(checks)
     assert checks["stacks of overlays"]["found"] == "the kernel tells their files apart"
     assert checks["a packed overlay"]["found"] == "zstd: a command read it"
+    assert checks["a shared session"]["found"].startswith("a command joined it; it ends with: you")
     assert checks["engine"]["found"].startswith("apptainer 1.")
     assert checks["kernel"]["found"].startswith(f"Linux {os.uname().release}")
     assert f"'{scratch}': locks" in checks

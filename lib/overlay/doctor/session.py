@@ -32,6 +32,10 @@ def session(node: Node) -> Iterator[Check]:
     yield from tried
     if tried[0].state == OK and process.which("mksquashfs", node.environ):
         yield _try_packed(node)
+    if tried[0].state == OK:
+        from overlay.doctor.shared import shared
+
+        yield from shared(node, _run_overlay(node.root))
 
 
 def _try_packed(node: Node) -> Check:
