@@ -54,18 +54,29 @@ def env(scratch, ok):
     return env
 
 
-def starts(run, engine, name):
+def starts(run, engine, name, line=SHOWN):
     """Return what each way to start a program in an overlay says of the environment."""
-    (name.parent / "job").write_text(SHOWN)
+    (name.parent / "job").write_text(line)
+    (name.parent / "login-job").write_text(f"#!/bin/bash -l\n{line}")
+    ours, plain = ("-q", "-o", f"{name}:ro"), ("--overlay", f"{name}:ro", BASE)
+    shell = ("sh", "-c", line)
     ways = {
-        "command": run("run-overlay", "-q", "-o", f"{name}:ro", "--", "sh", "-c", SHOWN),
-        "file": run("run-overlay", "-q", "-o", f"{name}:ro", "-f", "job"),
-        "login": run("run-overlay", "-q", "-o", f"{name}:ro", "--", "bash", "-lc", SHOWN),
-        "exec": engine("exec", "--overlay", f"{name}:ro", BASE, "sh", "-c", SHOWN),
-        "shell": engine("shell", "--overlay", f"{name}:ro", BASE, stdin=SHOWN + "\n"),
-        "cleanenv": engine("exec", "-e", "--overlay", f"{name}:ro", BASE, "sh", "-c", SHOWN),
-        "containall": engine("exec", "-C", "--overlay", f"{name}:ro", BASE, "sh", "-c", SHOWN),
+        "command": run("run-overlay", *ours, "--", *shell),
+        "file": run("run-overlay", *ours, "-f", "job"),
+        "login": run("run-overlay", *ours, "--", "bash", "-lc", line),
+        "login in a file": run("run-overlay", *ours, "-f", "login-job"),
+        "our shell": run("mount-overlay", *ours, stdin=line + "\n"),
+        "fakeroot": run("run-overlay", *ours, "--fakeroot", "--", *shell),
+        "exec": engine("exec", *plain, *shell),
+        "shell": engine("shell", *plain, stdin=line + "\n"),
+        "plain login": engine("exec", *plain, "bash", "-lc", line),
+        "plain cleanenv": engine("exec", "-e", *plain, *shell),
+        "plain containall": engine("exec", "-C", *plain, *shell),
+        "plain fakeroot": engine("exec", "--fakeroot", *plain, *shell),
     }
+    for option in ("CLEANENV", "CONTAINALL"):
+        variables = {f"APPTAINER_{option}": "1"}
+        ways[option] = run("run-overlay", *ours, "--", *shell, variables=variables)
     return {way: result.stdout.strip() for way, result in ways.items()}
 
 
@@ -108,6 +119,22 @@ def test_built(run, ok, scratch):
     shown = ok("run-overlay", "-q", "-o", "a.ext3:ro", "--", "sh", "-c", 'tool; echo "$DATA"')
     assert shown == "built\na  b\n"
     assert "built" in ok("show-overlay", "--recipe", "a.ext3")
+
+
+def test_script(run, ok, engine, scratch):
+    """What /ext3/env.sh sets, with all that bash can, is set however a program is started."""
+    program(scratch / "tree" / "ext3" / "bin" / "tool", "script")
+    (scratch / "tree" / "ext3" / "env.sh").write_text(
+        "set -eu\ndeclare -a parts=(/ext3 bin)\nfunction helper { local -; set +u; }\nalias ll='ls'\n"
+        'printf -v place "%s/%s" "${parts[@]}"\nexport PATH=$place:$PATH\n'
+        "[[ $place =~ ext3 ]] && export VIRTUAL_ENV=\"a  'b' \\$HOME\"\n"
+        "trap 'echo bye' EXIT\nshopt -s extglob\n"
+    )
+    said = run("create-overlay", "--from", f"{scratch}/tree:/", "-o", "a.ext3")
+    assert (said.status, "activated: /ext3/env.sh" in said.stderr) == (0, True), said
+    line = SHOWN.replace("$VIRTUAL_ENV$CONDA_PREFIX", "$VIRTUAL_ENV")
+    found = starts(run, engine, scratch / "a.ext3", line)
+    assert found == dict.fromkeys(found, "/ext3/bin/tool script a  'b' $HOME")
 
 
 def test_chosen(run, ok, env, scratch):
@@ -170,6 +197,11 @@ def test_activation_that_exits(run, scratch):
     words = ["create-overlay", "--from", f"{tree}:/opt/env", "-o", "a.ext3"]
     said = run(*words, "--activate", "/opt/env")
     assert (said.status, "ends the shell" in said.stderr) == (65, True), said
+    assert not (scratch / "a.ext3").exists()
+    # Where nobody chose it, what it has set until then is what is set.
+    assert run(*words).status == 0
+    shown = run("run-overlay", "-q", "-o", "a.ext3:ro", "--", "tool")
+    assert (shown.status, shown.stdout) == (0, "venv\n"), shown
 
 
 def test_activation_that_waits(run, scratch):
@@ -204,6 +236,8 @@ def test_layers(run, ok, engine, env, scratch):
     for names, expected in ((("one", "two"), "one"), (("two", "one"), "two")):
         stack = [word for name in names for word in ("-o", f"{name}.ext3:ro")]
         assert ok("run-overlay", "-q", *stack, "--", "sh", "-c", line) == f"{expected}\nsecond\n"
+    both = ("--overlay", "one.ext3:ro", "--overlay", "two.ext3:ro")
+    assert engine("exec", *both, BASE, "sh", "-c", line).stdout.split()[1] == "second"
     ok("pack-overlay", "-q", "two.ext3", "one.ext3", "-o", "both.sqsh")
     assert ok("run-overlay", "-q", "-o", "both.sqsh", "--", "sh", "-c", line) == "two\nsecond\n"
     plain = engine("exec", "--overlay", "both.sqsh", BASE, "sh", "-c", line)
@@ -294,14 +328,16 @@ def test_last_made_comes_first(ok, env, scratch):
     assert ok("run-overlay", "-q", "-o", "both.ext3:ro", "--", "tool") == "two\n"
 
 
-def test_library_of_r(ok, scratch):
-    """A directory of R packages comes first where R looks for them."""
+def test_library_of_r(run, ok, engine, scratch):
+    """A directory of R packages comes first where R looks for them; packed as well."""
     (scratch / "lib" / "ggplot2").mkdir(parents=True)
     (scratch / "lib" / "ggplot2" / "DESCRIPTION").write_text("Package: ggplot2\n")
     words = ["--from", "lib:/opt/R", "--activate", "/opt/R"]
     ok("create-overlay", "-q", *words, "-o", "a.ext3")
-    shown = ok("run-overlay", "-q", "-o", "a.ext3:ro", "--", "printenv", "R_LIBS_SITE")
-    assert shown == "/opt/R\n"
+    found = starts(run, engine, scratch / "a.ext3", 'echo "$R_LIBS_SITE"')
+    assert found == dict.fromkeys(found, "/opt/R")
+    ok("pack-overlay", "-q", "a.ext3")
+    assert ok("run-overlay", "-q", "-o", "a.sqsh", "--", "printenv", "R_LIBS_SITE") == "/opt/R\n"
 
 
 def test_unpacked_base(ok, run, engine, scratch):
@@ -310,6 +346,9 @@ def test_unpacked_base(ok, run, engine, scratch):
     assert engine("build", "--sandbox", base, BASE).status == 0
     subprocess.run(["chmod", "-R", "u+w", base], check=True)
     subprocess.run(["rm", "-r", base / ".singularity.d", base / "environment"], check=False)
+    (base / ".singularity.d").mkdir()
+    (base / ".singularity.d" / "runscript").write_text('#!/bin/sh\nexec "$@"\n')
+    (base / ".singularity.d" / "runscript").chmod(0o755)
     tree = venv(scratch / "tree")
     words = ["--from", f"{tree}:/opt/env", "-c", base]
     ok("create-overlay", "-q", *words, "-o", "a.ext3")
@@ -317,14 +356,11 @@ def test_unpacked_base(ok, run, engine, scratch):
     variables = {"APPTAINERENV_GIVEN": "x"}
     said = run("run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", line, variables=variables)
     assert (said.status, said.stdout) == (0, "venv\nx\n"), said
+    for how in ("exec", "run"):
+        words = ["--env", "GIVEN=y", "--overlay", "a.ext3:ro", base, "sh", "-c", line]
+        plain = engine(how, *words)
+        assert plain.stdout == "venv\ny\n", plain
     subprocess.run(["chmod", "-R", "u+w", base], check=True)
-
-
-def test_fakeroot(run, env, scratch):
-    """As root inside, too."""
-    name = env("a.ext3", venv(scratch / "tree"))
-    said = run("run-overlay", "-q", "--fakeroot", "-o", f"{name}:ro", "--", "tool")
-    assert (said.status, said.stdout) == (0, "venv\n"), said
 
 
 def test_history(run, ok, env, scratch):

@@ -171,3 +171,35 @@ def test_packed(ok, shown, env):
     assert document["activated"] == ["/opt/new"]
     actions = [one["action"] for one in document["history"][0]["entries"]]
     assert actions == ["create", "pack", "update", "pack"]
+
+
+def test_history_stays(ok, scratch):
+    """Whatever becomes of an overlay, it says how it was made; and that can be run again."""
+    (scratch / "install").write_text("cd /opt; mkdir x; echo 1 >x/one; exit 0\n")
+    (scratch / "more").write_text("cd /opt/x && echo 2 >two\n")
+    ok("create-overlay", "-q", "-f", "install", "-s", "24", "-n", "2", "-o", "a.ext3")
+    ok("update-overlay", "-q", "a.ext3", "-f", "more")
+    ok("update-overlay", "-q", "a.ext3", "--", "sh", "-c", "echo '3 3' >'/opt/x/the third'")
+    ok("create-overlay", "-q", "-f", "install", "-o", "b.ext3")
+    subprocess.run(["cp", "a.ext3", "copied.ext3"], cwd=scratch, check=True)
+    ok("resize-overlay", "-q", "copied.ext3", "-s", "+8")
+    ok("pack-overlay", "-q", "copied.ext3", "-o", "packed.sqsh")
+    subprocess.run(["cp", "packed.sqsh", "again.sqsh"], cwd=scratch, check=True)
+    ok("create-overlay", "-q", "--from", "again.sqsh", "-o", "unpacked.ext3")
+    ok("pack-overlay", "-q", "a.ext3", "b.ext3", "-o", "merged.sqsh")
+    steps = ["create", "update", "update"]
+    expected = {
+        "copied.ext3": [[*steps, "resize"]],
+        "again.sqsh": [[*steps, "resize", "pack"]],
+        "unpacked.ext3": [["create"], [*steps, "resize"]],
+        "merged.sqsh": [["create", "pack"], [*steps, "pack"]],
+    }
+    for name, actions in expected.items():
+        histories = json.loads(ok("show-overlay", "--json", name))[0]["history"]
+        assert sorted([e["action"] for e in one["entries"]] for one in histories) == actions, name
+    for name in ("a.ext3", "again.sqsh", "unpacked.ext3"):
+        (scratch / "recipe").write_text(ok("show-overlay", "--recipe", name))
+        ok("create-overlay", "-q", "--force", "-f", "recipe", "-o", "made.ext3")
+        line = 'cat /opt/x/one /opt/x/two "/opt/x/the third"'
+        shown = ok("run-overlay", "-q", "-o", "made.ext3:ro", "--", "sh", "-c", line)
+        assert shown == "1\n2\n3 3\n", name

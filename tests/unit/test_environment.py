@@ -25,6 +25,14 @@ def test_script(path):
     assert (again.lists, again.values) == (made.lists, made.values)
 
 
+def test_script_of_a_login_shell():
+    """What the engine's lines have set already is not set twice; what /etc/profile took away is."""
+    made = Activation(lists={"PATH": ["/o b/bin"], "R_LIBS": ["/r"]}, values={"A": "1"})
+    line = f'{made.script()}PATH=/usr/bin\n{made.script(login=True)}printf "%s|%s|%s" "$PATH" "$R_LIBS" $A'
+    shown = subprocess.run(["/bin/sh", "-uc", line], env={}, capture_output=True, text=True)
+    assert shown.stdout == "/o b/bin:/usr/bin|/r|1", shown
+
+
 @pytest.mark.parametrize("text", ["'", "export", "x=(", "export PATH=$(touch /tmp/x):a"])
 def test_script_of_somebody(text):
     """Lines of others are read, not run."""

@@ -6,10 +6,10 @@ import os
 
 from overlay.change import carry
 from overlay.create.activate import Wanted, find_out
-from overlay.create.ready import has_scripts, identity
+from overlay.create.ready import has_scripts, identity, lines
 from overlay.environment import find, note
-from overlay.environment.activation import BASE, PROFILE, Activation, parse
-from overlay.environment.note import ENGINE, Note
+from overlay.environment.activation import BASE, Activation, parse
+from overlay.environment.note import Note
 from overlay.errors import quote
 from overlay.launch.facts import gather
 from overlay.launch.request import Overlay, Session
@@ -70,8 +70,8 @@ class Refresh:
             if not notes and not changes:
                 return
             # What it sets by itself is not to be found there already.
-            lines = [path for one, _directories in changes for path in _lines(one.id)]
-            carry.write(whole, {}, lines, self._place, self._config.environ)
+            own = [path for one, _directories in changes for path in lines(one)]
+            carry.write(whole, {}, own, self._place, self._config.environ)
         finally:
             whole.close()
         image = self._image()
@@ -167,11 +167,10 @@ class Refresh:
         for one in notes:
             one.base = self.base or one.base
             files[note.path(one.id)] = one.text()
-            script = one.script.encode(errors="surrogateescape")
-            if script:
-                files.update(dict.fromkeys(_lines(one.id), script))
+            if one.script:
+                files.update(lines(one))
             else:
-                removed += _lines(one.id)
+                removed += lines(one)
         whole = guard.open_whole(self._copy)
         try:
             if (
@@ -187,8 +186,3 @@ class Refresh:
     @property
     def _place(self) -> str:
         return os.path.dirname(self._copy)
-
-
-def _lines(id_: str) -> list[str]:
-    """Return the paths inside of what the engine, and a login shell, read."""
-    return [ENGINE.format(id_), PROFILE.format(id_)]

@@ -10,6 +10,7 @@ from overlay.create.kind import open_regular
 from overlay.create.place import make_directories
 from overlay.environment import find, history
 from overlay.environment.activation import BASE, PROFILE, Activation
+from overlay.environment.activation import parse as read_lines
 from overlay.environment.base import Base, look
 from overlay.environment.note import DIRECTORY, ENGINE, MOST, Note, is_id, new_id, parse, path
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
@@ -112,8 +113,7 @@ def make_ready(
     )
     files = {path(made.id): made.text()}
     if activation:
-        script = made.script.encode(errors="surrogateescape")
-        files[ENGINE.format(made.id)] = files[PROFILE.format(made.id)] = script
+        files.update(lines(made))
         if image is not None and not has_scripts(base or image):
             files[BASE] = b""
     if wish.history:
@@ -160,6 +160,15 @@ def _container(container: str | None, config: Config, *, needed: bool) -> str | 
         if needed or container is not None:
             raise
         return None
+
+
+def lines(note: Note) -> dict[str, bytes]:
+    """Return what the engine, and a login shell, read of a Note, by the paths inside."""
+    login = read_lines(note.script).script(login=True)
+    return {
+        ENGINE.format(note.id): note.script.encode(errors="surrogateescape"),
+        PROFILE.format(note.id): login.encode(errors="surrogateescape"),
+    }
 
 
 def identity(image: str | None) -> Base | None:

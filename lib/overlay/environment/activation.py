@@ -47,15 +47,21 @@ class Activation:
     def __bool__(self) -> bool:
         return bool(self.lists or self.values)
 
-    def script(self) -> str:
-        """Return the lines, for sh(1) and for the engine's interpreter."""
+    def script(self, *, login: bool = False) -> str:
+        """Return the lines, for sh(1) and for the engine's interpreter.
+
+        login  for a login shell, which has what the engine's lines have set, but not all of it
+        """
         import shlex  # for those that write them only
 
         lines = [f"export {name}={shlex.quote(text)}" for name, text in sorted(self.values.items())]
         for name, words in sorted(self.lists.items()):
             first = shlex.quote(":".join(words))
             rest = f'":${{PATH:-{_PATH}}}"' if name == "PATH" else f'"${{{name}:+:${name}}}"'
-            lines.append(f"export {name}={first}{rest}")
+            line = f"export {name}={first}{rest}"
+            if login:
+                line = f'case ":${{{name}-}}:" in *:{first}:*) ;; *) {line} ;; esac'
+            lines.append(line)
         return "".join(line + "\n" for line in lines)
 
 

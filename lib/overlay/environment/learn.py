@@ -65,6 +65,8 @@ for overlay_one; do
     overlay_first "$overlay_one"
     overlay_say "end $overlay_one"
 done
+trap - EXIT
+overlay_end
 """
 
 # What every shell changes of itself, and what a prompt is made of: no business of programs.
