@@ -114,6 +114,25 @@ def test_site_configuration(prefix):
     assert files(prefix) == ["etc/overlay.ini"] and (prefix / "0.9").is_dir()
 
 
+def test_a_name_for_all_versions(prefix):
+    """What exposed programs start leads to the version installed last, and to another in the end."""
+    stable = prefix / "bin/run-overlay"
+    said = command(prefix / "bin", "run-overlay", "--version").stdout
+    assert said == f"run-overlay {VERSION}\n"
+    for older in ("0.9", "0.10"):
+        shutil.copytree(prefix / VERSION, prefix / older, symlinks=True)
+    assert os.readlink(stable) == f"../{VERSION}/bin/run-overlay"
+    make("uninstall", f"PREFIX={prefix}")
+    assert os.readlink(stable) == "../0.10/bin/run-overlay"
+    assert command(prefix / "bin", "run-overlay", "--version").returncode == 0
+    make("install", f"PREFIX={prefix}")
+    assert os.readlink(stable) == f"../{VERSION}/bin/run-overlay"
+    for older in ("0.9", "0.10"):
+        shutil.rmtree(prefix / older)
+    make("uninstall", f"PREFIX={prefix}")
+    assert not (prefix / "bin").exists()
+
+
 def test_python(tmp_path):
     """PYTHON= is what the commands start, and what compiles."""
     python = shutil.which("python3", path="/usr/bin:/bin")
