@@ -453,6 +453,16 @@ def test_commands_from_a_named_pipe(environ, scratch, overlay):
     assert shell(line, environ, scratch).stdout == "from a pipe\n"
 
 
+def test_commands_without_a_name(environ, scratch, overlay):
+    """A file that has lost its name, as one in memory, is read through its descriptor."""
+    overlay()
+    environ["PATH"] = f"{ROOT}/bin:{environ['PATH']}"
+    for directory in ("/dev/fd", "/proc/self/fd"):
+        (scratch / "j").write_text("read x; echo got $x; exit 5\n")
+        line = f"exec 3<j; rm j; run-overlay -o a.ext3 -f {directory}/3"
+        assert shell(line, environ, scratch, stdin="word\n") == (5, "got word\n", "")
+
+
 def test_line_numbers(run, scratch, overlay):
     """Messages of bash name the file as the user did, and its own lines."""
     overlay()

@@ -241,6 +241,9 @@ def find_container(spec: str | None, config: Config) -> str:
     return path
 
 
+_OF_DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/")
+
+
 def read_commands(path: str, program: str = "run-overlay") -> CommandFile:
     """Return the CommandFile at a path; standard input is not read yet: see read_input().
 
@@ -252,6 +255,9 @@ def read_commands(path: str, program: str = "run-overlay") -> CommandFile:
     try:
         # A pipe is left alone: who writes to it may wait for one reader, and would be lost.
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            return CommandFile(path, regular=False)
+        # So is a file without a name, of memfd_create(2) or removed: there is nothing to bind.
+        if path.startswith(_OF_DESCRIPTORS) and not os.path.exists(os.path.realpath(path)):
             return CommandFile(path, regular=False)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
