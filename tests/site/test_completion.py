@@ -207,11 +207,11 @@ def test_all_options(environ, place, command):
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["overlay-admin", ""], ["config", "doctor", "report"]),
+        (["overlay-admin", ""], ["config", "doctor", "pages", "report", "sessions"]),
         (["overlay-admin", "doctor", ""], ["sub"]),
         (["pack-overlay", "--compression", ""], ["gzip", "lz4", "xz", "zstd"]),
         (["create-overlay", "--size", ""], [""]),
-        (["mount-overlay", "--wait", "--n"], ["--nv"]),
+        (["mount-overlay", "--wait", "--n"], ["--no-share", "--nv"]),
         (["show-overlay", "--files", "en"], ["env.ext3"]),
     ],
     ids=" ".join,
