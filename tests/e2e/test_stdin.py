@@ -87,7 +87,7 @@ def test_cannot_be_read(typed, overlay):
         66,
         "",
         "run-overlay: error: cannot read the commands from standard input: Bad file descriptor\n"
-        "run-overlay: hint: run-overlay -o OVERLAY -f FILE\n",
+        "run-overlay: hint: run-overlay -o a.ext3 -f FILE\n",
     )
 
 
