@@ -69,6 +69,9 @@ def test_image_is_gone(run, ok, env, own):
         assert "show-overlay --recipe env.ext3" in said.stderr, (way, said)
     said = run("run-overlay", "-c", BASE, "-o", "env.ext3:ro", "--", "tool")
     assert (said.status, said.stdout) == (0, "venv\n"), said
+    ok("update-overlay", "-q", "env.ext3", "-c", BASE, "--", "true")
+    said = run("run-overlay", "-o", "env.ext3:ro", "--", "sh", "-c", LINE)
+    assert said == (0, f"venv\n{BASE}\n", ""), said
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "closed"])

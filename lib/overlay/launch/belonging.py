@@ -121,7 +121,8 @@ def _of_the_image(path: str, wanted: Base) -> list[Notice]:
             f"{quote(path)} was made for the base image {quote(wanted.path)}, which cannot be used:"
             f" {error.strerror}",
             status=MISSING,
-            hint="to try it with another one: -c NAME-or-PATH; for a lasting change make it anew:"
+            hint="to try it with another one: -c NAME-or-PATH; when it works, for good:"
+            f" update-overlay {quote(path)} -c NAME-or-PATH -- true; to make it anew:"
             f" show-overlay --recipe {quote(path)}",
         ) from None
     if there.machine and there.machine != os.uname().machine:
