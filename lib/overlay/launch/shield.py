@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 # Its being there tells our launcher; the engine and what it starts inherit it: see stack.
-DESCRIPTOR = 198
+DESCRIPTOR = 197
 
 WHY = f"descriptor {DESCRIPTOR} tells that others may write the overlay: no link in it is followed"
 
