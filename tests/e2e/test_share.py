@@ -146,7 +146,7 @@ ps() { set -- /proc/$PPID; [ -d $1 ] && echo parent; }; ps
 """
 
 
-def test_like_one_alone(run, overlay, local):
+def test_like_one_alone(run, overlay, scratch, local):
     """Status, output, limits and rights of a command are those of a session of its own."""
     overlay("env.ext3")
     words = ["-o", "env.ext3:ro", "--"]
@@ -157,7 +157,13 @@ def test_like_one_alone(run, overlay, local):
     assert found[0] == found[1]
     for line, status in STATUSES.items():
         assert run("run-overlay", "--share", *words, "bash", "-c", line).status == status, line
-    for word, status in (("no-such-command", 127), ("/no/such/command", 127), ("/etc", 126)):
+    plain, lost = scratch / "plain", scratch / "lost"
+    plain.write_text("echo $0; exit 5\n")
+    lost.write_text("#!/no/such/interpreter\n")
+    for path in (plain, lost):
+        path.chmod(0o755)
+    commands = ("no-such-command", 127), ("/no/such/command", 127), ("/etc", 126), ("cd", 127)
+    for word, status in (*commands, (str(plain), 5), (str(lost), 127)):
         result = run("run-overlay", "--share", *words, word)
         assert result == run("run-overlay", "--no-share", *words, word)
         assert result.status == status

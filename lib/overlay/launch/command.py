@@ -57,6 +57,11 @@ _EXECUTE = (
 )
 
 
+def is_plain(command: Sequence[str]) -> bool:
+    """Return whether a command means the same without the shell that says why it cannot be run."""
+    return command[0] not in (*_OF_A_SHELL, *_OF_CONDA)
+
+
 def command_line(command: Sequence[str], program: str, unseen: str = "") -> list[str]:
     """Return the words that run a command inside.
 

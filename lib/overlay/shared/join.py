@@ -175,21 +175,35 @@ def hand_on(lease: int) -> None:
     os.set_inheritable(fcntl.fcntl(lease, fcntl.F_DUPFD, wanted), True)
 
 
-def become(door: Door, cwd: str, words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+def become(
+    door: Door,
+    cwd: str,
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    direct: Sequence[str] | None = None,
+) -> NoReturn:
     """Enter, and become the command, as the engine would start it; what try_it() has tried.
 
     words    its command line
     environ  its environment
+    direct   the command itself where words are a shell's, which says why it cannot be started:
+             then that is left out where it can
     Raises OverlayError (UNAVAILABLE): there is no way back.
     """
     try:
-        _become(door, cwd, words, environ)
+        _become(door, cwd, words, environ, direct)
     except OSError as error:
         why = reason(error)
     raise OverlayError(f"cannot start {quote(words[0])} inside: {why}", status=UNAVAILABLE)
 
 
-def _become(door: Door, cwd: str, words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+def _become(
+    door: Door,
+    cwd: str,
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    direct: Sequence[str] | None,
+) -> NoReturn:
     """Do what become() does. Raises OSError."""
     signals = __import__("_signal")  # signal itself would bring enum
     if not door.go():
@@ -204,7 +218,16 @@ def _become(door: Door, cwd: str, words: Sequence[str], environ: Mapping[str, st
     # What Python has changed at its start.
     signals.signal(signals.SIGPIPE, signals.SIG_DFL)
     signals.signal(signals.SIGXFSZ, signals.SIG_DFL)
-    program = find(words[0], environ.get("PATH", ""))
+    path = environ.get("PATH", "")
+    # Some shells hand on no variables with other names, some do.
+    same = direct is not None and all(name.isidentifier() for name in environ)
+    own = find(direct[0], path) if direct and same else None
+    if direct and own is not None:
+        try:
+            os.execve(own, list(direct), environ)
+        except OSError:
+            pass  # a script without a first line, or whose interpreter is not there
+    program = find(words[0], path)
     if program is None:
         raise FileNotFoundError(2, "it is gone")
     os.execve(program, list(words), environ)

@@ -8,6 +8,7 @@ import time
 
 from overlay import __version__
 from overlay.host import places, private, process
+from overlay.launch.command import is_plain
 from overlay.launch.facts import GPUS, gather
 from overlay.launch.learned import learn
 from overlay.launch.plan import make_plan
@@ -362,7 +363,9 @@ def _become(found: _Wanted, lease: int, output: Listener, way: Way | None) -> No
     output.notice(f"joins a session (process {record.pid}) that others share", "detail")
     process.tell(words)
     read_input(facts.commands, output.notice)
-    join.become(door, facts.cwd, words, environ)
+    command = found.request.command
+    direct = command if command and is_plain(command) else None
+    join.become(door, facts.cwd, words, environ, direct)
 
 
 def _note(found: _Wanted, record: Record, way: Way, environ: Mapping[str, str]) -> None:

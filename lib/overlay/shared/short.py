@@ -239,11 +239,12 @@ def _enter(
 ) -> None:
     """Join, and become the command. Returns when that is for the long way; raises Refused."""
     files: dict[str, os.stat_result] = {}
-    commands = None
+    commands = direct = None
     if typed.command:
-        from overlay.launch.command import command_line
+        from overlay.launch.command import command_line, is_plain
 
         first = typed.command[0]
+        direct = typed.command if is_plain(typed.command) else None
         words, wanted = command_line(typed.command, program), first if "/" in first else "/bin/sh"
     else:
         from overlay.errors import OverlayError
@@ -281,7 +282,7 @@ def _enter(
         from overlay.launch.request import read_input
 
         read_input(commands, output.notice)
-    join.become(door, cwd, words, made)
+    join.become(door, cwd, words, made, direct)
 
 
 def _unset(patterns: Sequence[str], environ: Mapping[str, str]) -> list[str]:
