@@ -164,6 +164,27 @@ def test_chosen(run, ok, env, scratch):
     assert run("run-overlay", "-q", "-o", f"{name}:ro", "--", "tool").status == 127
 
 
+def test_not_found(run, scratch, env):
+    """When a file of commands ends with 127, environments that are not ready are named."""
+    name = env("plain.ext3", venv(scratch / "venv"), "--no-activate")
+    (scratch / "job").write_text("tool\n")
+    result = run("run-overlay", "-q", "-o", name, "-f", "job")
+    assert result.status == 127
+    line = "export PATH=/opt/env/bin:$PATH"
+    assert result.stderr.splitlines() == ["job: line 1: tool: command not found"]
+    result = run("run-overlay", "-o", name, "-f", "job")
+    assert result.stderr.splitlines() == [
+        "job: line 1: tool: command not found",
+        f"run-overlay: not on PATH: /opt/env in '{name}'; for that: {line}",
+    ]
+    (scratch / "job").write_text(f"{line}\ntool\n")
+    assert run("run-overlay", "-o", name, "-f", "job") == (0, "venv\n", "")
+    ready = env("ready.ext3", scratch / "venv")
+    (scratch / "job").write_text("other\n")
+    said = "job: line 1: other: command not found\n"
+    assert run("run-overlay", "-o", ready, "-f", "job") == (127, "", said)
+
+
 @pytest.mark.parametrize(
     ("options", "status", "what"),
     [

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from overlay.image.kind import Image
     from overlay.settings.config import Config
 
+NOT_FOUND = 127  # what bash ends with when the last command of a file is not there
+
 # What names the standard input in the place of a file of commands.
 _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 

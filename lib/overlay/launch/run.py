@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
+from overlay.errors import quote
 from overlay.host import process
 from overlay.image import markers, record
 from overlay.launch.facts import gather
 from overlay.launch.learned import learn
 from overlay.launch.plan import NOT_APART, make_plan
-from overlay.launch.request import read_input
+from overlay.launch.request import NOT_FOUND, read_input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,6 +167,8 @@ def _supervise(
         image=facts.base,
     )
     status = _start(final, facts, learned, output, replace=False, log=log)
+    if status == NOT_FOUND and session.commands is not None:
+        _tell_of_environments(facts, output)
     with without_soft_limits():
         return finish.finish(
             first,
@@ -179,6 +182,22 @@ def _supervise(
             output=output,
             program=session.program,
         )
+
+
+def _tell_of_environments(facts: Facts, output: Listener) -> None:
+    """Name the environments in the overlays that are not ready, when a command was not found."""
+    from overlay.environment import find, note
+
+    for image in facts.images:
+        if not image.is_file or image.is_compressed:
+            continue
+        ready = {path for one in note.read(image) for path in one.directories}
+        for path in find.environments_in(image.as_ext3()):
+            if path != find.SCRIPT and path not in ready:
+                line = f"export PATH={quote(path + '/bin')}:$PATH"
+                output.notice(
+                    f"not on PATH: {quote(path)} in {quote(image.path)}; for that: {line}"
+                )
 
 
 class without_soft_limits:
