@@ -21,6 +21,8 @@ def overlays(scratch, make_image):
     (scratch / "commands").write_text("echo hello\n")
     (scratch / "script.py").write_text("#!/usr/bin/env python3\nprint(1)\n")
     (scratch / "run.sh").write_text("echo hello\n")
+    (scratch / "requirements.txt").write_text("numpy\n")
+    (scratch / "data.tar.gz").write_bytes(b"")
     (scratch / "program").write_text("#!/bin/sh\n")
     (scratch / "program").chmod(0o755)
     (scratch / "binary").write_bytes(b"\x7fELF\0" * 99)
@@ -743,7 +745,7 @@ NOTHING = (
             "create-overlay --from dd:/data -o z",
             66,
             "cannot read dd: No such file or directory",
-            None,
+            "name a directory or an archive; see: ls",
         ),
         (
             "create-overlay --from https://example.org/x.tar.gz -o z",
@@ -1073,6 +1075,171 @@ NOTHING = (
             2,
             "help is not one of the commands config, doctor, report, sessions, pages",
             "overlay-admin --help",
+        ),
+        (
+            "run-overlay --a.ext3 -- ls",
+            2,
+            "there is no option --a.ext3",
+            "overlays are named with -o: run-overlay -o a.ext3 -- ls",
+        ),
+        (
+            "run-overlay -o a.ext3 -file commands",
+            2,
+            "there is no option -file",
+            "did you mean --file?",
+        ),
+        (
+            "run-overlay -o a.ext3 A=4 ls",
+            2,
+            "cannot understand A=4 ls here",
+            "a command stands behind --: run-overlay -o a.ext3 -- env A=4 ls",
+        ),
+        (
+            "run-overlay -o a.ext3 requirements.txt",
+            2,
+            "cannot understand requirements.txt here",
+            "a command stands behind --: run-overlay -o a.ext3 -- pip install -r requirements.txt",
+        ),
+        (
+            "run-overlay -o a.ext3 --cleanenv -- ls",
+            2,
+            "there is no option --cleanenv",
+            "words for the engine: --engine-option=--cleanenv",
+        ),
+        (
+            "run-overlay -o a.ext3 --engine-option",
+            2,
+            "behind --engine-option there must be OPT",
+            "for example: --engine-option=--cleanenv",
+        ),
+        (
+            "run-overlay -o a.ext3 -f job.sg",
+            66,
+            "cannot read the command file job.sg: No such file or directory",
+            "make it first: a text file of bash commands, one a line",
+        ),
+        (
+            "mount-overlay .",
+            2,
+            "cannot understand . here",
+            "overlays are named with -o: mount-overlay -o .",
+        ),
+        ("create-overlay -size 10G -n 5", 2, "there is no option -size", "did you mean --size?"),
+        (
+            "create-overlay -s 5 -n 1 -q -force",
+            2,
+            "there is no option -force",
+            "did you mean --force?",
+        ),
+        (
+            "create-overlay d",
+            2,
+            "cannot understand d here",
+            "to fill it with that: create-overlay --from d -o d",
+        ),
+        (
+            "create-overlay data.tar.gz -o z",
+            2,
+            "cannot understand data.tar.gz here",
+            "to fill it with that: create-overlay --from data.tar.gz -o z",
+        ),
+        (
+            "create-overlay --from d --to /data -o z",
+            2,
+            "there is no option --to",
+            "where it goes inside stands behind a colon: --from SOURCE:/data",
+        ),
+        (
+            "create-overlay --from d:/data:ro -o z",
+            66,
+            "cannot read d:/data:ro: No such file or directory",
+            "it is copied, and not bound: --from d:/data",
+        ),
+        (
+            "create-overlay --from nosuch -o z",
+            66,
+            "cannot read nosuch: No such file or directory",
+            "name a directory or an archive; see: ls",
+        ),
+        (
+            "create-overlay --set A 4 --from d",
+            2,
+            "--set: A does not set a variable",
+            "--set A=VALUE",
+        ),
+        ("resize-overlay a.ext3 --to 64", 2, "there is no option --to", "did you mean -s?"),
+        (
+            "resize-overlay a.ext3 +100K",
+            2,
+            "cannot understand +100K here",
+            "resize-overlay a.ext3 -n +100K",
+        ),
+        (
+            "resize-overlay a.ext3 -n +",
+            2,
+            "-n: '+' is not a number of files; it looks like 700, 700K or 2M",
+            "nothing stands between + and the amount: -n +500",
+        ),
+        (
+            "show-overlay a.ext3:/opt",
+            66,
+            "there is no overlay a.ext3:/opt",
+            "what is inside: show-overlay a.ext3 --files /opt",
+        ),
+        ("show-overlay aa", 66, "there is no overlay aa", "did you mean a.ext3?"),
+        (
+            "pack-overlay a.ext3 as out.sqsh",
+            66,
+            "there is no overlay as",
+            "the new file stands behind -o: pack-overlay a.ext3 -o out.sqsh",
+        ),
+        (
+            "update-overlay pip install x",
+            2,
+            "what is run in the copy stands behind -f or --: install x",
+            "update-overlay OVERLAY -- pip install x",
+        ),
+        (
+            "update-overlay commands a.ext3",
+            2,
+            "what is run in the copy stands behind -f or --: a.ext3",
+            "update-overlay a.ext3 -f commands",
+        ),
+        (
+            "update-overlay undo a.ext3",
+            2,
+            "what is run in the copy stands behind -f or --: a.ext3",
+            "update-overlay --undo a.ext3",
+        ),
+        (
+            "update-overlay a.ext3 --undo 2",
+            2,
+            "--undo takes no number, but an overlay",
+            "update-overlay --undo a.ext3",
+        ),
+        (
+            "update-overlay a.ext3 --from d",
+            2,
+            "there is no option --from",
+            "a new one: create-overlay --from d -o NAME",
+        ),
+        (
+            "overlay-admin --json config",
+            2,
+            "there is no option --json",
+            "options stand behind the command: overlay-admin config --json",
+        ),
+        (
+            "overlay-admin pages",
+            2,
+            "no directory is named",
+            "the current one: overlay-admin pages .",
+        ),
+        (
+            "overlay-admin report --csv",
+            2,
+            "no directory is named",
+            "the current one: overlay-admin report --csv .",
         ),
     ],
 )

@@ -137,6 +137,9 @@ class Command:
         """
         parser = self.parser(program)
         try:
+            for word in words[: list(words).index("--")] if "--" in words else words:
+                if word[:1] == "-" and f"-{word}" in parser._option_string_actions:
+                    parser.error(f"unrecognized arguments: {word}")  # -size is not -s ize
             return self._parse(parser, words)
         except OverlayError as error:
             from overlay.commands.mistakes import explained
@@ -355,7 +358,9 @@ def variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier() or not name.isascii() or "\0" in value:
         raise OverlayError(
-            f"--set: {quote(text)} does not set a variable", status=USAGE, hint="--set NAME=VALUE"
+            f"--set: {quote(text)} does not set a variable",
+            status=USAGE,
+            hint=f"{'--set NAME' if equals else f'--set {quote(text)}'}=VALUE",
         )
     return name, value
 

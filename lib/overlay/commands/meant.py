@@ -6,7 +6,7 @@ import os
 import re
 
 from overlay.errors import quote
-from overlay.launch.not_commands import into_a_file, run_with, split
+from overlay.launch.not_commands import installs, into_a_file, run_with, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,6 +190,8 @@ def _parted(line: Line) -> tuple[list[str], list[str], list[str], list[str]]:
             break
         elif word.startswith("-"):
             pass  # there is no such option
+        elif os.path.isdir(word) and not (named or others or command):
+            overlays.append(word)  # what is wrong with that, the next line says
         elif line.program == "mount-overlay" and os.path.isdir(word) and named:
             reasons.append("it is laid over the base image, not mounted at a place")
         elif _is_overlay(word) or not (
@@ -215,14 +217,20 @@ def _read_only(words: list[str]) -> list[str]:
 def _started(command: list[str]) -> list[str]:
     """Return the words that run a command, or a file of commands, with -- or -f."""
     first = command[0]
+    if re.match(r"[A-Za-z_]\w*=", first):
+        return ["--", "env", *command]
     if len(command) == 1 and " " in first and not os.path.exists(first):
         return ["--", *split(first)]
     if not os.path.isfile(first):
         return ["--", *command]
     if os.access(first, os.X_OK):
         return ["--", first if "/" in first else f"./{first}", *command[1:]]
-    if len(command) == 1 and os.path.splitext(first)[1] in _BASH:
-        return ["-f", first]
+    if len(command) == 1:
+        installed = installs(first)
+        if installed:
+            return ["--", *installed.split()]
+        if os.path.splitext(first)[1] in _BASH:
+            return ["-f", first]
     return ["--", *run_with(first), *command[1:]]
 
 
@@ -253,6 +261,12 @@ def create(line: Line) -> str:
             "packages are installed inside, when it is made: mount-overlay -o"
             f" {quote(name[0]) if name else 'NAME'}"
         )
+    source = next((word for word in extra if _is_source(word)), None)
+    if source and not _values(kept, "--from"):
+        stem = os.path.basename(source.rstrip("/")).partition(".")[0]
+        more = [] if _values(kept, "-o", "--overlay") or not stem else ["-o", stem]
+        whole = typed([line.program, "--from", source, *kept, *more])
+        return f"to fill it with that: {whole}"
     amounts = [word for word in extra if AMOUNT.fullmatch(word)]
     names = [word for word in extra if word not in amounts]
     for option, long in (("-s", "--size"), ("-n", "--files")):
@@ -268,6 +282,12 @@ def create(line: Line) -> str:
         kept += ["-o", names[0]]
         return f"its name stands behind -o: {_with_amounts(line.program, kept)}"
     return _with_amounts(line.program, kept)
+
+
+def _is_source(word: str) -> bool:
+    """Return whether a word is more likely what an overlay is filled with than its name."""
+    archive = re.search(r"\.(tar|tgz|tar\.\w+|zip)$", word)
+    return os.path.isdir(word) or (os.path.isfile(word) and bool(archive))
 
 
 def _with_amounts(program: str, words: list[str]) -> str:
@@ -291,20 +311,25 @@ def resize(line: Line) -> str:
     amount = next((word for word in alone if AMOUNT.fullmatch(word)), None)
     name = next((word for word in alone if not AMOUNT.fullmatch(word)), "OVERLAY")
     if amount:
-        return f"resize-overlay {quote(_full(name))} -s {quote(amount)}"
+        option = "-n" if amount[-1] in "kK" else "-s"
+        return f"resize-overlay {quote(_full(name))} {option} {quote(amount)}"
     options = [word for word in words if word not in alone] or ["-s", "+5G"]
     return f"one overlay at a time: {typed(['resize-overlay', name, *options])}"
 
 
 def update(line: Line, overlay: str) -> str:
     """Return the hint for a line of update-overlay with words that are more than its overlay."""
-    first, kept = line.extra[0], line.understood()
+    kept = line.understood()
     if overlay in kept:
         kept.remove(overlay)
+    if not _is_overlay(overlay):  # it may stand behind what is to be done, or not at all
+        others = [word for word in line.extra if _is_overlay(word)]
+        line.extra = [overlay, *(word for word in line.extra if word not in others)]
+        overlay = others[0] if others else "OVERLAY"
+    first = line.extra[0]
     line_now = ["update-overlay", _full(overlay), *kept]
-    if not os.path.exists(overlay) and (os.path.isfile(first) and _is_overlay(first)):
-        overlay, first = first, overlay  # in another order
-        line_now[1], line.extra = _full(overlay), [first]
+    if first in ("undo", "forget"):
+        return typed(["update-overlay", f"--{first}", _full(overlay)])
     if AMOUNT.fullmatch(first):
         return typed([*line_now, "-s", first])
     if _is_overlay(first):

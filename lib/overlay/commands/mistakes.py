@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 
 from overlay.commands import meant
@@ -50,7 +51,9 @@ def explained(
     if what == "the following arguments are required: COMMAND":
         return _error("no command is named", _SUBCOMMANDS)
     if what == "the following arguments are required: DIR":
-        return _error("no directory is named", f"the current one: {program} report .")
+        return _error(
+            "no directory is named", f"the current one: {meant.typed([program, *words])} ."
+        )
     if what == "the following arguments are required: OVERLAY":
         return nothing_named(f"{program} OVERLAY")
     choice = re.fullmatch(r"argument (\S+): '(.*)' is not one of (.+)", what)
@@ -128,7 +131,8 @@ def _amount_hint(line: Line, option: str, given: str) -> str | None:
         return f"-n counts thousands; for {given} files: -n {thousands}"
     if given in ("", "+") and any(word == "+" for word in line.words):
         following = line.words[line.words.index("+") + 1 :]
-        return f"nothing stands between + and the amount: {option} +{''.join(following[:1])}"
+        amount = following[0] if following and meant.AMOUNT.fullmatch(following[0]) else "500"
+        return f"nothing stands between + and the amount: {option} +{amount}"
     time = re.fullmatch(r"-?(\d+)\s*([a-z]*)", given.lower())
     if time and option in _TIMES:
         unit = _TIMES[option].get(time[2][:1], 1)
@@ -158,6 +162,8 @@ def _extra(parser: argparse.ArgumentParser, words: list[str], said: str) -> list
 
     None are left where only what stands behind -- is not taken.
     """
+    if said in words:
+        return [said]
     try:
         known = parser.parse_known_args(words)[1]
     except OverlayError:
@@ -206,12 +212,22 @@ def _option_hint(parser: argparse.ArgumentParser, line: Line, name: str) -> str:
         given = line.extra[1:] or [line.extra[0].partition("=")[2]]
         return other.format(
             overlay=line.overlay(),
+            word=quote(line.extra[0]),
             line=line.whole(),
             read_only=read_only,
             given=meant.typed(filter(None, given)) or "…",
             elsewhere=line.elsewhere(given[0] or "DIRECTORY"),
         )
     known = _options(parser, line.words)
+    if name in known:  # one of a subcommand, before that
+        own = [word for word in line.words if not word.startswith("-")]
+        rest = [word for word in line.words if word.startswith("-")]
+        return f"options stand behind the command: {meant.typed([program, *own, *rest])}"
+    file = name.lstrip("-")
+    if program in _SESSIONS and os.path.isfile(file):
+        line.extra[0] = file
+        line.words[line.words.index(name)] = file
+        return ": ".join(filter(None, meant.session(line)))
     helped = [program, *(word for word in line.words[:1] if program == "overlay-admin"), "--help"]
     usual = _LIST if program == "list-overlays" else " ".join(helped)
     return _did_you_mean(name, known) or usual
@@ -258,7 +274,8 @@ def _without_argument(
     if re.match(r"-[\d.]", given):
         return _less_than_nothing(meant.Line(parser.prog, words), used, given)
     usual = _EXAMPLES.get(names.split("/")[-1])
-    line = f"for example: {used} {usual}" if usual else f"{parser.prog} --help"
+    between = "=" if usual and usual.startswith("-") else " "
+    line = f"for example: {used}{between}{usual}" if usual else f"{parser.prog} --help"
     if names.endswith("--template"):
         line = f"{parser.prog} --list-templates"
     return _error(f"behind {used} there must be {metavar}", line)

@@ -3,7 +3,7 @@
 Each hint stands with the words it is for. One that is an option alone was meant by them. In a
 hint {overlay} stands for the overlay that was named, {line} for the line without the word, and
 {read_only} for that with :ro behind its first overlay, {elsewhere} for that begun in another
-directory, and {given} for what stood behind the word.
+directory, {word} for the word itself, and {given} for what stood behind it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _SESSION = {
     "variables of this shell are seen inside: export {given}; {line}": "-e --env",
     "it begins where you are; to change that: {elsewhere}": "--pwd --cwd --workdir",
     "list-overlays .": "-l --list",
+    "words for the engine: --engine-option={word}":
+        "-C --cleanenv --contain --containall --no-home --no-mount --home --writable-tmpfs --pid --ipc",
     _NO_NEED: "-it -ti -t --tty --interactive --rm",
     "--nv": "--gpu --gpus --cuda --nvidia",
     "-c": "-i --image",
@@ -34,6 +36,7 @@ _OTHER_WORDS = {
     "create-overlay": {
         "that is said when it is opened: mount-overlay -o {overlay}:ro": _READ_ONLY_WORDS,
         _NO_NEED: "-y --yes --ext3 --type --fs",
+        "where it goes inside stands behind a colon: --from SOURCE:{given}": "--to --into --dest --target",
         "-o": "-p --prefix --name --output --path",
         "-n": "-i -N --inodes --count --number",
         "-c": "--image --base",
@@ -44,9 +47,11 @@ _OTHER_WORDS = {
     },
     "resize-overlay": {
         "-s +SIZE": "--grow --add --more --by",
+        "-s": "--to --resize",
+        "one overlay at a time: resize-overlay OVERLAY -s +5G": "-a --all",
         "-n": "-i -N --inodes --count",
         "a smaller size: {line} -s SIZE": "-M --shrink --smaller --min",
-        _NO_NEED: "-f -p -y --force --yes",
+        _NO_NEED: "-p -y --force --yes",
     },
     "check-overlay": {
         "what loses nothing is repaired at once, all else by --repair only: {line}":
@@ -90,6 +95,7 @@ _OTHER_WORDS = {
         "--undo": "--revert --back --rollback --restore",
         "--forget": "--clean --remove --delete",
         "--versions": "--keep",
+        "a new one: create-overlay --from {given} -o NAME": "--from --template -t",
     },
     "overlay-admin": {
         SETTINGS: "--set --lock --edit --get",

@@ -131,6 +131,7 @@ def _look(options: Namespace) -> list[Image]:
     except OverlayError as error:
         *others, last = options.overlays
         named = options.output is None and last.endswith(SquashfsImage.suffixes)
+        others = [name for name in others if os.path.exists(name)]
         if others and named and not os.path.lexists(last):
             line = " ".join(map(quote, others))
             error.hint = f"the new file stands behind -o: pack-overlay {line} -o {quote(last)}"

@@ -117,6 +117,12 @@ def _hold(options: Namespace, config: Config) -> None:
 
 def _check_commands(options: Namespace, commands: str | None, command: list[str] | None) -> None:
     check_one(commands, command)
+    if commands is None and not command and options.container and " " in options.container:
+        raise OverlayError(
+            "-c names the base image, and there is nothing to run",
+            status=USAGE,
+            hint=f"one command: run-overlay -o OVERLAY -- {options.container}",
+        )
     if commands is None and not command:
         raise OverlayError(
             "there is nothing to run",

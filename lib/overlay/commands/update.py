@@ -137,12 +137,15 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     if behind:
         words, command = words[: -len(behind)], behind[1:]
     options = parse_overlay(parser, words, "-f FILE", behind)
-    if (options.undo or options.forget) and options.overlay.isdecimal():
+    named = [options.overlay, *options.overlays]
+    numbers = [word for word in named if word.isdecimal() and not os.path.exists(word)]
+    if (options.undo or options.forget) and numbers:
         option = "--undo" if options.undo else "--forget"
         raise OverlayError(
             f"{option} takes no number, but an overlay",
             status=USAGE,
-            hint=f"update-overlay {option} {quote((options.overlays or ['OVERLAY'])[0])}",
+            hint=f"update-overlay {option}"
+            f" {quote(next((word for word in named if word not in numbers), 'OVERLAY'))}",
         )
     if options.overlays:
         raise _words_alone(options.overlay, options.overlays, words, command)

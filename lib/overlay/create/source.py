@@ -86,7 +86,10 @@ def parse_source(text: str, hidden: Iterable[str]) -> Source:
         elif error.status == MISSING and not os.path.lexists(path):
             from overlay.host.near import meant
 
-            error.hint = meant(path, os.path.exists)
+            whole, colon, mode = text.rpartition(":")
+            error.hint = meant(path, os.path.exists) or "name a directory or an archive; see: ls"
+            if colon and mode in ("ro", "rw"):
+                error.hint = f"it is copied, and not bound: --from {quote(whole)}"
         raise
     if kind is Directory and _is_overlay(path):
         path, dest = os.path.join(path, "upper"), dest or "/"

@@ -21,7 +21,7 @@ def alike(word: str, known: Iterable[str]) -> str | None:
     wanted = word.lower()
     near = [one for one in plain if len(wanted) > 1 and one.startswith(wanted)]
     if not near and len(wanted) > 2:
-        near = get_close_matches(wanted, plain, 1, 0.7)
+        near = get_close_matches(wanted, plain, 1, 0.78)
     return plain[near[0]] if near else None
 
 

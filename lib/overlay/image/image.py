@@ -94,6 +94,11 @@ def _open(path: str, write: bool) -> tuple[int, bool]:
     return descriptor, write and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
+def _may_be(path: str) -> bool:
+    """Return whether a name is that of an overlay by its ending."""
+    return path.endswith(_ENDINGS)
+
+
 def _unreadable(path: str, error: OSError | ValueError) -> OverlayError:
     if isinstance(error, ValueError):  # a NUL byte in the name
         return OverlayError(f"{quote(path)} is not a file name", status=MISSING)
@@ -115,12 +120,15 @@ def _unreadable(path: str, error: OSError | ValueError) -> OverlayError:
             hint = f"did you mean {quote(path + '.ext3')}?"
         elif mode in ("ro", "rw") and os.path.exists(name):
             hint = f"here it is named without :{mode}: {quote(name)}"
+        elif mode.startswith("/") and os.path.exists(name):
+            hint = f"what is inside: show-overlay {quote(name)} --files {quote(mode)}"
         elif "," in path and all(map(os.path.exists, path.split(","))):
             hint = "name each apart: " + " ".join(f"-o {quote(name)}" for name in path.split(","))
         else:
             from overlay.host.near import meant
 
-            hint = meant(path, lambda other: other.endswith(_ENDINGS)) or _LIST
+            near = meant(path, _may_be) or meant(path + ".ext3", _may_be)
+            hint = near or _LIST
         return OverlayError(f"there is no overlay {quote(path)}", status=MISSING, hint=hint)
     why = f"cannot open {quote(path)}: {reason(error)}"
     if error.errno == errno.EACCES:

@@ -86,7 +86,11 @@ def _script(command: Sequence[str], unseen: str) -> str:
         )
     hint = unseen
     if " " in first and not hint:
-        hint = f"each word apart: -- {first}"
+        from overlay.launch.not_commands import split
+
+        words = split(first)
+        line = " ".join(map(quote, words))
+        hint = f"{'a shell' if words[0] == 'bash' else 'each word apart'}: -- {line}"
     elif "=" in first and "/" not in first:
         hint = f"variables are set by env: -- env {typed}"
     elif "/" not in first and "." in first:

@@ -34,6 +34,16 @@ def run_with(file: str) -> list[str]:
     return [PROGRAMS.get(os.path.splitext(file)[1], "bash"), file]
 
 
+def installs(path: str) -> str | None:
+    """Return the line that installs what a list of packages names, None for other files."""
+    name = os.path.basename(path)
+    if name.startswith("requirements") and name.endswith(".txt"):
+        return f"pip install -r {quote(path)}"
+    if name.endswith((".yml", ".yaml")):
+        return f"conda env create -f {quote(path)}"
+    return None
+
+
 def unreadable(path: str, program: str, error: OSError | ValueError) -> OverlayError:
     """Return the error for a file of commands that cannot be read.
 
