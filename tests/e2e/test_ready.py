@@ -390,10 +390,13 @@ def test_history(run, ok, env, scratch):
         "export MY_TOKEN=hunter2\necho https://me:hunter2@host.invalid/ >/dev/null\n"
         "mkdir -p /opt/x; echo 1 >/opt/x/f\n"
     )
-    ok("create-overlay", "-q", "-f", "install", "--set", "API_KEY=hunter2", "-o", "a.ext3")
+    said = run("create-overlay", "-f", "install", "--set", "API_KEY=hunter2", "-o", "a.ext3")
+    assert (said.status, "the commands are kept in it" in said.stderr) == (0, True), said
     assert "hunter2" not in ok("show-overlay", "--recipe", "a.ext3")
     ok("resize-overlay", "-q", "a.ext3", "-n", "9")
-    ok("pack-overlay", "-q", "a.ext3")
+    said = run("pack-overlay", "--open", "a.ext3")
+    told = "will be readable for everybody: how it was made"
+    assert (said.status, told in said.stderr) == (0, True), said
     for name in ("a.ext3", "a.sqsh"):
         document = json.loads(ok("show-overlay", "--json", name))[0]
         (history,) = document["history"]

@@ -7,6 +7,7 @@ import os
 from overlay.change import pack
 from overlay.commands.arguments import Command, Once, add_verbosity, unnamed
 from overlay.create.request import check_ending, check_names_file
+from overlay.environment import history
 from overlay.errors import (
     CANNOT_CREATE,
     IN_USE,
@@ -85,6 +86,9 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
             for layer in layers:
                 for name in _closed(layer):
                     output.notice(f"will be readable for everybody: {quote(os.fsdecode(name))}")
+            if any(map(history.read, layers)):
+                how = "how it was made, show-overlay --json"
+                output.notice(f"will be readable for everybody: {how}")
         removing = _removing(found, output) if options.remove else None
         if options.dry_run:
             output.result(Plan(removing, before=[packing.plan()]).shell(), exact=True)

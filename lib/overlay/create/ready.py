@@ -117,6 +117,8 @@ def make_ready(
         if image is not None and not has_scripts(base or image):
             files[BASE] = b""
     if wish.history:
+        if recipe is not None:
+            output.notice("the commands are kept in it: show-overlay --recipe; else --no-history")
         entry = history.entry(
             "create",
             __version__,
