@@ -1,5 +1,8 @@
 """Limits of the shell: they are for the commands, and not for the engine's servers."""
 
+import os
+import re
+
 import pytest
 from e2e.safety.trees import debugfs
 from support import ROOT, is_clean, shell
@@ -76,7 +79,7 @@ def test_hard_limit_on_time(limited, overlay):
     )
 
 
-@pytest.mark.parametrize("limits", ["ulimit -v 300000", "ulimit -S -v 800000"])
+@pytest.mark.parametrize("limits", ["ulimit -v 300000", "ulimit -S -v 1500000"])
 @pytest.mark.parametrize("mode", ["", ":ro"])
 def test_too_little_memory_for_the_engine(limited, overlay, scratch, limits, mode):
     """Where no engine can start the limit is named, and no overlay is touched."""
@@ -97,10 +100,63 @@ def test_too_little_memory_for_the_engine(limited, overlay, scratch, limits, mod
 def test_little_memory_for_the_engine(limited, overlay):
     """Where it starts at times only, it is warned of before."""
     overlay()
-    result = limited("ulimit -v 1500000", "run-overlay -o a.ext3:ro -- true")
+    result = limited("ulimit -v 1900000", "run-overlay -o a.ext3:ro -- true")
     assert result.stderr.startswith(
-        "run-overlay: the engine may fail here: a program may have 1.4 GiB of memory (ulimit -v),"
+        "run-overlay: the engine may fail here: a program may have 1.8 GiB of memory (ulimit -v),"
         " and it wants 2 GiB\n"
+    )
+
+
+@pytest.mark.parametrize("limit", ["-f 100", "-v 100000"])
+def test_soft_limits_are_for_no_tool(limited, overlay, scratch, limit):
+    """What is made, checked, changed and packed is so under a soft limit, too; commands have it."""
+    path = overlay()
+    debugfs(path, "ssv state 0")
+    (scratch / "d").mkdir()
+    (scratch / "d" / "file").write_bytes(os.urandom(1_000_000))
+    (scratch / "j").write_text(f"ulimit -S {limit.split()[0]}\n")
+    lines = [
+        "check-overlay a.ext3",
+        "resize-overlay -q a.ext3 -n +1",
+        "resize-overlay -q a.ext3 -s +1",
+    ]
+    lines += ["create-overlay -q --from d:/d -o b", "create-overlay -q --from b.ext3 -o c"]
+    lines += ["pack-overlay -q c.ext3"]
+    if limit.startswith("-f"):
+        lines += ["update-overlay -q a.ext3 -f j", "create-overlay -q -f j -s 16 -n 1 -o e"]
+    for line in lines:
+        result = limited(f"ulimit -S {limit}", line)
+        assert result.status == 0, (line, result)
+        assert line[0] not in "cu" or "-f j" not in line or "100\n" in result.stdout + result.stderr
+    assert limited("true", "run-overlay -o c.sqsh -- wc -c /d/file").stdout == "1000000 /d/file\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["check-overlay a.ext3", "resize-overlay -q a.ext3 -n +1", "create-overlay -q --from d:/d -o b"]
+    + ["pack-overlay -q a.ext3", "pack-overlay -q c.ext3", "update-overlay -q a.ext3 -- true"],
+)
+def test_hard_limits_are_named(limited, overlay, scratch, line):
+    """Where a hard limit ends a tool it is named, and not taken for a full disk."""
+    debugfs(overlay(), "ssv state 0")
+    (scratch / "d").mkdir()
+    (scratch / "d" / "file").write_bytes(os.urandom(1_000_000))
+    limited("true", "create-overlay -q --from d:/d -o c")
+    result = limited("ulimit -f 100", line)
+    assert result.status in (69, 73, 77), result
+    first, hint = result.stderr.splitlines()[-2:]
+    assert "files may have 100 KiB" in first and first.count("(ulimit -f)") == 1, result
+    assert hint == f"{line.split()[0]}: hint: in a shell without that limit: the same command"
+
+
+def test_memory_for_packing(limited, overlay):
+    """Where mksquashfs has too little memory the limit is named."""
+    overlay()
+    result = limited("ulimit -v 60000", "pack-overlay -q a.ext3")
+    assert result.status == 73, result
+    assert re.search(r"a program may have 58\S* MiB of memory here \(ulimit -v\)", result.stderr)
+    assert result.stderr.endswith(
+        "pack-overlay: hint: in a shell without that limit: the same command\n"
     )
 
 

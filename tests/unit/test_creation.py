@@ -341,9 +341,11 @@ def test_file_too_large(environ, scratch, words):
         check=False,
     )
     assert (done.returncode, done.stdout) == (CANNOT_CREATE, "")
+    path = scratch / "overlay-16M-1K.ext3"
     assert done.stderr == (
-        "create-overlay: error: the file system here takes no file of 16 MiB\n"
-        "create-overlay: hint: choose a smaller size, or another place with -o\n"
+        "create-overlay: error: files may have 4 MiB here (ulimit -f), and"
+        f" {str(path)!r} is to have 16 MiB\n"
+        "create-overlay: hint: in a shell without that limit: the same command\n"
     )
     assert os.listdir(scratch) == []
 

@@ -14,7 +14,7 @@ from overlay import __version__, size
 from overlay.change import steps
 from overlay.environment import copies, history, note
 from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
-from overlay.host import ending, namespace, private, process
+from overlay.host import ending, limits, namespace, private, process
 from overlay.host.permissions import Access
 from overlay.host.tools import TOOLS
 from overlay.image import carried, ext3, markers
@@ -213,7 +213,10 @@ class Packing:
     def _write(self, words: Sequence[str | int]) -> None:
         status = process.show(self._opened(words), self._environ)
         if status:
-            raise self._cannot(f"mksquashfs ended with {status}")
+            limit = limits.ended(status)
+            error = self._cannot(limit or f"mksquashfs ended with {status}")
+            error.hint = limits.HINT if limit else None
+            raise error
 
     def _comparing(self) -> list[str | int]:
         """Return the words that compare names, types, modes, times, sizes, links and contents."""

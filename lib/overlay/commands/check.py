@@ -15,6 +15,7 @@ from overlay.commands.arguments import (
 )
 from overlay.errors import DAMAGED, OverlayError, quote
 from overlay.host import ending, holders, process
+from overlay.host.limits import set_soft_aside
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
 from overlay.image import lock, record
@@ -40,6 +41,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     """Check every overlay that is named; return the first status that is not 0."""
     if not options.overlays:
         raise unnamed("check-overlay", options.words[1:])
+    set_soft_aside()
     config = configuration.load(environ, root, output.notice)
     status = 0
     for path in options.overlays:

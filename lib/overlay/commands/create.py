@@ -23,6 +23,7 @@ from overlay.create.request import Order, file_name, full_name, settle
 from overlay.create.workplace import Workplace
 from overlay.errors import OverlayError, printable, quote
 from overlay.host import ending
+from overlay.host.limits import set_soft_aside
 from overlay.host.scratch import scratch_directory
 from overlay.plan import Plan
 from overlay.settings import config as configuration
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Create what the options ask for, and say what it is."""
+    set_soft_aside()
     config = configuration.load(environ, root, output.notice)
     if options.list_templates:
         return _list_templates(config, output)

@@ -16,6 +16,7 @@ from overlay.errors import (
     quote,
     reason,
 )
+from overlay.host.limits import set_soft_aside
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, lock
 from overlay.image import image as images
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Pack what the options ask for."""
+    set_soft_aside()
     config = configuration.load(environ, root, output.notice)
     config.hold("pack.compression", "--compression", options.compression)
     if not options.overlays:

@@ -20,6 +20,7 @@ from overlay.create.request import check_largest
 from overlay.environment import history
 from overlay.errors import NOT_ALLOWED, USAGE, OverlayError, quote
 from overlay.host import process
+from overlay.host.limits import set_soft_aside
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3
 from overlay.safety import guard, repair
@@ -63,6 +64,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
             status=USAGE,
             hint=f"resize-overlay {quote(options.overlay)} -s +5G",
         )
+    set_soft_aside()
     config = configuration.load(environ, root, output.notice)
     process.need("e2fsck", environ)
     whole = guard.open_whole(options.overlay)

@@ -20,6 +20,7 @@ from overlay.commands.arguments import (
 )
 from overlay.commands.resize import wanted_by
 from overlay.errors import USAGE, OverlayError, quote
+from overlay.host.limits import set_soft_aside
 from overlay.launch.request import Session, check_commands, read_commands
 from overlay.settings import config as configuration
 from overlay.settings.values import parse_number
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Update one overlay, or undo the last update, and say what came of it."""
+    set_soft_aside()
     config = configuration.load(environ, root, output.notice)
     if options.undo:
         _check_alone(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from overlay.host import keeper
+from overlay.host import keeper, limits
 from overlay.host.process import ENDING, end, not_started, tell
 
 TYPE_CHECKING = False
@@ -130,6 +130,7 @@ def _start(
         if child == 0:
             try:
                 guard.watch(os.getpid())
+                limits.restore()
                 for number in defaults:
                     signal.signal(number, signal.SIG_DFL)
                 if output is not None:

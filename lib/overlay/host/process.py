@@ -7,6 +7,7 @@ import signal
 import time
 
 from overlay.errors import UNAVAILABLE, OverlayError, quote, reason
+from overlay.host import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -395,6 +396,7 @@ def become(step: Step, environ: Mapping[str, str], keep: Iterable[int] = ()) -> 
     keep  descriptors that stay open in it, and the locks that they hold
     """
     tell(step.words(environ))
+    limits.restore()
     _restore_signals()
     for descriptor in (*keep, *_leave_keeper()):
         os.set_inheritable(descriptor, True)

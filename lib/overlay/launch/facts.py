@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from overlay.errors import MISSING, NOT_ALLOWED, USAGE, OverlayError, nothing_named, quote
-from overlay.host import places, process
+from overlay.host import limits, places, process
 from overlay.image.image import look
 from overlay.launch import engines
 from overlay.launch.belonging import choose
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Bytes of addresses that an engine takes for every one of its processes, as the runtime of Go
 # does: with less than the first it ends at once, and only with the second always well.
-LEAST_MEMORY = 900 << 20
+LEAST_MEMORY = 1536 << 20
 ENOUGH_MEMORY = 2 << 30
 
 GPUS = {"nv": "/dev/nvidiactl", "rocm": "/dev/kfd"}
@@ -321,20 +321,20 @@ def _limits(launchers: Launchers | None) -> tuple[int | None, int | None, int | 
     """
     import resource
 
-    def limit(kind: int, hard: bool = launchers is not None) -> int | None:
-        found = resource.getrlimit(kind)[1 if hard else 0]
-        return None if found == resource.RLIM_INFINITY else found
-
-    memory = limit(resource.RLIMIT_AS, hard=False)
-    return limit(resource.RLIMIT_FSIZE), limit(resource.RLIMIT_CPU), memory
+    hard = launchers is not None
+    return (
+        limits.get(resource.RLIMIT_FSIZE, hard=hard),
+        limits.get(resource.RLIMIT_CPU, hard=hard),
+        limits.get(resource.RLIMIT_AS),
+    )
 
 
 def check_memory() -> None:
     """Refuse a limit of this shell under which no engine starts. Raises OverlayError (NOT_ALLOWED)."""
     import resource
 
-    most = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if most != resource.RLIM_INFINITY and most < LEAST_MEMORY:
+    most = limits.get(resource.RLIMIT_AS)
+    if most is not None and most < LEAST_MEMORY:
         raise OverlayError(
             f"the engine cannot start here: a program may have {format_size(most)} of memory"
             f" (ulimit -v), and it needs {format_size(ENOUGH_MEMORY)}",

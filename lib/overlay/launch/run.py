@@ -6,6 +6,7 @@ import os
 
 from overlay.errors import quote
 from overlay.host import process
+from overlay.host.limits import NoSoftLimits
 from overlay.image import markers, record
 from overlay.launch.facts import gather
 from overlay.launch.learned import learn
@@ -80,7 +81,7 @@ def run(
     images = facts.images
     try:
         commands = read_input(facts.commands, output.notice)
-        with without_soft_limits():
+        with NoSoftLimits():
             guard.acquire(
                 images,
                 facts.writable,
@@ -169,7 +170,7 @@ def _supervise(
     status = _start(final, facts, learned, output, replace=False, log=log)
     if status == NOT_FOUND and session.commands is not None:
         _tell_of_environments(facts, output)
-    with without_soft_limits():
+    with NoSoftLimits():
         return finish.finish(
             first,
             status,
@@ -198,26 +199,3 @@ def _tell_of_environments(facts: Facts, output: Listener) -> None:
                 output.notice(
                     f"not on PATH: {quote(path)} in {quote(image.path)}; for that: {line}"
                 )
-
-
-class without_soft_limits:
-    """A context in which soft limits on files and processor time do not hold for this process.
-
-    They are for the commands, as our launchers have it too; an overlay that is looked after is
-    larger than most of them allow.
-    """
-
-    def __enter__(self) -> None:
-        import resource
-
-        self._before = {
-            kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU)
-        }
-        for kind, (_soft, hard) in self._before.items():
-            resource.setrlimit(kind, (hard, hard))
-
-    def __exit__(self, *_error: object) -> None:
-        import resource
-
-        for kind, limits in self._before.items():
-            resource.setrlimit(kind, limits)

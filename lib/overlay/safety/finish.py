@@ -10,7 +10,7 @@ import os
 import time
 
 from overlay.errors import DATA_LOST, OverlayError, quote
-from overlay.host import holders
+from overlay.host import holders, limits
 from overlay.image import ext3, lock, record
 from overlay.safety.tidy import tidy
 from overlay.size import format_files, format_size
@@ -56,7 +56,7 @@ def finish(
     """
     descriptor, path, before = image.descriptor, quote(image.path), image.superblock
     lost = False
-    _lift_limit()
+    limits.set_soft_aside()
     _tell_of_the_left_behind(path, token, output)
     try:
         if _end_abandoned(image, output) and status >= 0:
@@ -103,14 +103,6 @@ def finish(
         output.error(error)
     record.end(descriptor)
     return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
-
-
-def _lift_limit() -> None:
-    """Let the tools that are started now write in the image, wherever: a soft limit is for commands."""
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 def _taken_away(image: Ext3Image) -> str | None:

@@ -17,7 +17,7 @@ import os
 import struct
 
 from overlay.errors import CANNOT_CREATE, DAMAGED, UNAVAILABLE, OverlayError, quote, reason
-from overlay.host import ending, process
+from overlay.host import ending, limits, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3, ext3_write, magic
 from overlay.image.ext3_image import Ext3Image
@@ -283,6 +283,13 @@ def _copy_tables(
     if is_large and not fits():
         raise _needs_decision(path)
     if result.status:
+        limit = limits.ended(result.status, result.errors)
+        if limit is not None:
+            raise OverlayError(
+                f"{quote(path)} could not be checked: {limit}",
+                status=UNAVAILABLE,
+                hint=limits.HINT,
+            )
         if result.status < 0 or "No space left" in result.errors:
             raise OverlayError(
                 f"{quote(path)} could not be checked: no room for a copy of its tables",

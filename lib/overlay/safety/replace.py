@@ -18,7 +18,7 @@ import stat
 
 from overlay import size
 from overlay.errors import CANNOT_CREATE, OverlayError, quote
-from overlay.host import permissions
+from overlay.host import limits, permissions
 from overlay.image import lock
 from overlay.image.partial import partial_name
 
@@ -343,6 +343,13 @@ def unfinished(path: str, bytes_: int = 0) -> Iterator[Unfinished]:
         except OSError as error:
             if error.errno != errno.EFBIG:
                 raise
+            limit = limits.of_files()
+            if limit is not None:
+                raise OverlayError(
+                    f"{limit}, and {quote(path)} is to have {size.format_size(bytes_)}",
+                    status=CANNOT_CREATE,
+                    hint=limits.HINT,
+                ) from None
             raise OverlayError(
                 f"the file system here takes no file of {size.format_size(bytes_)}",
                 status=CANNOT_CREATE,

@@ -8,13 +8,13 @@ import time
 
 from overlay import __version__
 from overlay.host import places, private, process
+from overlay.host.limits import NoSoftLimits
 from overlay.launch.command import is_plain
 from overlay.launch.facts import GPUS, gather
 from overlay.launch.learned import learn
 from overlay.launch.plan import make_plan
 from overlay.launch.request import read_input
 from overlay.launch.run import run as run_alone
-from overlay.launch.run import without_soft_limits
 from overlay.settings import config as configuration
 from overlay.settings.files import site_file, user_file
 from overlay.shared import environment, join, key, place, scope, short
@@ -278,7 +278,7 @@ def _begin(
     from overlay.shared import keeper
 
     images = facts.images
-    with without_soft_limits():
+    with NoSoftLimits():
         guard.acquire(images, False, config=config, wait=wait, notice=output.notice)
     if images != facts.images:
         for image in images:
