@@ -1,10 +1,13 @@
 """Filling a new overlay where something is short: the message names which, and what helps."""
 
 import os
+import re
+import shutil
 import tarfile
 
+import pexpect
 import pytest
-from support import base_of, execute, tool
+from support import PATH, base_of, execute, tool
 
 MIB = 1 << 20
 
@@ -141,3 +144,36 @@ def test_noexec(words, environ, scratch):
     assert result.status == 73, result
     assert f"no base image can be unpacked in '{scratch}/noexec': " in result.stderr
     assert "(it is mounted noexec)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["create-overlay --from tree:/d -o a", "resize-overlay a.ext3 -n +1"]
+)
+def test_progress(ok, words, environ, scratch, tmp_path, command):
+    """A terminal shows how much of it mke2fs has written."""
+    (tmp_path / "bin").mkdir()
+    slow = (
+        tmp_path / "bin" / "mke2fs"
+    )  # whatever the machine's speed: it takes a second before, and after
+    real = shutil.which("mke2fs", path=f"{PATH}:/usr/sbin:/sbin")
+    slow.write_text(f'#!/bin/sh\nsleep 1.1; {real} "$@"; status=$?; sleep 1.1; exit $status\n')
+    slow.chmod(0o755)
+    (scratch / "tree").mkdir()
+    (scratch / "tree" / "file").write_bytes(os.urandom(3 * MIB))
+    if command.startswith("resize"):
+        ok("create-overlay", "-q", "--from", "tree:/d", "-o", "a")
+    program, *arguments = command.split()
+    child = pexpect.spawn(
+        *(words(program)[0], arguments),
+        env={**environ, "PATH": f"{tmp_path}/bin:{environ['PATH']}", "TERM": "dumb"},
+        cwd=scratch,
+        timeout=300,
+    )
+    child.expect(r"writing [\d,]+ files, .*\r\n")
+    child.expect(pexpect.EOF)
+    child.wait()
+    said = child.before.decode()
+    assert child.exitstatus == 0, said
+    shown = [int(number) for number in re.findall(r"\r(\d+) % written\x1b\[K", said)]
+    assert (shown[0], shown == sorted(shown), shown[-1] > 50) == (0, True, True), said
+    assert re.search(r"\r\x1b\[K(created|'?a.ext3)", said), said

@@ -36,12 +36,14 @@ class Rebuilding:
         files: int,
         config: Config,
         notice: Callable[[str], object],
+        progress: Callable[[str], object],
     ) -> None:
         """Ask what can be asked before. Raises OverlayError.
 
         whole   the image, locked against everybody
         wanted  bytes
         files   how many files it can hold in all
+        notice, progress  as of make.run()
         """
         namespace.need(config.environ)
         replace.check_names(whole.path, whole.status)
@@ -50,6 +52,7 @@ class Rebuilding:
         self._number = files
         self._config = config
         self._notice = notice
+        self._progress = progress
         self._workplace = Workplace(scratch_directory(config))
         # Beside the workplace, not in it: all that is in it is written.
         self._mounted = self._workplace.path + ".old"
@@ -74,7 +77,7 @@ class Rebuilding:
         plan = Plan(before=self._places(), after=[self._workplace.removing(), self._removing()])
         with ending.cleaning_up():
             return plan.do(
-                lambda _final: make.run(creation, self._config, facts, self._notice)
+                lambda _final: make.run(creation, self._config, facts, self._notice, self._progress)
             ).superblock
 
     def _request(self) -> tuple[Creation, make.Facts]:

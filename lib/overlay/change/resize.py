@@ -37,19 +37,25 @@ def now(whole: Ext3Image) -> tuple[int, int]:
 
 
 def resizing(
-    whole: Ext3Image, wanted: int, files: int, config: Config, notice: Callable[[str], object]
+    whole: Ext3Image,
+    wanted: int,
+    files: int,
+    config: Config,
+    notice: Callable[[str], object],
+    progress: Callable[[str], object],
 ) -> Resizing | None:
     """Return what makes an image of another size; None where there is nothing to do.
 
     whole   the image, locked against everybody
     wanted  bytes
     files   how many files it can hold in all; where that is as now, it follows the size
+    notice, progress  called with lines for the user, and with how far it is
     Its plan() tells what do() does; do() returns the new Superblock. Raises OverlayError for
     what cannot work, and so does do(): USAGE when it would be too small, CANNOT_CREATE, DAMAGED.
     """
     size_now, files_now = now(whole)
     if files != files_now:
-        return Rebuilding(whole, wanted, files, config, notice)
+        return Rebuilding(whole, wanted, files, config, notice, progress)
     if wanted > size_now and (_is_known(whole, wanted) or not _has_room(whole, wanted - size_now)):
         return Growth(whole, wanted, config.environ, notice)
     if wanted != size_now:

@@ -111,7 +111,9 @@ class Ext3Working(Working):
             size_now, files_now = resize.now(whole)
             wanted = self._more[0](size_now) if self._more[0] else size_now
             files = self._more[1](files_now) if self._more[1] else files_now
-            work = resize.resizing(whole, wanted, files, self._config, self._output.notice)
+            work = resize.resizing(
+                whole, wanted, files, self._config, self._output.notice, self._output.progress
+            )
             if work:
                 work.do()
         finally:

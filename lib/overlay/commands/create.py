@@ -243,7 +243,9 @@ class _Work:
                 f" {size.format_size(content.amount.bytes)}"
             )
         try:
-            created = make.run(creation, self._config, facts, self._output.notice)
+            created = make.run(
+                creation, self._config, facts, self._output.notice, self._output.progress
+            )
         except make.TooSmall:
             if content is None or self._order.size is not None:
                 raise

@@ -79,7 +79,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         files = options.files.from_now(files_now) if options.files else None
         _check(whole, wanted, files, config, output)
         new_files = files_now if files is None else files
-        work = resize.resizing(whole, wanted, new_files, config, output.notice)
+        work = resize.resizing(whole, wanted, new_files, config, output.notice, output.progress)
         if work is None:
             output.notice(f"{quote(options.overlay)} has that size already")
         if options.dry_run:

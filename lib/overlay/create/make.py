@@ -169,7 +169,7 @@ def plan(
     """
     if before is None:
         before = [facts.workplace.making(config)]
-    made = _Making(creation, config, facts, lambda text: None).plan()
+    made = _Making(creation, config, facts, _say_nothing, _say_nothing).plan()
     return Plan(before=[*before, made], after=[facts.workplace.removing()])
 
 
@@ -195,17 +195,26 @@ def make_at(
     )
 
 
+def _say_nothing(_text: str) -> None:
+    pass
+
+
 def run(
-    creation: Creation, config: Config, facts: Facts, notice: Callable[[str], object]
+    creation: Creation,
+    config: Config,
+    facts: Facts,
+    notice: Callable[[str], object],
+    progress: Callable[[str], object] = _say_nothing,
 ) -> Created:
     """Make the overlay and return what was Created.
 
     The Workplace is made, and holds what is to be in the image.
-    notice  called with a line for the user when the blocks could not be reserved
+    notice    called with a line for the user when the blocks could not be reserved
+    progress  called with how far it is, in place of what was said before; "" takes it away
     Raises OverlayError (CANNOT_CREATE, UNAVAILABLE); then, and at any exception, what was
     begun is removed.
     """
-    making = _Making(creation, config, facts, notice)
+    making = _Making(creation, config, facts, notice, progress)
     return making.plan().do(lambda _final: making.into_place())
 
 
@@ -213,9 +222,15 @@ class _Making:
     """An image on its way: what the Steps of its Plan do, one after the other."""
 
     def __init__(
-        self, creation: Creation, config: Config, facts: Facts, notice: Callable[[str], object]
+        self,
+        creation: Creation,
+        config: Config,
+        facts: Facts,
+        notice: Callable[[str], object],
+        progress: Callable[[str], object],
     ) -> None:
         self._creation = creation
+        self._progress = progress
         self._config = config
         self._facts = facts
         self._notice = notice
@@ -312,8 +327,14 @@ class _Making:
         facts, files = self._facts, self._creation.files
         arguments = [*words[:-1], self._new.descriptor]
         place = arguments.index("-N") + 1
+        watch = self._tell_progress if self._creation.content else None
         for _attempt in range(4):
-            result = process.run(arguments, self._config.environ, variables=variables)
+            try:
+                result = process.run(
+                    arguments, self._config.environ, variables=variables, watch=watch
+                )
+            finally:
+                self._progress("")
             if result.status:
                 ended = f"mke2fs ended with {result.status}"
                 why = process.last_line(result.errors, otherwise=ended)
@@ -332,6 +353,17 @@ class _Making:
             f"mke2fs makes {self._superblock.free_inodes_count} of {files} files",
             "choose a larger size",
         )
+
+    def _tell_progress(self) -> bool:
+        """Say how much of the content is written: it takes blocks of the file, as inodes do."""
+        content = self._creation.content
+        if content is None:
+            return True
+        amount = content.amount
+        written = os.fstat(self._new.descriptor).st_blocks * 512 - ext3.JOURNAL
+        percent = 100 * written // (amount.bytes + amount.files * ext3_size.INODE_SIZE + 1)
+        self._progress(f"{max(0, min(99, percent))} % written")
+        return True
 
     def _settle(self) -> None:
         """Set owners and times of what is inside."""
