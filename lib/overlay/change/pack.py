@@ -12,11 +12,11 @@ import os
 
 from overlay import __version__, size
 from overlay.change import steps
+from overlay.create import mksquashfs
 from overlay.environment import copies, history, note
-from overlay.errors import CANNOT_CREATE, DATA_LOST, UNAVAILABLE, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, DATA_LOST, OverlayError, quote, reason
 from overlay.host import ending, limits, namespace, private, process
 from overlay.host.permissions import Access
-from overlay.host.tools import TOOLS
 from overlay.image import carried, ext3, markers
 from overlay.image.ext3_contents import DEEPEST, TOO_DEEP
 from overlay.image.ext3_read import Reader
@@ -41,12 +41,7 @@ if TYPE_CHECKING:
         layers: tuple[list[str], str]
 
 
-# zstd at level 3 packs nearly as tight as at 15, and several times faster.
-_LEVELS = {"zstd": 3}
-
 _LONGEST = 1 << 28  # bytes of all paths that are told
-
-OLDEST = (4, 4)  # version of squashfs-tools: see _tool()
 
 _OPEN = ("-action", "chmod(a+rX)@!type(l)")
 
@@ -106,17 +101,16 @@ class Packing:
         """
         self._found = found
         self._path = replace.place(path)
-        self._settings = ["-comp", compression, *_level(compression, level)]
-        self._settings += [] if block is None else ["-b", str(block)]
+        self._settings = mksquashfs.settings(compression, level=level, block=block)
         self._everybody = everybody
         self._existing = existing
         self._scratch = scratch
         self._environ = environ
         self._notice = notice
-        self._tool = _tool(environ)
+        self._tool = mksquashfs.find(environ)
         namespace.need(environ)
         several = len(found) > 1
-        known = _known(self._tool, environ)
+        known = mksquashfs.known(self._tool, environ)
         apart = _SEVERAL if several else ()
         wanted = (*apart, "-quiet", *(() if progress else ("-no-progress",)))
         self._options = [option for option in wanted if option in known]
@@ -285,45 +279,6 @@ class Packing:
         told = self._cannot(f"an overlay is damaged: {error}")
         told.hint = "see which: check-overlay OVERLAY"
         return told
-
-
-def _level(compression: str, level: int | None) -> list[str]:
-    """Return the options that say how tight is packed, None for our own choice."""
-    level = _LEVELS.get(compression) if level is None else level
-    if level is None:
-        return []
-    return ["-Xhc"] if compression == "lz4" else ["-Xcompression-level", str(level)]
-
-
-def _tool(environ: Mapping[str, str]) -> str:
-    """Return the path of mksquashfs. Raises OverlayError (UNAVAILABLE) for one that is too old.
-
-    Before OLDEST names in definitions of files had no quotes: what stood behind a space in the
-    name of a deleted file could be a definition of its own, with a command that is run.
-    """
-    import re
-
-    tool = process.need("mksquashfs", environ)
-    said = process.run([tool, "-version"], environ)
-    found = re.search(r"mksquashfs version (\d+)\.(\d+)", said.output + said.errors)
-    if not found or tuple(map(int, found.groups())) < OLDEST:
-        words = (
-            "does not say which version it is" if not found else f"is {'.'.join(found.groups())}"
-        )
-        raise OverlayError(
-            f"{quote(tool)} {words}, and before {'.'.join(map(str, OLDEST))} it can take a name in"
-            " an overlay for a command",
-            status=UNAVAILABLE,
-            hint="pack on another machine, or ask the site's admin for a newer"
-            f" {TOOLS['mksquashfs'].package}",
-        )
-    return tool
-
-
-def _known(tool: str, environ: Mapping[str, str]) -> set[str]:
-    """Return the words of what mksquashfs says of its options, which not every version has."""
-    said = process.run([tool, "-help"], environ)
-    return set((said.output + said.errors).split())
 
 
 def _reader(image: Ext3Image) -> Reader:

@@ -76,9 +76,11 @@ class Rebuilding:
         self._notice(f"writing {size.format_files(amount.files)}, {size.format_size(amount.bytes)}")
         plan = Plan(before=self._places(), after=[self._workplace.removing(), self._removing()])
         with ending.cleaning_up():
-            return plan.do(
+            created = plan.do(
                 lambda _final: make.run(creation, self._config, facts, self._notice, self._progress)
-            ).superblock
+            )
+        assert created.superblock  # it is not packed
+        return created.superblock
 
     def _request(self) -> tuple[Creation, make.Facts]:
         """Return what is asked of create/make. Raises OverlayError where it does not fit."""

@@ -21,7 +21,7 @@ from overlay.create import make
 from overlay.create.policy import check_place, check_policy, check_room, room_for
 from overlay.create.request import Order, file_name, full_name, settle
 from overlay.create.workplace import Workplace
-from overlay.errors import OverlayError, printable, quote
+from overlay.errors import USAGE, OverlayError, printable, quote
 from overlay.host import ending
 from overlay.host.limits import set_soft_aside
 from overlay.host.scratch import scratch_directory
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from overlay.commands.arguments import Parser
     from overlay.create.fill import Collection, Filling
     from overlay.create.make import Facts
+    from overlay.create.packed import Packing
     from overlay.create.request import Content, Created, Creation
     from overlay.output import Output
     from overlay.quota.check import Room
@@ -53,6 +54,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         return _list_templates(config, output)
     _hold(options, config)
     order, filling = _order(options, config), _filling(options, config)
+    _check_packed(order, options, is_filled=filling is not None)
     with ending.cleaning_up():
         work = _Work(order, filling, config, output)
         try:
@@ -95,6 +97,29 @@ def _order(options: Namespace, config: Config) -> Order:
         plain_count=options.files is not None and options.files.is_plain,
         wait=None if options.dry_run else options.wait,
     )
+
+
+def _check_packed(order: Order, options: Namespace, *, is_filled: bool) -> None:
+    """Refuse what no packed overlay can be. Raises OverlayError (USAGE)."""
+    if not order.is_packed or order.path is None:
+        return
+    stem = quote(os.path.splitext(order.path)[0])
+    if not is_filled:
+        raise OverlayError(
+            f"{quote(order.path)} would be packed, and nobody could put anything in",
+            status=USAGE,
+            hint=f"one that is written: -o {stem}; one filled at once: --from SOURCE or -f FILE",
+        )
+    given = {"-s": order.size, "-n": order.files, "--usable": order.usable or None}
+    given["--reserve" if options.sparse is False else "--sparse"] = options.sparse
+    for option, value in given.items():
+        if value is not None:
+            raise OverlayError(
+                f"{quote(order.path)} is packed, and as large as what is in it: {option} is not"
+                " for it",
+                status=USAGE,
+                hint=f"leave it out; or one that can be written: -o {stem}",
+            )
 
 
 def _filling(options: Namespace, config: Config) -> Filling | None:
@@ -145,6 +170,7 @@ class _Work:
         self._facts: Facts | None = None
         self._room: Room | None = None
         self._is_filled = filling is not None
+        self._packing: Packing | None = None
         try:
             self._ask_early()
             self._collection = self._collect(filling)
@@ -160,6 +186,12 @@ class _Work:
     def _ask_early(self) -> None:
         """Ask what does not depend on the content."""
         order, config = self._order, self._config
+        if order.is_packed and order.path is not None:
+            from overlay.create.packed import Packing
+
+            facts = self._look(order.path)
+            self._packing = Packing(facts, config, quiet=self._output.quiet)
+            return
         if not self._is_filled or order.size is not None and order.files is not None:
             creation = settle(order, config)
             check_policy(config, size=creation.size, files=creation.files)
@@ -181,6 +213,7 @@ class _Work:
             force=order.force,
             filled=self._is_filled,
             workplace=self._workplace,
+            packed=order.is_packed,
             wait=order.wait,
             notice=self._output.notice,
         )
@@ -211,6 +244,10 @@ class _Work:
     def plan(self) -> Plan:
         """Return what do() would do, to be printed."""
         first = self._first()
+        if self._packing is not None and self._collection is not None:
+            return self._packing.plan(
+                self._collection.foretold(), before=first.before, after=first.after
+            )
         creation, facts = self._settle(self._collection.foretold() if self._collection else None)
         return make.plan(creation, self._config, facts, before=first.before)
 
@@ -235,8 +272,10 @@ class _Work:
 
     def _write(self, content: Content | None, more: int = 0) -> tuple[Created, list[Limits]]:
         """Make the image, and a larger one where its size is open and turns out too small."""
+        if self._packing is not None and content is not None:
+            created = self._packing.do(content)
+            return created, self._limits(created)
         creation, facts = self._settle(content, more)
-        before = facts.existing.status.st_blocks * 512 if facts.existing else 0
         if content:
             self._output.notice(
                 f"writing {size.format_files(content.amount.files)},"
@@ -251,10 +290,15 @@ class _Work:
                 raise
             self._output.notice("it does not fit; once more, into a larger one")
             return self._write(content, more + max(creation.size // 2, _STEP))
-        if self._room is None:
-            return created, []
-        files = 0 if facts.existing else 1
-        return created, self._room.after(created.allocated - before, files)
+        return created, self._limits(created)
+
+    def _limits(self, created: Created) -> list[Limits]:
+        """Return the Limits of its place, now that it is there."""
+        if self._room is None or self._facts is None:
+            return []
+        old = self._facts.existing
+        taken = created.allocated - (old.status.st_blocks * 512 if old else 0)
+        return self._room.after(taken, 0 if old else 1)
 
 
 def _list_templates(config: Config, output: Output) -> int:
@@ -275,11 +319,18 @@ def _summary(created: Created, limits: Iterable[Limits], filling: Filling | None
     sources = filling.sources if filling else []
     short = os.path.relpath(path)
     state = "reserved" if created.allocated >= created.size else "sparse"
+    room = ""
+    if created.superblock is None:
+        state = "packed, only to be read"
+    else:
+        room = (
+            f"  room   {size.format_size(created.superblock.available_bytes)} of data,"
+            f" {size.format_files(created.superblock.free_inodes_count)}\n"
+        )
     return (
         f"created {quote(path)}\n"
         f"  size   {size.format_size(created.size)}, {state}\n"
-        f"  room   {size.format_size(created.superblock.available_bytes)} of data,"
-        f" {size.format_files(created.superblock.free_inodes_count)}\n"
+        + room
         + "".join(
             f"  left   {size.format_size(one.left_bytes)}, {one.name}\n"
             for one in limits

@@ -305,17 +305,22 @@ class Collection:
             tree = bound.get(source.dest.lstrip("/"), self._target(source))
             for line in moved.find(tree, source.dest):
                 self._output.notice(line, "warning")
-        amount = self._places()
+        amount = Amount() if self._order.is_packed else self._measured()
+        words = self._left_out.words()
+        if words:
+            self._output.notice(words)
+        return self._content(amount)
+
+    def _measured(self) -> Amount:
+        """Return the Amount of all of it, when what ext3 has no room for is left out."""
+        upper, amount = self._workplace.upper, self._places()
         if not self._is_bound:
             amount = Amount()
             _add(amount, upper, "", self._environ)
             self._strip(amount.unfit, upper)
         self._measure_binds(amount)
         self._bring_unfit(amount)
-        words = self._left_out.words()
-        if words:
-            self._output.notice(words)
-        return self._content(amount)
+        return amount
 
     def _strip(self, unfit: Iterable[tuple[bytes, list[str]]], top: str) -> None:
         """Remove, and note, attributes that ext3 has no room for from files in the Workplace."""
@@ -347,6 +352,8 @@ class Collection:
         Raises OverlayError (USAGE) when the size of the overlay follows from what cannot.
         """
         order = self._order
+        if order.is_packed:
+            return self._content(Amount())
         if not self._is_bound and (order.size is None or order.files is None):
             what = "how large an archive is" if self._filling.sources else "what the commands write"
             raise OverlayError(f"--dry-run cannot know {what}", status=USAGE, hint="give -s and -n")
@@ -374,8 +381,8 @@ class Collection:
         name = os.fsdecode(path[len(top) :] if path.startswith(top + b"/") else path)
         self._output.notice(
             f"{quote(name)} has {count:,} files in one directory: to write them takes long, four"
-            " times as long for twice as many. Quicker: subdirectories; or, only to be read:"
-            " mksquashfs DIR NAME.sqsh, and -b NAME.sqsh:/PLACE:image-src=/ for a session"
+            " times as long for twice as many. Quicker: subdirectories; or, only to be read, a"
+            " packed one: -o NAME.sqsh"
         )
 
     def _places(self) -> Amount:

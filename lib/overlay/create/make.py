@@ -71,6 +71,13 @@ class Facts:
         """The name of the image until it is finished, as far as it is known before."""
         return partial_name(self.path, self.workplace.host, self.workplace.pid)
 
+    def tidying(self) -> Step:
+        """Return the Step that comes first: removing what killed runs have left here."""
+        return Step(
+            action=lambda: stale.remove_stale(os.path.dirname(self.path), self.workplace.scratch),
+            why="what killed runs have left here is removed first",
+        )
+
     def close(self) -> None:
         """Let go of what is in its place."""
         if self.existing is not None:
@@ -97,6 +104,7 @@ def look(
     force: bool,
     filled: bool,
     workplace: Workplace,
+    packed: bool = False,
     wait: float | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Facts:
@@ -106,6 +114,7 @@ def look(
     force      whether it may take the place of an overlay, which nobody can write from then on
     filled     whether anything is put in
     workplace  the Workplace whose content becomes that of the image
+    packed     whether it is a squashfs file, which other tools make
     wait       seconds to wait for who writes that overlay; None not at all
     notice     called with a line for the user then
     Raises OverlayError for what cannot work.
@@ -124,7 +133,7 @@ def look(
             hint=None if os.path.lexists(parent) else f"mkdir -p {quote(parent)}",
         )
     if not os.access(parent, os.W_OK | os.X_OK):
-        stem = path.removesuffix(".ext3")
+        stem = os.path.splitext(path)[0]
         raise OverlayError(
             f"you may not create files in {quote(parent)}",
             status=CANNOT_CREATE,
@@ -134,7 +143,7 @@ def look(
         )
     if len(os.fsencode(os.path.basename(path))) > 255:
         raise OverlayError(f"the name {quote(path)} is too long", status=CANNOT_CREATE)
-    tools = find_tools(config.environ, sparse=sparse, filled=filled)
+    tools = {} if packed else find_tools(config.environ, sparse=sparse, filled=filled)
     existing = None
     if os.path.lexists(path):
         if not force:
@@ -241,7 +250,7 @@ class _Making:
         """Return the Plan; its final Step is into_place()."""
         creation, facts = self._creation, self._facts
         steps = [
-            Step(action=self._tidy, why="what killed runs have left here is removed first"),
+            facts.tidying(),
             Step(["truncate", "-s", str(creation.size), facts.partial], action=self._begin),
             self._mke2fs(),
         ]
@@ -307,10 +316,6 @@ class _Making:
             variables=variables,
             action=lambda: self._make_filesystem(arguments, variables),
         )
-
-    def _tidy(self) -> None:
-        facts = self._facts
-        stale.remove_stale(os.path.dirname(facts.path), facts.workplace.scratch)
 
     def _begin(self) -> None:
         """Make the file, for nobody else and locked; it is removed unless it gets its name."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from overlay.settings.config import Config
 
 SUFFIXES = (".ext3", ".img")
+PACKED = (".sqsh", ".squashfs", ".sqfs", ".sfs")  # of overlays that are packed from the start
 
 LARGER = "choose a larger size with -s"
 
@@ -60,6 +61,11 @@ class Order:
         self.usable = usable
         self.plain_count = plain_count
         self.wait = wait
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a squashfs file is asked for, which is as large as what is in it."""
+        return self.path is not None and self.path.endswith(PACKED)
 
 
 class Creation:
@@ -131,13 +137,13 @@ class Created:
 
     path        of the overlay, absolute
     size        bytes
-    superblock  what the file system says of itself
+    superblock  what the file system says of itself; None of one that is packed
     allocated   bytes of the disk that it takes now
     """
 
     __slots__ = ("allocated", "path", "size", "superblock")
 
-    def __init__(self, path: str, size: int, superblock: Superblock, allocated: int) -> None:
+    def __init__(self, path: str, size: int, superblock: Superblock | None, allocated: int) -> None:
         self.path = path
         self.size = size
         self.superblock = superblock
@@ -148,8 +154,8 @@ class Created:
         return {
             "path": self.path,
             "size": self.size,
-            "data_available": self.superblock.available_bytes,
-            "files_available": self.superblock.free_inodes_count,
+            "data_available": self.superblock.available_bytes if self.superblock else 0,
+            "files_available": self.superblock.free_inodes_count if self.superblock else 0,
             "allocated": self.allocated,
             "limits": [
                 {
@@ -223,8 +229,9 @@ def full_name(path: str) -> str:
     Raises OverlayError (USAGE) for what cannot be one.
     """
     check_names_file(path)
-    check_ending(path, SUFFIXES, "an overlay is an ext3 image")
-    path = path if path.endswith(SUFFIXES) else path + ".ext3"
+    endings = (*SUFFIXES, *PACKED)
+    check_ending(path, endings, "an overlay is an ext3 image")
+    path = path if path.endswith(endings) else path + ".ext3"
     plain = "".join(char if char.isprintable() and char != ":" else "_" for char in path)
     check_name(path, f"choose another name: -o {quote(plain)}")
     return path

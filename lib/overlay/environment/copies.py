@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 _MOST = 1 << 16  # bytes of a note or of the engine's lines
 
 
-def of(images: Iterable[Image], entry: dict[str, Any]) -> dict[str, bytes]:
+def of(images: Iterable[Image], entry: dict[str, Any] | None = None) -> dict[str, bytes]:
     """Return what some overlays carry, by the path inside, the top one's first.
 
-    entry  what is added to the history of each
+    entry  what is added to the history of each, None for nothing
     """
     found = {}
     for image in images:
@@ -32,7 +32,7 @@ def of(images: Iterable[Image], entry: dict[str, Any]) -> dict[str, bytes]:
                 found[note.ENGINE.format(id_)] = lines
             if id_ in histories and histories[id_][0] <= history.FORMAT:
                 try:
-                    data = history.data([*histories[id_][1], entry])
+                    data = history.data([*histories[id_][1], *([entry] if entry else [])])
                 except RecursionError:  # nobody writes such a one but to do harm
                     continue
                 found[note.path(id_, history.NAME)] = data

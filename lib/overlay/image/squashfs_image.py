@@ -46,9 +46,7 @@ class Settings:
 
 def _anew(path: str) -> str:
     """Return what to type for a file of the same content that can be mounted."""
-    return (
-        f"pack it anew: create-overlay --from {quote(path + ':/')} -o NAME; pack-overlay NAME.ext3"
-    )
+    return f"pack it anew: create-overlay --from {quote(path + ':/')} -o NAME.sqsh"
 
 
 class SquashfsImage(Image):
