@@ -175,6 +175,33 @@ def test_moved_environment(run, scratch, kind, how):
     )
 
 
+@pytest.mark.parametrize("how", ["directory", "archive"])
+def test_python_elsewhere(run, ok, scratch, how):
+    """A venv of a python that is not in the overlay, nor in the base image: it is told, once."""
+    (scratch / "py" / "bin").mkdir(parents=True)
+    (scratch / "py" / "bin" / "python3.1").write_text("#!/bin/sh\necho python\n")
+    (scratch / "py" / "bin" / "python3.1").chmod(0o755)
+    env = environment(scratch / "env", "venv", names="/opt/foo")
+    (env / "bin" / "python").unlink()
+    (env / "bin" / "python").symlink_to("python3")
+    (env / "bin" / "python3").symlink_to(scratch / "py" / "bin" / "python3.1")
+    tar(env, scratch / "env.tar")
+    source = "env:/opt/foo" if how == "directory" else "env.tar:/opt/foo"
+    result = run("create-overlay", "-q", "--no-activate", "--from", source, "-o", "a")
+    assert result.status == 0
+    assert result.stderr == (
+        f"create-overlay: the python of /opt/foo is '{scratch}/py/bin/python3.1', which is not in the"
+        " overlay: it runs only where that is seen, on this machine or another; make it anew there:"
+        " create-overlay -f FILE, with python3 -m venv /opt/foo\n"
+    )
+    # Where it comes with it, nothing is said, and it runs.
+    (env / "bin" / "python3").unlink()
+    (env / "bin" / "python3").symlink_to("/opt/py/bin/python3.1")
+    words = ["--from", "env:/opt/foo", "--from", "py:/opt/py", "--no-activate"]
+    assert run("create-overlay", "-q", *words, "-o", "b") == (0, "", "")
+    assert ok("run-overlay", "-o", "b.ext3:ro", "--", "/opt/foo/bin/python") == "python\n"
+
+
 def test_environment_in_its_place(run, scratch):
     """Nothing is said of one that names the place that it gets, nor of others' interpreters."""
     environment(scratch / "a", "venv", names="/opt/a")

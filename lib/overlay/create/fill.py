@@ -301,9 +301,10 @@ class Collection:
                     "warning",
                 )
         bound = {place: directory for directory, place in self.binds}
+        dests = [source.dest for source in self._filling.sources]
         for source in self._filling.sources:
             tree = bound.get(source.dest.lstrip("/"), self._target(source))
-            for line in moved.find(tree, source.dest):
+            for line in moved.find(tree, source.dest, dests):
                 self._output.notice(line, "warning")
         amount = Amount() if self._order.is_packed else self._measured()
         words = self._left_out.words()

@@ -1,7 +1,8 @@
 """Environments that name the place where they were made, and run what is there when moved.
 
 A venv writes its own path into every script of bin (`#!/old/env/bin/python`) and into
-activate; conda writes its prefix into many more files.
+activate; conda writes its prefix into many more files. The python of a venv is a link to the one
+that has made it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import re
 import stat
 
 from overlay.errors import quote
+from overlay.host.places import is_below
 from overlay.size import format_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _MARKS = {"venv": "pyvenv.cfg", "conda": "conda-meta"}
 _DEEPEST = 2  # directories below a source in which environments are looked for
@@ -24,12 +26,15 @@ _DEEPEST = 2  # directories below a source in which environments are looked for
 _INTERPRETER = re.compile(rb"""^(?:#!|#!/bin/sh\n'''exec' "?)(/[^\n"]*)/bin/python[\d.]*["\s]""")
 _HEAD = 1 << 16  # bytes of a script that are looked at
 _NOT_OWN = ("", "/usr", "/usr/local")  # where the base image has its python
+_OF_BASE = ("/usr", "/bin")  # the same, with all below
+_MOST_LINKS = 8
 
 
-def find(tree: str, dest: str) -> list[str]:
-    """Return a sentence for each environment that was moved.
+def find(tree: str, dest: str, dests: Iterable[str] = ()) -> list[str]:
+    """Return a sentence for each environment that was moved, or whose python is elsewhere.
 
-    tree  a directory of the host with what will be at dest inside
+    tree   a directory of the host with what will be at dest inside
+    dests  where other things that come with it will be
     """
     found = []
     for environment, kind in _environments(tree, _DEEPEST):
@@ -37,12 +42,18 @@ def find(tree: str, dest: str) -> list[str]:
         old, count = _names(os.path.join(environment, "bin"), inside)
         if count:
             found.append(_sentence(kind, inside, old, count))
+        python = _python(environment)
+        if python and not (is_below(python, [*_OF_BASE, *dests]) or _is_in(python, tree, dest)):
+            found.append(
+                f"the python of {quote(inside)} is {quote(python)}, which is not in the overlay: it"
+                f" runs only where that is seen, on this machine or another; {_anew(inside)}"
+            )
     return found
 
 
 def _sentence(kind: str, inside: str, old: str, count: int) -> str:
     if kind == "venv":
-        way = f"make it anew there: create-overlay -f FILE, with python3 -m venv {quote(inside)}"
+        way = _anew(inside)
     else:
         way = (
             f"pack it first: conda-pack -p {quote(old)} -o env.tar.gz; then --from"
@@ -53,6 +64,30 @@ def _sentence(kind: str, inside: str, old: str, count: int) -> str:
         f"{format_files(count)} of {quote(inside + '/bin')} {names} the place where the environment"
         f" was made, {quote(old)}, and will not run what is in the overlay; {way}"
     )
+
+
+def _anew(inside: str) -> str:
+    """Return how a venv is made in the place where it is going to be."""
+    return f"make it anew there: create-overlay -f FILE, with python3 -m venv {quote(inside)}"
+
+
+def _python(environment: str) -> str | None:
+    """Return the path to which the python of an environment is a link; None of one of its own."""
+    path = os.path.join(environment, "bin", "python")
+    for _link in range(_MOST_LINKS):
+        try:
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+        except OSError:
+            return None
+        if not is_below(os.path.normpath(path), [environment]):
+            return os.path.normpath(path)
+    return None
+
+
+def _is_in(path: str, tree: str, dest: str) -> bool:
+    """Return whether a path inside is that of something in a tree, which will be at dest."""
+    below = os.path.relpath(path, dest)
+    return not below.startswith("..") and os.path.lexists(os.path.join(tree, below))
 
 
 def _environments(tree: str, deep: int) -> Iterator[tuple[str, str]]:
