@@ -267,6 +267,26 @@ def test_compression_that_is_not_read(doctor, site, site_text, tmp_path):
     assert "[pack] compression = gzip" in checks["a packed overlay"]["advice"]
 
 
+def test_compressions(doctor, tmp_path):
+    """Each compression that this node can pack with is tried: others may have packed so."""
+    _status, checks = doctor()
+    assert checks["compressions"]["state"] == "ok"
+    assert checks["compressions"]["found"] == "zstd, gzip, lz4, xz"
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    real = shutil.which("squashfuse_ll", path=PATH)  # one that was built without xz
+    read = f"""#!/bin/sh
+case $* in *xz.sqsh*) echo "Squashfs image uses xz compression" >&2; exit 1 ;; esac
+exec {real} "$@"
+"""
+    (tools / "squashfuse_ll").write_text(read)
+    (tools / "squashfuse_ll").chmod(0o755)
+    status, checks = doctor(variables={"PATH": f"{tools}:{PATH}"})
+    assert (status, checks["compressions"]["state"]) == (0, "warning")
+    assert checks["compressions"]["found"] == "not read: xz"
+    assert "have nobody pack so: xz" in checks["compressions"]["advice"]
+
+
 def test_scratch(doctor, site, site_text, tmp_path):
     """A place for overlays that is not there, or not writable, is a problem."""
     closed = tmp_path / "closed"

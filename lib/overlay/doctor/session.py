@@ -6,11 +6,12 @@ import os
 
 from overlay.create import make
 from overlay.create.request import Creation
-from overlay.doctor.check import OK, PROBLEM, WARNING, Check
+from overlay.doctor.check import OK, PATIENCE, PROBLEM, WARNING, Check
 from overlay.errors import OverlayError
-from overlay.host import process
+from overlay.host import namespace, process
 from overlay.host.scratch import scratch_directory
 from overlay.settings import config as configuration
+from overlay.settings.table import COMPRESSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def session(node: Node) -> Iterator[Check]:
     yield from tried
     if tried[0].state == OK and process.which("mksquashfs", node.environ):
         yield _try_packed(node)
+        squashfuse = node.engine.helper("squashfuse_ll", node.environ)
+        if squashfuse and namespace.available(node.environ):
+            yield _try_compressions(node, squashfuse)
     if tried[0].state == OK:
         from overlay.doctor.shared import shared
 
@@ -47,18 +51,7 @@ def _try_packed(node: Node) -> Check:
     advice = "choose another: [pack] compression = gzip is read everywhere"
     place = scratch_directory(node.config)
     with tempfile.TemporaryDirectory(prefix="overlay-doctor.", dir=place) as directory:
-        tree, packed = os.path.join(directory, "tree"), os.path.join(directory, "doctor.sqsh")
-        os.mkdir(tree)
-        with open(os.path.join(tree, "overlay-doctor"), "w", encoding="ascii") as file:
-            file.write("doctor\n")
-        pack = [
-            process.need("mksquashfs", node.environ),
-            tree,
-            packed,
-            "-comp",
-            how,
-            "-no-progress",
-        ]
+        pack, packed = _pack(directory, how, node.environ)
         read = [_run_overlay(node.root), "-q", "-o", f"{packed}:ro", "--", "cat", "/overlay-doctor"]
         try:
             for words in (pack, read):
@@ -69,9 +62,57 @@ def _try_packed(node: Node) -> Check:
         except TimeoutError:
             hangs = f"{how}: {os.path.basename(words[0])} did not end"
             return Check(name, PROBLEM, f"{hangs} in {_SESSION_PATIENCE} seconds", why, advice)
-    if result.output != "doctor\n":
+    if result.output != "doctor\n" * 1000:
         return Check(name, PROBLEM, f"{how}: it does not hold what was packed", why, advice)
     return Check(name, OK, f"{how}: a command read it", why)
+
+
+def _pack(directory: str, how: str, environ: Mapping[str, str]) -> tuple[list[str], str]:
+    """Make a tree in a directory; return the words that pack it, and the path of what they make.
+
+    how  the compression
+    """
+    tree, packed = os.path.join(directory, "tree"), os.path.join(directory, f"{how}.sqsh")
+    os.makedirs(tree, exist_ok=True)
+    with open(os.path.join(tree, "overlay-doctor"), "w", encoding="ascii") as file:
+        file.write("doctor\n" * 1000)  # less would not be compressed
+    tool = process.need("mksquashfs", environ)
+    return [tool, tree, packed, "-comp", how, "-no-progress"], packed
+
+
+# Mounts a squashfs file, and prints a line of the file in it.
+_LOOK = '"$1" -o ro "$2" "$3" && read -r line <"$3/overlay-doctor" && echo "$line"'
+
+
+def _try_compressions(node: Node, squashfuse: str) -> Check:
+    """Return the Check of all compressions: packed overlays come from other nodes, too.
+
+    squashfuse  the path of what the engine mounts them with
+    """
+    import tempfile
+
+    read: list[str] = []
+    unread: list[str] = []
+    place = scratch_directory(node.config)
+    with tempfile.TemporaryDirectory(prefix="overlay-doctor.", dir=place) as directory:
+        mounted = os.path.join(directory, "mounted")
+        os.mkdir(mounted)
+        for how in COMPRESSIONS:
+            pack, packed = _pack(directory, how, node.environ)
+            look = ["/bin/sh", "-c", _LOOK, "sh", squashfuse, packed, mounted]
+            wrapped = [str(word) for word in namespace.wrap(look, node.environ)]
+            try:
+                if process.ask(pack, node.environ, PATIENCE).status:
+                    continue  # this node makes none such
+                seen = process.ask(wrapped, node.environ, PATIENCE).output == "doctor\n"
+            except TimeoutError:
+                seen = False
+            (read if seen else unread).append(how)
+    name, why = "compressions", "overlays that were packed so, on whatever node, are read here"
+    if unread:
+        advice = f"install another squashfuse, or have nobody pack so: {', '.join(unread)}"
+        return Check(name, WARNING, f"not read: {', '.join(unread)}", why, advice)
+    return Check(name, OK, ", ".join(read), why)
 
 
 def _run_overlay(root: str) -> str:
