@@ -91,7 +91,10 @@ def test_build(ok, run, scratch):
         == "/opt/env/bin/python3\nmade\n"
     )
     assert "echo made > /opt/made" in ok("show-overlay", "env.sqsh", "--recipe")
-    assert ok("check-overlay", "--deep", "env.sqsh") == "env.sqsh: sound: all of it was read\n"
+    assert (
+        ok("check-overlay", "--deep", "env.sqsh")
+        == "env.sqsh: sound: all of it was read, and is what was packed\n"
+    )
     ok("update-overlay", "-q", "env.sqsh", "--", "touch", "/opt/more")
     assert ok("run-overlay", "-o", "env.sqsh", "--", "ls", "/opt") == "env\nmade\nmore\n"
 

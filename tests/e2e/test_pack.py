@@ -56,7 +56,7 @@ def test_checked(ok, run, scratch):
     sound = "a.sqsh: its lists of files are sound; to read all that is in them: --deep\n"
     assert run("check-overlay", "a.sqsh") == (0, sound, "")
     deep = run("check-overlay", "--deep", "a.sqsh")
-    assert deep == (0, "a.sqsh: sound: all of it was read\n", "")
+    assert deep == (0, "a.sqsh: sound: all of it was read, and is what was packed\n", "")
     packed = scratch / "a.sqsh"
     size = packed.stat().st_size
     with open(packed, "r+b") as file:
@@ -73,6 +73,32 @@ def test_checked(ok, run, scratch):
     assert (result.status, result.stdout) == (65, "")
     assert result.stderr.startswith("check-overlay: error: a.sqsh is damaged: ")
     assert "hint: pack it again" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "how", ["pack-overlay -q a.ext3", "create-overlay -q --from d:/d -o a.sqsh"]
+)
+def test_checksum(ok, run, scratch, how):
+    """What cannot be compressed is stored as it is: only a checksum tells that it is not that."""
+    (scratch / "d").mkdir()
+    (scratch / "d" / "noise").write_bytes(random.Random(SEED).randbytes(3_000_000))
+    ok("create-overlay", "-q", "--from", "d:/d", "-o", "a.ext3")
+    ok(*how.split())
+    packed = scratch / "a.sqsh"
+    before = packed.read_bytes()
+    assert ok("check-overlay", "--deep", "a.sqsh").endswith("read, and is what was packed\n")
+    with open(packed, "r+b") as file:
+        file.seek(1_000_000)
+        file.write(bytes(1_000_000))
+    result = run("check-overlay", "--deep", "a.sqsh")
+    assert (result.status, result.stdout) == (65, "")
+    assert (
+        "a.sqsh is damaged: it is not what was packed: its checksum is another\n" in result.stderr
+    )
+    # One without: what is behind the end was cut off, as by a copy of another program's.
+    used = int.from_bytes(before[40:48], "little")
+    packed.write_bytes(before[: -(-used // 4096) * 4096])
+    assert ok("check-overlay", "--deep", "a.sqsh") == "a.sqsh: sound: all of it was read\n"
 
 
 @pytest.mark.parametrize("compression", [[], ["--compression", "gzip"]], ids=str)

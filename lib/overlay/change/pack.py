@@ -13,11 +13,12 @@ import os
 from overlay import __version__, size
 from overlay.change import steps
 from overlay.create import mksquashfs
-from overlay.environment import copies, history, note
+from overlay.create.packed import BEHIND, write_behind
+from overlay.environment import copies, history
 from overlay.errors import CANNOT_CREATE, DATA_LOST, OverlayError, quote, reason
 from overlay.host import ending, limits, namespace, private, process
 from overlay.host.permissions import Access
-from overlay.image import carried, ext3, markers
+from overlay.image import ext3, markers
 from overlay.image.ext3_contents import DEEPEST, TOO_DEEP
 from overlay.image.ext3_read import Reader
 from overlay.image.partial import partial_name
@@ -164,9 +165,7 @@ class Packing:
         why = "nobody may read it who may not read all that it is made of"
         if self._existing is not None:
             why = replace.LIKE_THE_OLD
-        if any(image.names_in(note.DIRECTORY) for image in self._found):
-            why_copied = "what it carries of itself is copied behind its end, to be read at once"
-            before.append(Step(action=self._carry, why=why_copied))
+        before.append(Step(action=self._carry, why=BEHIND))
         return Plan(
             Step(
                 ["mv", "-n" if self._existing is None else "-f", "-T", partial, path],
@@ -247,7 +246,7 @@ class Packing:
     def _carry(self) -> None:
         """Write copies of what the overlays carry, and that they were packed, behind its end."""
         entry = history.entry("pack", __version__)
-        carried.write(self._new.descriptor, copies.of(self._found, entry))
+        write_behind(self._new.descriptor, copies.of(self._found, entry))
 
     def _into_place(self) -> int:
         """Give the finished file its name, note whether it has markers, and return its size."""

@@ -1,7 +1,7 @@
 """Packed files looked at: can all that is in a squashfs file be read?
 
 The format has no checksums: damage shows where a list cannot be read, or a compressed block
-cannot be decompressed.
+cannot be decompressed; and, of what we have packed, by the checksum behind its end.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def _read_all(found: Image, words: Sequence[str | int], environ: Mapping[str, st
     result = process.run(words, environ)
     if result.status:
         raise _damaged(found, process.last_line(result.errors, otherwise="it cannot be read"))
-    return "sound: all of it was read"
+    changed = found.has_changed()
+    if changed:
+        raise _damaged(found, "it is not what was packed: its checksum is another")
+    return f"sound: all of it was read{'' if changed is None else ', and is what was packed'}"
 
 
 def _damaged(found: Image, words: str) -> OverlayError:

@@ -16,6 +16,7 @@ from overlay.host import limits, namespace, process
 from overlay.image import carried, record
 from overlay.image import image as images
 from overlay.image.squashfs import has_markers
+from overlay.image.squashfs_image import used_bytes
 from overlay.plan import Plan, Step, named
 from overlay.safety import replace
 
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
     from overlay.create.request import Content
     from overlay.plan import Part
     from overlay.settings.config import Config
+
+
+# What is done for a new squashfs file, for the reader of a plan.
+BEHIND = "a checksum, and what it carries of itself, are written behind its end"
+
+
+def write_behind(descriptor: int, files: dict[str, bytes]) -> None:
+    """Write copies of files, by the path inside, and a checksum behind the end of a squashfs file."""
+    files[carried.CHECKSUM] = carried.checksum(descriptor, used_bytes(descriptor))
+    carried.write(descriptor, files)
 
 
 class Packing:
@@ -59,7 +70,7 @@ class Packing:
             facts.tidying(),
             Step(action=self._begin, why="the file is for nobody else until it is finished"),
             Step(named(words), action=lambda: self._write(words)),
-            Step(action=self._carry, why="what it carries of itself is copied behind its end"),
+            Step(action=self._carry, why=BEHIND),
         ]
         return Plan(
             Step(
@@ -108,8 +119,7 @@ class Packing:
             files = copies.of([found])
         finally:
             found.close()
-        if files:
-            carried.write(self._new.descriptor, files)
+        write_behind(self._new.descriptor, files)
 
     def into_place(self, content: Content) -> Created:
         """Give the finished file its name, and return what was Created."""

@@ -1,4 +1,6 @@
-"""Copies of small files behind the end of a squashfs file system, to be read without a program.
+"""What is behind the end of a squashfs file system: copies of small files in it, and a checksum.
+
+They are read without a program.
 
 Neither the kernel nor squashfuse look behind what the superblock says is used. The file ends with
 what is carried: for each file a line "path length" and its bytes; then 32 bytes: a mark, the length
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 _MARK = b"overlay-carried\n"
 _END = struct.Struct("<16sQI4x")
 _AT_ONCE = 1 << 16  # bytes
+_PIECE = 1 << 22  # bytes
+
+# The name of the checksum among the paths, which begin with a slash or have one in them.
+CHECKSUM = "sha256"
 _MOST = 16 << 20
 _MOST_FILES = 4096  # ours hold three for each overlay that was packed
 
@@ -33,6 +39,23 @@ def write(descriptor: int, files: Mapping[str, bytes]) -> None:
     while data:
         done = os.pwrite(descriptor, data, place)
         data, place = data[done:], place + done
+
+
+def checksum(descriptor: int, used: int) -> bytes:
+    """Return the SHA-256 of the file system at the beginning of a file, in hexadecimal digits.
+
+    used  its bytes. Raises OSError.
+    """
+    import hashlib
+
+    found, place = hashlib.sha256(), 0
+    while place < used:
+        data = os.pread(descriptor, min(_PIECE, used - place), place)
+        if not data:
+            break
+        found.update(data)
+        place += len(data)
+    return found.hexdigest().encode()
 
 
 def read(descriptor: int, used: int) -> dict[str, bytes]:

@@ -198,6 +198,13 @@ class Image:
         """The bytes and the files that it can still take; None without limits of its own."""
         return None
 
+    def has_changed(self) -> bool | None:
+        """Return whether it is not what was made, by its checksum; None where it has none.
+
+        All of it is read. Raises OSError.
+        """
+        return None
+
     def is_short(self, low: int) -> tuple[bool, bool]:
         """Return whether less than some percent of its room, and of its files, are free."""
         del low

@@ -44,6 +44,11 @@ class Settings:
         self.level = level
 
 
+def used_bytes(descriptor: int) -> int:
+    """Return how long the file system at the beginning of a squashfs file is. Raises OSError."""
+    return int.from_bytes(os.pread(descriptor, 8, 40), "little")  # bytes_used
+
+
 def _anew(path: str) -> str:
     """Return what to type for a file of the same content that can be mounted."""
     return f"pack it anew: create-overlay --from {quote(path + ':/')} -o NAME.sqsh"
@@ -126,13 +131,21 @@ class SquashfsImage(Image):
         content = self._carried().get(path)
         return content if content is not None and len(content) <= most else None
 
+    def has_changed(self) -> bool | None:
+        from overlay.image import carried
+
+        told = self._carried().get(carried.CHECKSUM)
+        if told is None:
+            return None
+        return told != carried.checksum(self.descriptor, used_bytes(self.descriptor))
+
     def _carried(self) -> dict[str, bytes]:
         """Return the copies behind the end of the file system, see carried; they are read once."""
         if self._copies is None:
             from overlay.image import carried
 
             try:
-                used = int.from_bytes(os.pread(self.descriptor, 8, 40), "little")  # bytes_used
+                used = used_bytes(self.descriptor)
                 there = used < self.status.st_size
                 self._copies = carried.read(self.descriptor, used) if there else {}
             except OSError:
