@@ -61,6 +61,20 @@ def test_no_note(data):
     assert note.parse("0123456789abcdef0123", data) is None
 
 
+@pytest.mark.parametrize("line", ["image /a%00b", "directory /%00", "machine %00"])
+def test_note_with_a_nul(line):
+    """What no path and no variable can have ends no session: it is no note."""
+    head = f"overlay 1\nimage-size 1\n{line}\n\n".encode()
+    assert note.parse("0123456789abcdef0123", head) is None
+    assert note.parse("0123456789abcdef0123", b"overlay 1\n\nexport A\0B=1\n") is None
+
+
+def test_names_that_are_none():
+    """Of the lines of somebody else variables are taken that there can be."""
+    found = activation.parse("export 'X Y'=1 =z 'N\nL'=q A=1 1B=2 'P A'PATH=/a 'f()'=x")
+    assert (found.values, found.lists) == ({"A": "1"}, {})
+
+
 def test_newer_note():
     """Of a newer format nothing is taken but the number."""
     found = note.parse("0123456789abcdef0123", b"overlay 2\nimage /a\nimage-size 1\n\nexport A=1\n")

@@ -76,11 +76,18 @@ def parse(script: str) -> Activation:
         return made
     for word in words:
         name, equals, text = word.partition("=")
-        if equals and not is_list(name):
+        if not equals or not is_name(name):
+            continue
+        if not is_list(name):
             made.values[name] = text
-        elif equals:
+        else:
             made.lists[name] = [part for part in text.partition("$")[0].split(":") if part]
     return made
+
+
+def is_name(name: str) -> bool:
+    """Return whether a shell can export a variable of this name: no function of bash's."""
+    return name.isidentifier() and name.isascii()
 
 
 def is_list(name: str) -> bool:

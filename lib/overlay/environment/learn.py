@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlay.environment.activation import Activation, is_list
+from overlay.environment.activation import Activation, is_list, is_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> Activati
     """Return the Activation that makes of one environment another."""
     made = Activation()
     for name, value in after.items():
-        if before.get(name) == value or name in _OF_SHELLS or not _is_name(name):
+        if before.get(name) == value or name in _OF_SHELLS or not is_name(name):
             continue
         if not is_list(name):
             made.values[name] = value
@@ -173,8 +173,3 @@ def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> Activati
         if new:
             made.lists[name] = new
     return made
-
-
-def _is_name(name: str) -> bool:
-    """Return whether a shell can export a variable of this name: no function of bash's."""
-    return name.isidentifier() and name.isascii()

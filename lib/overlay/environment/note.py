@@ -128,6 +128,8 @@ def parse(id_: str, data: bytes) -> Note | None:
     for line in head.split("\n"):
         name, _space, value = line.partition(" ")
         fields.setdefault(name, []).append(_hidden(value))
+    if "\0" in script or any("\0" in value for values in fields.values() for value in values):
+        return None  # no path or variable has one, and nothing could be started with it
     first = {name: values[0] for name, values in fields.items()}
     number = first.get("overlay", "")
     if not number.isdecimal() or not number.isascii() or len(number) > 4:
