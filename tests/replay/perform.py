@@ -12,7 +12,9 @@ from replay import judge, scenes, story
 @pytest.fixture
 def memory(tmp_path):
     """Return a directory in memory, where that can be had: the states of an image are many."""
-    above = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    # In a container that may be a few megabytes; a record of a session takes 100.
+    roomy = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > _ROOM
+    above = "/dev/shm" if roomy else tmp_path
     path = tempfile.mkdtemp(prefix="overlay-replay-", dir=above)
     yield path
     shutil.rmtree(path)
@@ -57,4 +59,5 @@ def perform(memory, words, environ, settings, count):
     return perform
 
 
+_ROOM = 1 << 30  # bytes
 _EACH = 250  # states of a story that is recorded once
