@@ -182,7 +182,7 @@ def become(
     environ: Mapping[str, str],
     direct: Sequence[str] | None = None,
 ) -> NoReturn:
-    """Enter, and become the command, as the engine would start it; what try_it() has tried.
+    """Enter, and become the command, as the engine would start it; it was tried before.
 
     words    its command line
     environ  its environment
@@ -206,9 +206,12 @@ def _become(
 ) -> NoReturn:
     """Do what become() does. Raises OSError."""
     signals = __import__("_signal")  # signal itself would bring enum
+    here = os.stat(".")
     if not door.go():
         raise PermissionError(1, "its namespaces are closed")
     os.chdir(cwd)
+    if not _same(os.stat("."), here):
+        raise FileNotFoundError(2, f"{cwd} is another directory there; see --no-share")
     calls = door.calls
     capability = 0
     while calls.prctl(_CAPBSET_READ, capability) >= 0:

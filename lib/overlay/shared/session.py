@@ -388,6 +388,7 @@ def _note(found: _Wanted, record: Record, way: Way, environ: Mapping[str, str]) 
             found.environ,
             way.root,
             session=key.name_of(record.key),
+            member=record,
             contents=[
                 *_files_of(config, way.root),
                 facts.engine.path,

@@ -114,6 +114,7 @@ def note(
     root: str,
     *,
     session: str,
+    member: record.Record,
     contents: Iterable[str],
     places: Iterable[str],
     variables: Mapping[str, str | None],
@@ -128,6 +129,7 @@ def note(
     words      the command line
     root       the tree that the commands run from
     session    the name of the key of the session
+    member     the session, in which the current directory was seen to be the same
     contents   files that are to be as they are
     places     paths that are to lead to what they lead to
     variables  name -> value of what the settings name; None: it is not set
@@ -142,6 +144,7 @@ def note(
     data = record.dump(
         {
             "s": [session],
+            "w": [f"{member.pid} {member.ticks}"],
             "k": [text],
             "c": [f"{path}\n{key.of_path(path)}" for path in contents],
             "p": [f"{path}\n{key.of_path(path, content=False)}" for path in places],
@@ -270,7 +273,9 @@ def _enter(
         cwd=cwd,
     )
     door = join.open_door(session)
-    join.try_it(door, cwd, files, wanted, made["PATH"])
+    seen = fields.get("w") == [f"{session.pid} {session.ticks}"]
+    if files or not seen or ("/" in wanted and wanted != "/bin/sh" and os.path.exists(wanted)):
+        join.try_it(door, cwd, files, wanted, made["PATH"])
     join.hand_on(lease)
     from overlay.output import Output
 
