@@ -1241,6 +1241,42 @@ NOTHING = (
             "no directory is named",
             "the current one: overlay-admin report --csv .",
         ),
+        (
+            "create-overlay -f commands run.sh -o z",
+            2,
+            "cannot understand run.sh here",
+            "all in one file: cat commands run.sh >install.txt; create-overlay -o z -f install.txt",
+        ),
+        (
+            "mount-overlay unmount a.ext3",
+            2,
+            "cannot understand unmount a.ext3 here",
+            "a session ends with its shell: exit",
+        ),
+        (
+            "run-overlay -o a.ext3 -w /opt -- ls",
+            2,
+            "there is no option -w",
+            "it begins where you are; to change that: run-overlay -o a.ext3 -- bash -c 'cd /opt && ls'",
+        ),
+        (
+            "update-overlay a.ext3 ls -l",
+            2,
+            "there is no option -l",
+            "a command stands behind --: update-overlay a.ext3 -- ls -l",
+        ),
+        (
+            "overlay-admin list-overlays",
+            2,
+            "list-overlays is not one of the commands config, doctor, report, sessions, pages",
+            "it is a command of its own: list-overlays",
+        ),
+        (
+            "overlay-admin report --html",
+            2,
+            "behind --html there must be FILE",
+            "for example: --html report.html",
+        ),
     ],
 )
 def test_errors(run, scratch, line, status, sentence, hint):

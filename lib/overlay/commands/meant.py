@@ -252,6 +252,10 @@ def create(line: Line) -> str:
         text = " ".join([before, *extra])
         rest = typed([line.program, *_without(kept, "-f", "--file")])
         return into_a_file(text, rest)
+    if files and os.path.isfile(files[-1]) and os.path.isfile(first):
+        rest = typed([line.program, *_without(kept, "-f", "--file")])
+        both = typed([files[-1], *extra])
+        return f"all in one file: cat {both} >install.txt; {rest} -f install.txt"
     if first.startswith("/") and before in _values(kept, "--from") and ":" not in before:
         kept[len(kept) - 1 - kept[::-1].index(before)] += f":{first}"
         return f"where it goes inside stands behind a colon: {typed([line.program, *kept])}"

@@ -91,7 +91,9 @@ def _not_one_of(option: str, given: str, known: str) -> OverlayError:
     if option == "COMMAND":
         what = f"{quote(given)} is not one of the commands {known}"
         other = _OTHER_COMMANDS.get(given)
-        return _error(what, _did_you_mean(given, words) or other or _SUBCOMMANDS)
+        if given.endswith(("-overlay", "-overlays")):
+            other = f"it is a command of its own: {given}"
+        return _error(what, other or _did_you_mean(given, words) or _SUBCOMMANDS)
     what = f"{option}: {quote(given)} is not one of {known}"
     return _error(what, _did_you_mean(given, words) or f"for example: {option} {words[0]}")
 
@@ -185,6 +187,8 @@ def _unrecognized_hint(parser: argparse.ArgumentParser, line: Line) -> str:
     if first.startswith("-") and first != "-":
         return _option_hint(parser, line, first.partition("=")[0])
     if program in _SESSIONS:
+        if first in ("umount", "unmount", "exit"):
+            return str(hint_for(program, "--unmount"))
         why, whole = meant.session(line)
         return f"{why}: {whole}" if why else whole
     if program.startswith("create-overlay"):
@@ -204,6 +208,14 @@ def _option_hint(parser: argparse.ArgumentParser, line: Line, name: str) -> str:
         if name in ("-f", "--file"):
             return f"a shell takes no file of commands: {whole}"
         return f"that is for commands: {whole} -- COMMAND"
+    alone = [word for word in line.words if not word.startswith("-")]
+    if program == "update-overlay" and line.command is None and alone[1:]:
+        at = line.words.index(alone[1])
+        if at < line.words.index(line.extra[0]):
+            whole = meant.typed([program, *line.words[:at], "--", *line.words[at:]])
+            return f"a command stands behind --: {whole}"
+    if name == "-w" and line.extra[1:] and line.extra[1].startswith("/"):
+        name = "--workdir"
     other = hint_for(program.replace("-conda", ""), name)
     if other and other.startswith("-"):
         return f"did you mean {other}?"
@@ -297,7 +309,8 @@ def _needless_argument(
 _EXAMPLES = {"--activate": "/opt/env", "--bind": "/data", "--check": "overlay.ini",
              "--compression": "zstd", "--container": "base.sif", "--engine-option": "--cleanenv",
              "--file": "job.txt", "--files": "200", "--from": "data.tar.gz:/data", "--keep": "layers",
-             "--older": "90", "--output": "all.sqsh", "--overlay": "env.ext3", "--set": "OMP_NUM_THREADS=1",
+             "--html": "report.html", "--older": "90",
+             "--output": "all.sqsh", "--overlay": "env.ext3", "--set": "OMP_NUM_THREADS=1",
              "--size": "10G", "--sort": "size", "--versions": "3"}  # fmt: skip
 
 
