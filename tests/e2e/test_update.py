@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 
 import pytest
 from e2e.safety.trees import CLEAN, Session, kill_tree, state
@@ -266,6 +267,10 @@ def test_of_a_colleague(run, colleague, scratch):
         ("update-overlay env.ext3 -f nothing", 66),
         ("update-overlay nothing.ext3 -- true", 66),
         ("update-overlay env.ext3 --versions 0 -- true", 2),
+        ("update-overlay --undo env.ext3 --versions 2", 2),
+        ("update-overlay -o env.ext3 env.ext3 -- true", 2),
+        ("update-overlay env.ext3 -c nope -- true", 66),
+        ("update-overlay env.ext3 -b /nope -- true", 66),
         ("update-overlay env.ext3 --", 2),
     ],
 )
@@ -274,8 +279,9 @@ def test_wrong(run, scratch, env, line, status):
     before = env.read_bytes()
     said = run(*line.split())
     assert said.status == status, said
-    assert "hint" in said.stderr
+    assert "hint" in said.stderr and "copying" not in said.stderr
     assert env.read_bytes() == before
+    assert names(scratch) == ["env.ext3"]
 
 
 def packing(path):
@@ -324,6 +330,28 @@ def test_packed(ok, run, words, environ, scratch, packed, read):
     assert "before an update" in ok("list-overlays", ".")
     ok("update-overlay", "--forget", "env.sqsh")
     assert names(scratch) == ["env.sqsh"]
+
+
+def test_packed_by_two(run, words, environ, scratch, packed, read):
+    """Of two updates of a file that its owner may not write the second is told of the first."""
+    line = "echo begun; read x; echo two >/opt/x/f"
+    update = start(words, environ, scratch, "update-overlay", "env.sqsh", "--", "sh", "-c", line)
+    update.complains("begun")
+    for other in (["env.sqsh", "--", "true"], ["--undo", "env.sqsh"]):
+        said = run("update-overlay", *other)
+        assert said.status == (75 if "--" in other else 73), said
+    assert update.end()[0] == 0
+    assert read("env.sqsh") == "two\n"
+
+
+def test_soft_limits(run, words, environ, scratch, env, read):
+    """Soft limits are for the commands, not for the copy."""
+    line = "ulimit -S -f 1000; exec " + shlex.join(
+        [*words("update-overlay"), "env.ext3", "--", "sh", "-c", "ulimit -f >/opt/x/f"]
+    )
+    done = subprocess.run(["bash", "-c", line], env=environ, cwd=scratch, capture_output=True)
+    assert done.returncode == 0, done
+    assert 0 < int(read()) <= 2000  # blocks of 512 bytes, or of 1024
 
 
 def test_packed_stays_closed(ok, run, env):

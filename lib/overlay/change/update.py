@@ -28,8 +28,9 @@ from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
 from overlay.image import lock
 from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
+from overlay.launch.facts import check_memory, gather
 from overlay.launch.request import Overlay, Session
-from overlay.launch.run import run
+from overlay.launch.run import run, without_soft_limits
 from overlay.output import Output
 from overlay.safety import blocks, guard, repair, replace, stale
 from overlay.safety import versions as versions_of
@@ -116,21 +117,24 @@ class Updating:
         """
         with ending.cleaning_up(), self._told():
             stale.remove_stale(os.path.dirname(self._path), self._scratch)
+            self._check(session)
             scratch = self._choose_place()
             place = private.make_work(scratch, os.uname().nodename, os.getpid(), ".copy")
             try:
                 copy = os.path.join(place, _image_name(self._path))
                 self._output.name(copy, self._old.path)
                 self._output.notice(f"copying {quote(self._old.path)} to {quote(scratch)}")
-                self._working.make(copy, scratch)
+                with without_soft_limits():
+                    self._working.make(copy, scratch)
                 ready = Refresh(copy, self._old.path, session, self._config, self._output)
                 self._run(session, copy)
                 if not os.path.exists(copy):
                     why = f"something has removed its copy in {quote(scratch)}"
                     raise self._failed(why, private.HINT)
-                ready.do(activate)
-                self._see(copy, _entry(session, words, ready.base))
-                return self._into_place(self._working.finish(copy, scratch), versions)
+                with without_soft_limits():
+                    ready.do(activate)
+                    self._see(copy, _entry(session, words, ready.base))
+                    return self._into_place(self._working.finish(copy, scratch), versions)
             finally:
                 private.leave(scratch, place)
 
@@ -143,6 +147,11 @@ class Updating:
             raise self._failed(reason(error)) from None
         except OverlayError as error:
             raise self._output.told(error) from None
+
+    def _check(self, session: Session) -> None:
+        """Refuse what no session could begin with before anything is copied. Raises OverlayError."""
+        check_memory()
+        gather(session.over([Overlay(self._old.path, "ro")], None), self._config).close()
 
     def _failed(self, why: str, hint: str | None = None) -> OverlayError:
         words = f"cannot update {quote(self._old.path)}: {why}; it is as it was"
@@ -202,7 +211,11 @@ class Updating:
             return
         with self._log() as log:
             output.notice(f"what the commands print goes to {quote(log.name)}, too")
-            status = run(request, config, wait=None, output=output, replace=False, log=log)
+            try:
+                status = run(request, config, wait=None, output=output, replace=False, log=log)
+            except OverlayError:
+                os.unlink(log.name)  # nothing was run
+                raise
             self._ended(status, log.name)
         os.unlink(log.name)
 

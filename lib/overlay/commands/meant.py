@@ -326,6 +326,7 @@ def update(line: Line, overlay: str) -> str:
     kept = line.understood()
     if overlay in kept:
         kept.remove(overlay)
+    kept = [word for word in kept if word not in ("-o", "--overlay")]  # it is named without
     if not _is_overlay(overlay):  # it may stand behind what is to be done, or not at all
         others = [word for word in line.extra if _is_overlay(word)]
         line.extra = [overlay, *(word for word in line.extra if word not in others)]

@@ -130,6 +130,12 @@ def test_lists_of_access(ok, make, scratch):
     ok("resize-overlay", "-q", "a.ext3", "-n", "5")
     assert os.getxattr(path, "system.posix_acl_access") == shared
     assert mode(path) == 0o660
+    group = next(number for number in os.getgroups() if number != os.getegid())
+    os.chown(path, -1, group)
+    for line in (["-n", "6", "a.ext3", "--", "true"], ["--undo", "a.ext3"]):
+        ok("update-overlay", "-q", *line)
+        assert os.getxattr(path, "system.posix_acl_access") == shared
+        assert (mode(path), path.stat().st_gid) == (0o660, group)
     project = scratch / "project"
     project.mkdir()
     os.setxattr(project, "system.posix_acl_default", shared)
