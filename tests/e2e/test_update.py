@@ -126,6 +126,7 @@ def test_failed(run, scratch, env, read, line, status):
     (scratch / "more").write_text("set -e\n" + line + "\n")
     said = run("update-overlay", "env.ext3", "-f", "more")
     assert said.status == status, said
+    assert "resize-overlay" not in said.stderr  # another size and the same update are one line
     assert "it is as it was" in said.stderr
     assert "less" in said.stderr and "env.ext3.log" in said.stderr
     assert f"overlay-{os.getuid()}/" not in said.stderr  # the overlay is named, not its copy

@@ -122,7 +122,7 @@ class Updating:
             place = private.make_work(scratch, os.uname().nodename, os.getpid(), ".copy")
             try:
                 copy = os.path.join(place, _image_name(self._path))
-                self._output.name(copy, self._old.path)
+                self._name(copy)
                 self._output.notice(f"copying {quote(self._old.path)} to {quote(scratch)}")
                 with without_soft_limits():
                     self._working.make(copy, scratch)
@@ -147,6 +147,16 @@ class Updating:
             raise self._failed(reason(error)) from None
         except OverlayError as error:
             raise self._output.told(error) from None
+
+    def _name(self, copy: str) -> None:
+        """Let what is said of the copy be said of the overlay, and what would mend it, mend that."""
+        path, here, name = quote(self._old.path), quote(copy), self._output.name_words
+        for words in ("is sparse", "was not closed", "could not be"):
+            name(f"{here} {words}", f"the copy of {path} {words}")
+        larger = private.HINT if self._old.is_compressed else f"update-overlay {path} -s +SIZE"
+        name(f"resize-overlay {here} -s +SIZE", larger)
+        name(f"check-overlay {here}", "the same line once more")
+        self._output.name(copy, self._old.path)
 
     def _check(self, session: Session) -> None:
         """Refuse what no session could begin with before anything is copied. Raises OverlayError."""
@@ -353,6 +363,10 @@ class _Naming(Output):
     def __init__(self, output: Output) -> None:
         super().__init__(output.program, output.quiet, output.verbose)
         self._names: dict[str, str] = {}
+
+    def name_words(self, words: str, others: str) -> None:
+        """Say other words from now on."""
+        self._names[words] = others
 
     def name(self, file: str, path: str) -> None:
         """Call a file by another path from now on."""
