@@ -30,7 +30,7 @@ from overlay.image import lock
 from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from overlay.launch.facts import check_memory, gather
 from overlay.launch.request import Overlay, Session
-from overlay.launch.run import run, without_soft_limits
+from overlay.launch.run import run
 from overlay.output import Output
 from overlay.safety import blocks, guard, repair, replace, stale
 from overlay.safety import versions as versions_of
@@ -124,17 +124,15 @@ class Updating:
                 copy = os.path.join(place, _image_name(self._path))
                 self._name(copy)
                 self._output.notice(f"copying {quote(self._old.path)} to {quote(scratch)}")
-                with without_soft_limits():
-                    self._working.make(copy, scratch)
+                self._working.make(copy, scratch)
                 ready = Refresh(copy, self._old.path, session, self._config, self._output)
                 self._run(session, copy)
                 if not os.path.exists(copy):
                     why = f"something has removed its copy in {quote(scratch)}"
                     raise self._failed(why, private.HINT)
-                with without_soft_limits():
-                    ready.do(activate)
-                    self._see(copy, _entry(session, words, ready.base))
-                    return self._into_place(self._working.finish(copy, scratch), versions)
+                ready.do(activate)
+                self._see(copy, _entry(session, words, ready.base))
+                return self._into_place(self._working.finish(copy, scratch), versions)
             finally:
                 private.leave(scratch, place)
 
