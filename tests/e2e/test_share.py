@@ -186,6 +186,15 @@ def test_session_of_its_own(run, overlay, local, options, why):
     assert not keepers(local)
 
 
+def test_nowhere_to_meet(run, environ, overlay, local):
+    """Where the files of shared sessions cannot lie, each command has a session of its own."""
+    overlay("env.ext3")
+    environ["OVERLAY_SCRATCH_LOCAL"] = f"{local}/not/there"
+    result = run("run-overlay", "-v", "--share", "-o", "env.ext3:ro", "--", "echo", "done")
+    assert result[:2] == (0, "done\n")
+    assert "a session of its own: cannot make " in result.stderr
+
+
 def test_substitution_returns(words, environ, scratch, overlay, local):
     """The keeper holds nothing of who has started it: a reader of its output is not kept waiting."""
     overlay("env.ext3")

@@ -7,6 +7,7 @@ import os
 import time
 
 from overlay import __version__
+from overlay.errors import OverlayError
 from overlay.host import places, private, process
 from overlay.host.limits import NoSoftLimits
 from overlay.launch.command import is_plain
@@ -221,7 +222,10 @@ def _start(
 
     Raises Refused; OverlayError for overlays that are in use, or damaged.
     """
-    directory = place.open_directory(private.make(found.scratch))
+    try:
+        directory = place.open_directory(private.make(found.scratch))
+    except OverlayError as error:
+        raise Refused(error.what) from None
     if directory is None:
         raise Refused("the user's directory on scratch cannot be opened")
     begun = time.monotonic()
