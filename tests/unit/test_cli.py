@@ -39,7 +39,7 @@ def told(program, sentence, hint=None):
 
 SUBCOMMANDS = (
     "overlay-admin config shows the settings, overlay-admin doctor tries this node,"
-    " overlay-admin report DIR counts overlays"
+    " overlay-admin report DIR counts overlays, overlay-admin pages DIR writes pages"
 )
 AMOUNTS = "'abc' is not a size; it looks like 500, 500M, 20G or 1.5T"
 LIST = "list-overlays DIRECTORY; one overlay: show-overlay OVERLAY"
