@@ -15,6 +15,8 @@ from replay.perform import memory, perform  # noqa: F401
 SEED = int(os.environ.get("OVERLAY_SEED") or 0)
 SECONDS = float(os.environ.get("OVERLAY_SECONDS") or 900)
 OFTEN = {scenes.session: 3000, scenes.pip: 800, scenes.repairs: 1000}
+# sqlite's journal does not survive it, see docs/replay.md.
+NOT_PROMISED = {(scenes.journal, "torn")}
 STATES = {scene: OFTEN.get(scene, 500) for scene in scenes.PROMISES}
 
 
@@ -27,7 +29,8 @@ def test_enough(count):
 @pytest.mark.parametrize("scene", STATES, ids=lambda scene: scene.__name__)
 def test_every_prefix(perform, count, scene):  # noqa: F811
     """Nothing is lost that was synced, and every image can be used."""
-    tallies, seed = perform(scene, dict.fromkeys(story.ENDS, STATES[scene]), SEED, SECONDS)
+    endings = [one for one in story.ENDS if (scene, one) not in NOT_PROMISED]
+    tallies, seed = perform(scene, dict.fromkeys(endings, STATES[scene]), SEED, SECONDS)
     count(f"{scene.__name__}: OVERLAY_SEED={seed} goes on there")
     for tally in tallies:
         assert not tally.losses, (tally.row(), tally.losses[:3])

@@ -14,7 +14,6 @@ STATES = {
     scenes.end: 10,
     scenes.pip: 10,
     scenes.wal: 12,
-    scenes.journal: 12,
     scenes.repairs: 10,
     scenes.growth: 12,
     scenes.foreign_growth: 10,
