@@ -25,7 +25,8 @@ def test_killed(run, ok, start, make, scratch, rounds, count):
     path = make("env.ext3", 24, 2)
     ok("run-overlay", "-q", "-o", "env.ext3", "--", "sh", "-c", WRITE.format(0))
     begin = time.monotonic()
-    ok("update-overlay", "-q", "env.ext3", "--", "sh", "-c", WRITE.format(1))
+    first = start("update-overlay", "-q", "env.ext3", "--", "sh", "-c", WRITE.format(1))
+    assert first.wait() == 0
     span, now, new = time.monotonic() - begin, 1, 0
     number = rounds(4, 40)
     for turn in range(2, 2 + number):
