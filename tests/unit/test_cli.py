@@ -26,6 +26,7 @@ def overlays(scratch, make_image):
     (scratch / "program").write_text("#!/bin/sh\n")
     (scratch / "program").chmod(0o755)
     (scratch / "binary").write_bytes(b"\x7fELF\0" * 99)
+    (scratch / "binary").chmod(0o755)
     (scratch / "data.zip").write_bytes(b"PK\3\4")
     (scratch / "d").mkdir()
     (scratch / "d" / "f").write_text("x\n")
@@ -1276,6 +1277,20 @@ NOTHING = (
             2,
             "behind --html there must be FILE",
             "for example: --html report.html",
+        ),
+        (
+            "create-overlay --from=d /srv/data",
+            2,
+            "cannot understand /srv/data here",
+            "where it goes inside stands behind a colon: create-overlay --from=d:/srv/data",
+        ),
+        ("resize-overlay a.ext3 --n 5", 2, "there is no option --n", "did you mean -n?"),
+        ("show-overlay --du", 2, "no overlay is named", "show-overlay --du OVERLAY"),
+        (
+            "update-overlay a.ext3 command",
+            2,
+            "what is run in the copy stands behind -f or --: command",
+            "update-overlay a.ext3 -f commands",
         ),
     ],
 )

@@ -860,7 +860,7 @@ def test_read_commands_refuses(scratch, monkeypatch, name, sentence):
         (
             b"\x7fELF\2\0",
             "c.txt is not a text, and -f runs bash commands",
-            "one command stands behind --: run-overlay -o OVERLAY -- ./c.txt",
+            "name a text file of bash commands, one a line",
         ),
     ],
 )

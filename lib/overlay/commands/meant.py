@@ -6,6 +6,7 @@ import os
 import re
 
 from overlay.errors import quote
+from overlay.host.near import beside
 from overlay.launch.not_commands import installs, into_a_file, run_with, split
 
 TYPE_CHECKING = False
@@ -256,7 +257,8 @@ def create(line: Line) -> str:
         rest = typed([line.program, *_without(kept, "-f", "--file")])
         both = typed([files[-1], *extra])
         return f"all in one file: cat {both} >install.txt; {rest} -f install.txt"
-    if first.startswith("/") and before in _values(kept, "--from") and ":" not in before:
+    source = before.removeprefix("--from=")
+    if first.startswith("/") and source in _values(kept, "--from") and ":" not in before:
         kept[len(kept) - 1 - kept[::-1].index(before)] += f":{first}"
         return f"where it goes inside stands behind a colon: {typed([line.program, *kept])}"
     if line.program == "create-overlay-conda" and ("=" in first or first in ("create", "install")):
@@ -265,7 +267,7 @@ def create(line: Line) -> str:
             "packages are installed inside, when it is made: mount-overlay -o"
             f" {quote(name[0]) if name else 'NAME'}"
         )
-    source = next((word for word in extra if _is_source(word)), None)
+    source = next((word for word in extra if _is_source(word)), "")
     if source and not _values(kept, "--from"):
         stem = os.path.basename(source.rstrip("/")).partition(".")[0]
         more = [] if _values(kept, "-o", "--overlay") or not stem else ["-o", stem]
@@ -344,6 +346,9 @@ def update(line: Line, overlay: str) -> str:
         return typed([*line_now, "--", *line.extra, *line.command])
     if len(line.extra) == 1 and os.path.splitext(first)[1] in _BASH[1:]:
         return typed([*line_now, "-f", first])  # it may not be there yet
+    near = None if os.path.exists(first) or len(line.extra) > 1 else beside(first)
+    if near:
+        return typed([*line_now, "-f", near])
     return typed([*line_now, *_started(line.extra)])
 
 

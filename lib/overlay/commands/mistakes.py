@@ -235,6 +235,8 @@ def _option_hint(parser: argparse.ArgumentParser, line: Line, name: str) -> str:
         own = [word for word in line.words if not word.startswith("-")]
         rest = [word for word in line.words if word.startswith("-")]
         return f"options stand behind the command: {meant.typed([program, *own, *rest])}"
+    if name.startswith("--") and name[1:] in known:
+        return f"did you mean {name[1:]}?"
     file = name.lstrip("-")
     if program in _SESSIONS and os.path.isfile(file):
         line.extra[0] = file

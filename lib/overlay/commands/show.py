@@ -363,7 +363,11 @@ def _parse(parser: Parser, words: Sequence[str]) -> Namespace:
     options = parse_overlays(parser, words)
     for name in ("files", "du"):
         value = getattr(options, name)
-        if value and _is_here(value) and (not options.overlays or not value.startswith("/")):
+        if (
+            value not in (None, "/")
+            and _is_here(value)
+            and (not options.overlays or not value.startswith("/"))
+        ):
             inside = [word for word in options.overlays if _is_inside(word)]
             options.overlays = [word for word in options.overlays if word not in inside[:1]] + [
                 value

@@ -26,7 +26,13 @@ def alike(word: str, known: Iterable[str]) -> str | None:
 
 
 def meant(path: str, fits: Callable[[str], bool] = os.path.isfile) -> str | None:
-    """Return the question whether a file beside a path that is not there was meant, or None.
+    """Return the question whether a file beside a path that is not there was meant; see beside()."""
+    near = beside(path, fits)
+    return f"did you mean {quote(near)}?" if near else None
+
+
+def beside(path: str, fits: Callable[[str], bool] = os.path.isfile) -> str | None:
+    """Return the path of a file with nearly the name of one that is not there, None without one.
 
     fits  whether it can have been that, by its path
     """
@@ -37,4 +43,4 @@ def meant(path: str, fits: Callable[[str], bool] = os.path.isfile) -> str | None
     except (OSError, ValueError):
         return None
     near = alike(name, (one for one in names if fits(os.path.join(directory, one))))
-    return f"did you mean {quote(os.path.join(directory, near))}?" if near else None
+    return os.path.join(directory, near) if near else None

@@ -95,10 +95,12 @@ def binary(path: str, head: bytes, program: str) -> OverlayError:
         )
     if kind_of(head) is None:
         started = path if "/" in path else f"./{path}"
+        is_program = os.access(path, os.X_OK)
+        plain = "name a text file of bash commands, one a line"
         return OverlayError(
             f"{quote(path)} is not a text, and -f runs bash commands",
             status=USAGE,
-            hint=_as_command([started], program),
+            hint=_as_command([started], program) if is_program else plain,
         )
     hint = f"run-overlay -o {quote(path)} -f FILE"
     if program == "update-overlay":
