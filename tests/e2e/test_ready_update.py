@@ -46,6 +46,23 @@ def test_change_in_activation(run, shown, scratch, env):
     assert shown('echo "$MORE $GIVEN"', "env.ext3.~1~") == "it's"
 
 
+def test_nothing_to_find_out(run, shown, env):
+    """A venv whose own two files are as they were is not asked again; all else is."""
+
+    def starts(*words):
+        said = run("update-overlay", "-v", "env.ext3", *words)
+        assert said.status == 0, said
+        lines = [line for line in said.stderr.splitlines() if line.startswith("+ ")]
+        return sum(" exec " in line and "apptainer" in line for line in lines)
+
+    assert starts("--", "sh", "-c", "mkdir /data; echo x >/opt/env/more") == 1
+    assert shown() == READY
+    assert starts("--", "sh", "-c", "echo 'export MORE=more' >>/opt/env/bin/activate") == 2
+    assert shown('echo "$MORE $GIVEN"') == "more it's"
+    assert starts("--activate", "/opt/env", "--", "true") == 2
+    assert shown('echo "$MORE $GIVEN"') == "more it's"
+
+
 def test_removed(run, shown, env):
     """One that is gone is said, and no longer first in PATH."""
     said = run("update-overlay", "env.ext3", "--", "rm", "-r", "/opt/env")

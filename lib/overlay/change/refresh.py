@@ -51,6 +51,7 @@ class Refresh:
             self._environments = set(find.environments_in(whole))
             named = [path for one in note.read(whole) for path in one.directories]
             self._held = set(filter(whole.holds, named))
+            self._scripts = {path: _scripts(whole, path) for path in named}
         finally:
             whole.close()
 
@@ -67,15 +68,20 @@ class Refresh:
             notes = [one for one in note.read(whole) if one.format <= note.FORMAT]
             found = list(find.environments_in(whole))
             changes = self._changes(whole, notes, found, wanted)
-            if not notes and not changes:
-                return
-            # What it sets by itself is not to be found there already.
-            own = [path for one, _directories in changes for path in lines(one)]
-            carry.write(whole, {}, own, self._place, self._config.environ)
+            same = [] if wanted is not None else [one for one in changes if self._is(whole, *one)]
         finally:
             whole.close()
+        if not notes and not changes:
+            return
         image = self._image()
         self.base = identity(image)
+        if all(_is_of(one, self.base) for one in notes):
+            # What it sets is known: to ask once more takes a session.
+            changes = [one for one in changes if one not in same]
+            if not changes:
+                return
+        # What it sets by itself is not to be found there already.
+        self._remove([path for one, _directories in changes for path in lines(one)])
         made = {one.id: one for one in notes}
         for one, directories in changes:
             made[one.id] = self._made(one, directories, found, wanted is not None)
@@ -115,6 +121,29 @@ class Refresh:
             self._output.notice(f"not activated: {' '.join(map(quote, new[:5]))}")
             self._output.notice(f"to choose: update-overlay {quote(self._name)} {options}")
         return changes
+
+    def _is(self, whole: Ext3Image, one: Note, directories: list[str]) -> bool:
+        """Return whether a Note still says what its directories do, as far as that is seen at once.
+
+        So it is of venvs, whose own two files alone decide, when neither has changed.
+        """
+        return (
+            directories == list(one.directories)
+            and bool(directories)
+            and all(
+                self._scripts[path] is not None and self._scripts[path] == _scripts(whole, path)
+                for path in directories
+            )
+            and note.is_intact(whole, one)
+        )
+
+    def _remove(self, names: Sequence[str]) -> None:
+        """Remove files from the copy."""
+        whole = guard.open_whole(self._copy)
+        try:
+            carry.write(whole, {}, names, self._place, self._config.environ)
+        finally:
+            whole.close()
 
     def _made(self, old: Note, directories: list[str], found: list[str], chosen: bool) -> Note:
         """Return the Note that activates some directories in the place of another."""
@@ -186,3 +215,20 @@ class Refresh:
     @property
     def _place(self) -> str:
         return os.path.dirname(self._copy)
+
+
+def _scripts(whole: Ext3Image, directory: str) -> tuple[bytes, bytes] | None:
+    """Return what decides what a venv sets (see environment.learn), None for what is none."""
+    configuration = whole.content_of(f"{directory}/pyvenv.cfg", note.MOST)
+    script = whole.content_of(f"{directory}/bin/activate", note.MOST)
+    return None if configuration is None or script is None else (configuration, script)
+
+
+def _is_of(one: Note, base: Base | None) -> bool:
+    """Return whether a Note was made for a base image, on a node such as this."""
+    return (
+        base is not None
+        and one.base is not None
+        and (one.base.path, one.base.size, one.base.mark) == (base.path, base.size, base.mark)
+        and one.machine == os.uname().machine
+    )
