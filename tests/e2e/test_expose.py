@@ -82,11 +82,15 @@ def test_what_is_chosen(ok, run, scratch, image):
     ok("expose-overlay", "-o", image, "--program", "tool", "--name", "t", "d")
     assert sorted(os.listdir(scratch / "d/bin")) == ["mine", "tool"]
     assert sorted(os.listdir(scratch / "d/modulefiles")) == ["t", "t.lua"]
+    ok("expose-overlay", image, "d")  # overlays may be named without -o
+    assert "python" in os.listdir(scratch / "d/bin")
+    ok("expose-overlay", "-o", image, "--program", "tool", "--name", "t", "d")
     done = run("expose-overlay", "-o", image, "--program", "none", "d")
     assert done.status == 66 and "there is no program none in /opt/env/bin" in done.stderr
     ok("expose-overlay", "--remove", "d")
     assert os.listdir(scratch / "d") == ["bin"] and os.listdir(scratch / "d/bin") == ["mine"]
     assert run("expose-overlay", "--remove", "d").status == 66
+    assert run("expose-overlay", "--remove", image).status == 66
 
 
 def test_nobody_elses_file(run, scratch, image):
@@ -389,6 +393,9 @@ def test_no_kernel(run, scratch, image):
         (["--kernel", "mine"], "it is not said where the kernel goes"),
         (["--kernel", "a/b", "--user"], "cannot be the name of a kernel"),
         ([], "the directory for the commands is not named"),
+        ([""], "the name of the directory is empty"),
+        (["--user"], "say where a kernel goes, and none is named"),
+        (["-p", "python", "d"], "there is no option -p"),
     ):
         done = run("expose-overlay", "-o", image, *words)
         assert done.status == 2 and said in done.stderr, done

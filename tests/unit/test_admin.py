@@ -296,6 +296,8 @@ def test_page(ok, run, overlays):
         done = run("overlay-admin", "report", "--html", overlays / other, overlays)
         assert done.status == 73 and "exists already" in done.stderr
         assert (overlays / other).read_bytes() == before
+    done = run("overlay-admin", "report", "--html", overlays, overlays)
+    assert done.status == 73 and "it is a directory" in done.stderr
     assert sorted(os.listdir(overlays)) == ["a.ext3", "notes.txt", "report.html"]
 
 

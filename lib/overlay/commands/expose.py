@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from overlay.commands.arguments import Command, add_binds, add_container, add_verbosity
+from overlay.commands.arguments import Command, add_binds, add_container, add_verbosity, parse_mixed
 from overlay.errors import MISSING, USAGE, OverlayError, quote
 from overlay.expose import choose, inside, write
 from overlay.image import image as images
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Write, or remove, what the options ask for. Raises OverlayError."""
+    _take_directory(options)
     target = _target(options, environ)
     if options.remove:
         count = write.remove(target)
@@ -114,14 +115,32 @@ def _start(root: str) -> str:
     )
 
 
+def _take_directory(options: Namespace) -> None:
+    """Part the words without an option: overlays, and the directory as the last of them."""
+    words, goes_elsewhere = options.words_apart, options.user or options.prefix
+    options.directory = None if goes_elsewhere or not words else words.pop()
+    if options.directory == "":
+        raise OverlayError("the name of the directory is empty", status=USAGE)
+    options.overlays = words + options.overlays if not options.remove else options.overlays
+
+
 def _target(options: Namespace, environ: Mapping[str, str]) -> str:
     """Return the directory that is written into. Raises OverlayError (USAGE)."""
     if not options.kernel:
-        if options.directory is None or options.user or options.prefix:
+        if options.user or options.prefix:
+            raise OverlayError(
+                "--user and --prefix say where a kernel goes, and none is named",
+                status=USAGE,
+                hint="expose-overlay -o OVERLAY --kernel NAME --user; commands: expose-overlay -o"
+                " OVERLAY DIR",
+            )
+        if options.directory is None:
             raise OverlayError(
                 "the directory for the commands is not named",
                 status=USAGE,
-                hint="expose-overlay -o OVERLAY DIR, or --kernel NAME --user",
+                hint="expose-overlay --remove DIR"
+                if options.remove
+                else "expose-overlay -o OVERLAY DIR, or --kernel NAME --user",
             )
         return os.path.abspath(str(options.directory))
     if not options.kernel.replace("-", "").replace("_", "").replace(".", "").isalnum():
@@ -181,7 +200,7 @@ def _add_options(parser: Parser) -> None:
     group.add_argument("--all", action="store_true", help="expose all, even what the host has too")
     group = parser.add_argument_group("where")
     group.add_argument(
-        "directory", metavar="DIR", nargs="?", help="gets bin and modulefiles; made if needed"
+        "words_apart", metavar="DIR", nargs="*", help="gets bin and modulefiles; made if needed"
     )
     group.add_argument(
         "--name", metavar="NAME", help="of the module; the overlay's name without it"
@@ -201,6 +220,7 @@ PROGRAMS = {
         "expose-overlay -o env.ext3 --kernel env --user\n"
         "expose-overlay --remove ~/env",
         _add_options,
+        parse_mixed,
         in_page=("--quiet", "--verbose", "--bind"),
     ),
 }

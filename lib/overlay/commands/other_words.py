@@ -97,6 +97,17 @@ _OTHER_WORDS = {
         "--versions": "--keep",
         "a new one: create-overlay --from {given} -o NAME": "--from --template -t",
     },
+    "expose-overlay": {
+        "they only read it: {line}": _READ_ONLY_WORDS,
+        _NO_NEED: "-y --yes --force --share --bin",
+        "--program": "-p -P --programs --only --command --bins",
+        "--remove": "--delete --uninstall --undo --rm --clean",
+        "--kernel": "-k --jupyter --kernelspec --notebook --ipykernel",
+        "--name": "-n --module --modulename --display-name",
+        "--all": "-a --everything",
+        "DIR is named without an option: expose-overlay -o {overlay} {given}":
+            "-d --dir --directory --to --dest --target --output --path",
+    },
     "overlay-admin": {
         SETTINGS: "--set --lock --edit --get",
         "what it says behind do: is yours to type": "--fix",

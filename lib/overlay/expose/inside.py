@@ -34,6 +34,9 @@ done
 """
 
 
+_OWN = "run-overlay: error: "  # what begins the line that says what is wrong
+
+
 class Inside:
     """What was found.
 
@@ -63,8 +66,10 @@ def look(words: Sequence[str], places: Sequence[str], environ: Mapping[str, str]
     """
     done = process.run([*words, "/bin/sh", "-c", _ASK, "sh", *places], environ)
     if done.status:
+        own = [line for line in done.errors.splitlines() if line.startswith(_OWN)]
+        why = own[0][len(_OWN) :] if own else process.last_line(done.errors, done.output)
         raise OverlayError(
-            f"the overlays cannot be opened: {process.last_line(done.errors, done.output)}",
+            f"the overlays cannot be opened: {why}",
             status=UNAVAILABLE,
             hint="see why: mount-overlay -o OVERLAY:ro",
         )

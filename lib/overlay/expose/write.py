@@ -172,7 +172,7 @@ def remove(directory: str) -> int:
 
     Raises OverlayError (MISSING) when nothing was.
     """
-    names = _listed(directory)
+    names = _listed(directory) if os.path.isdir(directory) else []
     if not names:
         raise OverlayError(
             f"nothing was exposed in {quote(directory)}",

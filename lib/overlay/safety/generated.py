@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote, reason
 from overlay.safety import replace
@@ -45,13 +46,17 @@ def is_ours(path: str, mark: str) -> bool:
 
 
 def _old(path: str) -> int | None:
-    """Return a descriptor of what is at a path, None for nothing."""
+    """Return a descriptor of the file at a path, None for nothing."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        old = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise cannot(path, reason(error)) from None
+    if stat.S_ISREG(os.fstat(old).st_mode):
+        return old
+    os.close(old)
+    raise cannot(path, "it is a directory" if os.path.isdir(path) else "it is not a file")
 
 
 def _check(path: str, head: bytes, mark: str, argument: str) -> None:
