@@ -441,7 +441,7 @@ def test_other_archives(run, scratch, mark, what, way):
         65,
         "",
         f"create-overlay: error: file is {what}, which is not unpacked here\n"
-        f"create-overlay: hint: unpack it first: mkdir DIR && {way}; then: --from DIR:/PLACE\n",
+        f"create-overlay: hint: unpack it first: mkdir DIR && {way}; then: --from DIR:/opt/file\n",
     )
 
 

@@ -66,7 +66,7 @@ class Place:
         try:
             size, files = resize.now(whole)
             wanted = _GROWN if size < _GROWN else size + (8 << 20)
-            resize.resizing(whole, wanted, files, self._config, lambda _line: None).do()
+            resize.resizing(whole, wanted, files, self._config, *[lambda _line: None] * 2).do()
             return "grown"
         finally:
             whole.close()

@@ -95,7 +95,7 @@ def written(slurm, job, overlay):
     numbers = [int(number) for number in re.findall(r"written (\d+)", job.output())]
     check = 'for n in $(seq "$1"); do [ "$(cat /data/f$n)" = $n ] || echo lost $n; done'
     last = max(numbers)
-    words = ["-o", f"{overlay}:ro", "--", "sh", "-c", check, "sh", last]
+    words = ["--wait", "60", "-o", f"{overlay}:ro", "--", "sh", "-c", check, "sh", last]
     assert slurm.ours("run-overlay", *words) == ""
     return last
 

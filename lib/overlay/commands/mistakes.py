@@ -221,7 +221,10 @@ def _option_hint(parser: argparse.ArgumentParser, line: Line, name: str) -> str:
         return f"did you mean {other}?"
     if other:
         read_only = meant.session(line, read_only=True)[1] if program in _SESSIONS else ""
-        given = line.extra[1:] or [line.extra[0].partition("=")[2]]
+        # Python 3.13 takes what stands behind it for something that is understood.
+        at = line.words.index(line.extra[0]) + 1 if line.extra[0] in line.words else 0
+        behind = [word for word in line.words[at : at + 1] if at and not word.startswith("-")]
+        given = line.extra[1:] or [line.extra[0].partition("=")[2] or "".join(behind)]
         return other.format(
             overlay=line.overlay(),
             word=quote(line.extra[0]),

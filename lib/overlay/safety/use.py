@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 END_WAIT = 30  # seconds for a server that writes out what it still holds
 
+_LOOKS = 6  # at who is in a shared session, before it is taken to be in use
+_PAUSE = 0.05  # seconds between two of them
+
 
 def in_use(
     image: Image, busy: Busy, environ: Mapping[str, str] | None = None, *, waits: bool = False
@@ -111,8 +114,13 @@ def ask_to_let_go(image: Image) -> bool:
             pass  # it has just ended
     if not keepers:
         return False
-    found, _left_behind = holders.users(image.identity)
-    return all(one.is_server or one.is_shared for one in found)
+    # A shell of theirs that is just ending has no command line any more, by which it is known.
+    for _look in range(_LOOKS):
+        found, _left_behind = holders.users(image.identity)
+        if all(one.is_server or one.is_shared for one in found):
+            return True
+        time.sleep(_PAUSE)
+    return False
 
 
 def is_freed(image: Image, busy: Busy) -> bool:
