@@ -216,6 +216,7 @@ def test_hostile_mke2fs_conf(ok, environ, scratch, text):
     assert ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", "touch /x && echo x") == "x\n"
 
 
+@pytest.mark.usefixtures("own_scratch")
 def test_dry_run(ok, run, environ, scratch):
     """--dry-run does nothing; its lines, pasted, make an overlay that works."""
     printed = ok("create-overlay", "--dry-run", "-s", "16", "-n", "1", "-o", "it's")
