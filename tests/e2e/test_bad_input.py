@@ -249,11 +249,53 @@ def test_smallest_size_of_a_refusal(run, ok):
     ok("create-overlay", "-s", size, "-n", "60", "--sparse")
 
 
-def test_base_image_that_is_none(run, scratch):
-    """A base image that is a text ends with words, not with a traceback."""
-    result = run("run-overlay", "-o", "a.ext3", "-c", "./text.ext3", "--", "true")
-    assert result.status != 0 and result.stdout == ""
-    assert "Traceback" not in result.stderr and "bug" not in result.stderr
+NO_BASE = "name the file of a container image, or leave -c out for the site's own"
+
+
+@pytest.mark.parametrize(
+    ("name", "why", "hint"),
+    [
+        ("text.ext3", ": it is in none of the formats SIF, squashfs and ext3", NO_BASE),
+        ("zeros.ext3", ": it is in none of the formats SIF, squashfs and ext3", NO_BASE),
+        ("void", ": there is no system in that directory", NO_BASE),
+        ("a.ext3", None, "to lay it over the base image: -o ./a.ext3"),
+    ],
+)
+def test_base_image_that_is_none(run, scratch, name, why, hint):
+    """What cannot be a base image is told by name, before the engine is started."""
+    (scratch / "void").mkdir()
+    what = (
+        f"./{name} is not a base image{why}" if why else f"./{name} is an overlay, not a base image"
+    )
+    for program, *words in (
+        ("run-overlay", "-o", "a.ext3", "--", "true"),
+        ("mount-overlay", "-o", "a.ext3"),
+        ("create-overlay", "-f", "f", "-o", "new"),
+    ):
+        result = run(program, "-c", f"./{name}", *words)
+        assert result == (65, "", told(program, what, hint))
+    assert not list(scratch.glob("new*"))
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "environment.yml"])
+def test_list_of_packages(run, scratch, name):
+    """What pip or conda reads is not given to bash, which would write to a file named =2."""
+    (scratch / name).write_text("pandas>=2\n")
+    line = f"pip install -r {name}" if name.endswith("txt") else f"conda env create -f {name}"
+    what = f"{name} is a list of packages, and -f runs bash commands"
+    whole = f"run-overlay -o a.ext3 -- {line}"
+    hint = f"one command stands behind --: {whole}"
+    assert run("run-overlay", "-o", "a.ext3", "-f", name) == (
+        2,
+        "",
+        told("run-overlay", what, hint),
+    )
+    hint = f"one command stands behind --: update-overlay a.ext3 -- {line}"
+    result = run("update-overlay", "a.ext3", "-f", name)
+    assert result == (2, "", told("update-overlay", what, hint))
+    result = run("create-overlay", "-f", name, "-o", "new")
+    assert result.status == 2 and line in result.stderr
+    assert not (scratch / "=2").exists() and not list(scratch.glob("new*"))
 
 
 def test_default_image_of_the_current_directory(run, site, overlay, scratch):
@@ -314,6 +356,17 @@ def test_bind_that_is_not_there(run, overlay):
         "run-overlay: error: there is no /none/such to bind\n"
         "run-overlay: hint: -b SOURCE[:DESTINATION[:ro]]; SOURCE is what is on this machine\n"
     )
+
+
+@pytest.mark.parametrize("name", ["data", ".", "./data"])
+def test_bind_without_a_place_inside(run, overlay, scratch, name):
+    """A name inside begins with /: for one that does not the whole is told."""
+    overlay()
+    (scratch / "data").mkdir()
+    what = f"-b {name}: without a colon it has the same name inside, and names inside begin with /"
+    hint = f"-b '{os.path.normpath(scratch / name)}'"
+    result = run("run-overlay", "-o", "a.ext3", "-b", name, "--", "true")
+    assert result == (2, "", told("run-overlay", what, hint))
 
 
 def test_directory_by_mistake(run, scratch):

@@ -354,8 +354,7 @@ def test_command_of_an_environment(ok, run, overlay):
     result = run("run-overlay", "-o", "a.ext3:ro", "--", "conda", "activate", "one")
     assert result.stderr == (
         "run-overlay: error: conda activate one belongs to a shell, and ends with it\n"
-        "run-overlay: hint: with other commands in a file: -f FILE; or:"
-        " -- bash -c 'conda activate one && COMMAND'\n"
+        "run-overlay: hint: one command in it: -- conda run -n one COMMAND\n"
     )
 
 

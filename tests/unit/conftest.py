@@ -35,7 +35,7 @@ def recorder(tmp_path):
 def base(tmp_path):
     """Return the path of what stands for a base image where none is started."""
     path = tmp_path / "base.sif"
-    path.write_bytes(b"image")
+    path.write_bytes(b"hsqs")
     return path
 
 

@@ -669,6 +669,32 @@ NOTHING = (
         ),
         ("mount-overlay -o a.ext3 --gpu", 2, "there is no option --gpu", "did you mean --nv?"),
         (
+            "pack-overlay a.ext3,a.ext3",
+            66,
+            "there is no overlay a.ext3,a.ext3",
+            "name each apart: a.ext3 a.ext3",
+        ),
+        (
+            "resize-overlay a.ext3 -s 22 -o n",
+            2,
+            "cannot understand a.ext3 here",
+            "the overlay itself gets another size; to have both: cp a.ext3 n.ext3 && resize-overlay"
+            " n.ext3 -s 22",
+        ),
+        (
+            "resize-overlay -o n -s 22 a.ext3",
+            2,
+            "cannot understand a.ext3 here",
+            "the overlay itself gets another size; to have both: cp a.ext3 n.ext3 && resize-overlay"
+            " n.ext3 -s 22",
+        ),
+        (
+            "mount-overlay -o a.ext3,a",
+            66,
+            "there is no overlay a.ext3,a",
+            "name each apart: -o a.ext3 -o a.ext3",
+        ),
+        (
             "mount-overlay -o a.ext3,a.ext3",
             66,
             "there is no overlay a.ext3,a.ext3",

@@ -320,6 +320,14 @@ def resize(line: Line) -> str:
         option = "-n" if amount[-1] in "kK" else "-s"
         return f"resize-overlay {quote(_full(name))} {option} {quote(amount)}"
     options = [word for word in words if word not in alone] or ["-s", "+5G"]
+    new = _values(words, "-o", "--output")
+    if new and alone[1:] and new[-1] in alone and not os.path.exists(_full(new[-1])):
+        alone.remove(new[-1])
+        options.remove(words[words.index(new[-1]) - 1])
+        copy = new[-1].removesuffix(".ext3") + ".ext3"
+        resize = typed(["resize-overlay", copy, *options])
+        why = "the overlay itself gets another size; to have both"
+        return f"{why}: {typed(['cp', _full(alone[0]), copy])} && {resize}"
     return f"one overlay at a time: {typed(['resize-overlay', name, *options])}"
 
 

@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Update one overlay, or undo the last update, and say what came of it."""
+    try:
+        return _main(options, environ, root, output)
+    except OverlayError as error:
+        if error.hint:  # in a hint that can be typed the overlay stands that was named
+            named = f"update-overlay {quote(options.overlay)}"
+            error.hint = error.hint.replace("update-overlay OVERLAY", named)
+        raise
+
+
+def _main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     set_soft_aside()
     config = configuration.load(environ, root, output.notice)
     if options.undo:

@@ -18,9 +18,8 @@ from overlay.image.partial import is_partial, partial_name
 from overlay.launch import engines
 from overlay.launch.facts import check_memory, gather
 from overlay.launch.learned import learn
-from overlay.launch.not_commands import installs, into_a_file
 from overlay.launch.plan import make_plan
-from overlay.launch.request import NOT_FOUND, Overlay, Session, find_container, read_input
+from overlay.launch.request import Overlay, Session, find_container, read_input
 from overlay.plan import Step
 
 TYPE_CHECKING = False
@@ -151,11 +150,7 @@ class Build:
         if status:
             ended = f"status {status}" if status > 0 else f"signal {-status}"
             hint = see(log)
-            installed = installs(self.commands) if status == NOT_FOUND else None
-            if installed and installed.startswith("pip"):
-                line = f"python3 -m venv /opt/env && /opt/env/bin/{installed}"
-                hint = into_a_file(line, "create-overlay")
-            elif without_bash:
+            if without_bash:
                 ended += ": the base image seems to have no bash"
                 hint = "choose one that has: -c NAME-or-PATH"
             elif Allowance(scratch).is_used_up:

@@ -44,3 +44,10 @@ def beside(path: str, fits: Callable[[str], bool] = os.path.isfile) -> str | Non
         return None
     near = alike(name, (one for one in names if fits(os.path.join(directory, one))))
     return os.path.join(directory, near) if near else None
+
+
+def parted(path: str) -> list[str]:
+    """Return the overlays that a word with commas names, nothing where they are not all there."""
+    names = path.split(",")
+    found = [one for name in names for one in (name, name + ".ext3") if os.path.isfile(one)]
+    return found if len(found) == len(names) > 1 else []

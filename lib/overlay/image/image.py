@@ -122,13 +122,12 @@ def _unreadable(path: str, error: OSError | ValueError) -> OverlayError:
             hint = f"here it is named without :{mode}: {quote(name)}"
         elif mode.startswith("/") and os.path.exists(name):
             hint = f"what is inside: show-overlay {quote(name)} --files {quote(mode)}"
-        elif "," in path and all(map(os.path.exists, path.split(","))):
-            hint = "name each apart: " + " ".join(f"-o {quote(name)}" for name in path.split(","))
         else:
-            from overlay.host.near import meant
+            from overlay.host.near import meant, parted
 
             near = meant(path, _may_be) or meant(path + ".ext3", _may_be)
-            hint = near or _LIST
+            several = " ".join(map(quote, parted(path)))
+            hint = f"name each apart: {several}" if several else near or _LIST
         return OverlayError(f"there is no overlay {quote(path)}", status=MISSING, hint=hint)
     why = f"cannot open {quote(path)}: {reason(error)}"
     if error.errno == errno.EACCES:

@@ -77,12 +77,18 @@ def _script(command: Sequence[str], unseen: str) -> str:
     of_conda = first in _OF_CONDA and command[1:2] in (["activate"], ["deactivate"])
     if first in _OF_A_SHELL or of_conda:
         what = typed if of_conda else first
-        line = f"bash -c {quote(typed + ' && COMMAND')}"
+        if of_conda and command[2:]:
+            # In a file of commands, too, a shell would have to read conda's own script before it.
+            name = f"{'-p' if '/' in command[2] else '-n'} {quote(command[2])}"
+            hint = f"one command in it: -- {first} run {name} COMMAND"
+        else:
+            line = f"bash -c {quote(typed + ' && COMMAND')}"
+            hint = f"with other commands in a file: -f FILE; or: -- {line}"
         return (
             # Some systems have such programs, because POSIX wants them.
             '[ -x "/usr/bin/$1" ] && exec "$@"; '
             f"say {_text(f'error: {what} belongs to a shell, and ends with it')}; "
-            f"say {_text(f'hint: with other commands in a file: -f FILE; or: -- {line}')}; exit 127"
+            f"say {_text(f'hint: {hint}')}; exit 127"
         )
     hint = unseen
     if " " in first and not hint:

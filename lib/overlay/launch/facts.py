@@ -221,6 +221,13 @@ def _check_bind(bind: str) -> None:
     """Refuse a bind that the engine could not make. Raises OverlayError."""
     source, _colon, rest = bind.partition(":")
     target, _colon, mode = rest.partition(":")
+    if not rest and not os.path.isabs(source):
+        raise OverlayError(
+            f"-b {quote(bind)}: without a colon it has the same name inside, and names inside begin"
+            " with /",
+            status=USAGE,
+            hint=f"-b {quote(os.path.abspath(source))}",
+        )
     if not os.path.exists(source):
         raise OverlayError(
             f"there is no {quote(source)} to bind",

@@ -81,6 +81,21 @@ def in_another_language(path: str, first: bytes, program: str) -> OverlayError:
     )
 
 
+def list_of_packages(path: str, program: str) -> OverlayError:
+    """Return the error for what pip or conda reads, in the place of a file of commands."""
+    line = str(installs(path))
+    if not program.startswith("create-overlay"):
+        hint = _as_command(split(line), program)
+    elif line.startswith("pip"):
+        # The base image's own Python may be one that lets nothing be installed into it.
+        hint = into_a_file(f"python3 -m venv /opt/env && /opt/env/bin/{line}", program)
+    else:
+        hint = f"where the base image has conda, {into_a_file(line, program)}"
+    return OverlayError(
+        f"{quote(path)} is a list of packages, and -f runs bash commands", status=USAGE, hint=hint
+    )
+
+
 def binary(path: str, head: bytes, program: str) -> OverlayError:
     """Return the error for a file that bash takes for a program.
 

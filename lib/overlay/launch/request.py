@@ -164,6 +164,16 @@ def parse_overlay(text: str) -> Overlay:
             hint="overlays are named NAME, NAME:ro or NAME:rw; give it another name, or make a link"
             f" to it: ln -s {quote(text)} NAME",
         )
+    if "," in path and not os.path.lexists(path):
+        from overlay.host.near import parted
+
+        several = parted(path)
+        if several:
+            raise OverlayError(
+                f"there is no overlay {quote(path)}",
+                status=MISSING,
+                hint="name each apart: " + " ".join(f"-o {quote(name)}" for name in several),
+            )
     if not path:
         raise OverlayError("the name of an overlay is empty", status=USAGE)
     check_name(path, f"rename the file, or make a link to it: ln -s {quote(path)} NAME")
@@ -240,6 +250,10 @@ def find_container(spec: str | None, config: Config) -> str:
         raise OverlayError(f"you may not read the base image {quote(path)}{where}", status=MISSING)
     if stat.S_ISREG(with_content.st_mode) and with_content.st_size == 0:
         raise OverlayError(f"the base image {quote(path)} is empty", status=DAMAGED)
+    if origin is None and spec not in known:  # a site's own are not opened once more at each start
+        from overlay.launch.not_base import check
+
+        check(path)
     return path
 
 
@@ -280,6 +294,13 @@ def read_commands(path: str, program: str = "run-overlay") -> CommandFile:
         text = head + file.read()
     first = text.partition(b"\n")[0]
     other = _NOT_BASH.get(os.path.splitext(path)[1])
+    name = os.path.basename(path)
+    if name.startswith("requirements") or name.endswith((".yml", ".yaml")):
+        from overlay.launch import not_commands
+
+        # Before bash writes to a file that is named `=2`.
+        if not_commands.installs(path):
+            raise not_commands.list_of_packages(path, program)
     if first.startswith(b"#!") and other and other in first:
         from overlay.launch import not_commands
 
