@@ -144,6 +144,6 @@ def leave_in_free_blocks(path, chance, blocks=700):
             if chance.random() < 0.7:
                 data = chance.getrandbits(8 * size).to_bytes(size, "little")
             else:
-                numbers = [chance.randrange(superblock.blocks_count) for _one in range(size // 4)]
+                numbers = chance.choices(range(superblock.blocks_count), k=size // 4)
                 data = struct.pack(f"<{size // 4}I", *numbers)
             os.pwrite(file.fileno(), data, number * size)

@@ -1,7 +1,9 @@
 """The next command after a crash, as a user would type it, and what is there then."""
 
+import mmap
 import os
 import shutil
+import struct
 import subprocess
 
 from overlay.change import resize
@@ -9,7 +11,7 @@ from overlay.change.repair import Repair
 from overlay.errors import DAMAGED, OverlayError
 from overlay.image import ext3
 from overlay.image import image as images
-from overlay.image.ext3_read import Reader
+from overlay.image.ext3_read import Inode, Reader
 from overlay.safety import guard, repair
 from support import execute
 
@@ -147,8 +149,24 @@ def tree(path):
     The first is of upper, the second of lost+found.
     """
     with open(path, "rb") as file:
-        reader = Reader(file.fileno(), ext3.read_superblock(file.fileno()))
+        reader = _InMemory(file)
         return _below(reader, b"upper"), _below(reader, b"lost+found")
+
+
+class _InMemory(Reader):
+    """A Reader that asks the kernel for nothing: an image has thousands of blocks, and is small."""
+
+    def __init__(self, file):
+        super().__init__(file.fileno(), ext3.read_superblock(file.fileno()))
+        self._data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+    def inode(self, number):
+        place = self.place(number)
+        return Inode(self._data[place : place + self.superblock.inode_size])
+
+    def block(self, number):
+        size = self.superblock.block_size
+        return self._data[number * size : (number + 1) * size]
 
 
 def _below(reader, top):
@@ -171,32 +189,27 @@ def _below(reader, top):
 
 def content(reader, inode):
     """Return the bytes of a file, its holes as zeros."""
-    size, block = inode.size, reader.superblock.block_size
-    found = bytearray(size)
-    for index, number in _blocks(reader, inode.blocks, -(-size // block)):
-        data = reader.block(number)
-        start = index * block
-        found[start : start + block] = data[: size - start]
-    return bytes(found)
+    size = reader.superblock.block_size
+    hole, count = bytes(size), -(-inode.size // size)
+    numbers = list(inode.blocks[:12])
+    for depth, number in enumerate(inode.blocks[12:], 1):
+        if len(numbers) < count:
+            numbers += _pointers(reader, number, depth, count - len(numbers))
+    blocks = [reader.block(number) if number else hole for number in numbers[:count]]
+    return b"".join(blocks)[: inode.size]
 
 
-def _blocks(reader, pointers, count):
-    """Yield (index in the file, number) of the blocks of a file of so many."""
-    import struct
-
+def _pointers(reader, number, depth, most):
+    """Return the numbers of the blocks below an indirect one of a depth, at most so many or more."""
     per = reader.superblock.block_size // 4
-    pending = [(index, number, 0) for index, number in enumerate(pointers[:12])]
-    first = 12
-    for depth, number in enumerate(pointers[12:], 1):
-        pending.append((first, number, depth))
-        first += per**depth
-    while pending:
-        index, number, depth = pending.pop()
-        if not number or index >= count:
-            continue
-        if not depth:
-            yield index, number
-            continue
-        span = per ** (depth - 1)
-        for turn, one in enumerate(struct.unpack(f"<{per}I", reader.block(number))):
-            pending.append((index + turn * span, one, depth - 1))
+    if not number:
+        return [0] * min(most, per**depth)
+    found = struct.unpack(f"<{per}I", reader.block(number))
+    if depth == 1:
+        return found
+    below = []
+    for one in found:
+        if len(below) >= most:
+            break
+        below += _pointers(reader, one, depth - 1, most - len(below))
+    return below

@@ -100,7 +100,7 @@ def _story_of(there, before, events, made):
     begun = [place[0] for place in where]
     assert None not in begun
 
-    def lost(moment, place, ending):
+    def lost(moment, place):
         now, saved = map(_below_or_all, judge.tree(place.path), (True, False))
         return expect.losses(expect.expected(there, made, where, moment, False), now, saved)
 
@@ -172,31 +172,30 @@ def mark(text):
         os.unlink("/proc/@mark/" + text)
     except OSError:
         pass
-base = sqlite3.connect("/data/base", isolation_level=None)
-base.execute("pragma journal_mode=" + sys.argv[1])
-base.execute("pragma synchronous=full")
-base.execute("create table if not exists rows (number integer, text)")
-for number in range(int(sys.argv[2])):
-    mark(f"begin {number}")
-    base.execute("insert into rows values (?, ?)", (number, f"{number} " * (37 * number % 900)))
-    mark(f"end {number}")
-base.close()
+for first in range(0, int(sys.argv[2]), int(sys.argv[3])):
+    base = sqlite3.connect("/data/base", isolation_level=None)
+    base.execute("pragma journal_mode=" + sys.argv[1])
+    base.execute("pragma synchronous=full")
+    base.execute("create table if not exists rows (number integer, text)")
+    for number in range(first, first + int(sys.argv[3])):
+        mark(f"begin {number}")
+        base.execute("insert into rows values (?, ?)", (number, f"{number} " * (37 * number % 900)))
+        mark(f"end {number}")
+    base.close()
 """
 ROWS = 12
+_EACH = 4  # rows after which the base is closed and opened again
 
 
 def sqlite(stage, seed, mode):
-    """Rows of sqlite, each committed for itself; mode is wal or delete."""
+    """Rows of sqlite, each committed for itself; mode is one of its journals."""
     path = stage.image(seed)
-    before, events = stage.record_session(path, _ROWS, mode, str(ROWS))
+    words = _ROWS, mode, str(ROWS), str(_EACH)
+    before, events = stage.record_session(path, *words)
     where = expect.places(events, ROWS)
 
-    def lost(moment, place, ending):
+    def lost(moment, place):
         committed = sum(end is not None and end < moment for _begin, end, _worked in where)
-        if mode == "delete" and ending != "killed":
-            # The end of a journal is its unlink(2), which sqlite syncs by its directory, and
-            # fuse2fs does not: what is not committed again after it may be rolled back.
-            committed = max(0, committed - 1)
         return _rows_lost(place, judge.tree(place.path)[0], committed)
 
     return story.Story(before, events, lost)
@@ -233,6 +232,14 @@ def growth(stage, seed, own=True):
     return story.Story(before, events, story.whole(there, there), ("session", "check", "grow"))
 
 
+def shrinking(stage, seed):
+    """An image made smaller: a copy, which takes its place."""
+    path = stage.image(seed)
+    there = judge.tree(path)
+    before, events = stage.record(path, "resize-overlay", "-q", path.name, "-s", "16M")
+    return story.Story(before, events, story.whole(there, there))
+
+
 def update(stage, seed):
     """update-overlay: a change on a copy, which takes the image's place."""
     path = stage.image(seed)
@@ -250,11 +257,11 @@ def pack(stage, seed):
     packed = path.with_suffix(".sqsh")
     data, as_it_was = packed.read_bytes(), story.whole(old, old)
 
-    def lost(moment, place, ending):
+    def lost(moment, place):
         there = os.path.join(place.directory, packed.name)
         if os.path.exists(there) and Path(there).read_bytes() != data:
             return [("packed", "the new file has its name, and is not whole")]
-        return as_it_was(moment, place, ending)
+        return as_it_was(moment, place)
 
     return story.Story(before, events, lost)
 
@@ -269,14 +276,19 @@ def repairs(stage, seed, number=3):
 
 
 def _repair(stage, first, moment, state):
-    """Return the Story of check-overlay on an image that another Story left in a state.
+    """Return the Story of a repair of an image that another Story left in a state.
 
-    With --repair where a decision is needed.
+    By check-overlay, or by the next session; with --repair where a decision is needed.
     """
-    for options in ((), ("--repair",)):
+    lines = [
+        ["run-overlay", "-o", judge.IMAGE, "--", "true"],
+        ["check-overlay", judge.IMAGE],
+        ["check-overlay", "--repair", judge.IMAGE],
+    ]
+    for name, *arguments in lines[moment % 2 :]:
         place = Path(tempfile.mkdtemp(dir=stage.directory))
         state.save(place, judge.IMAGE)
-        words = [*stage.words("check-overlay"), *options, judge.IMAGE]
+        words = [*stage.words(name), *arguments]
         log = stage.directory / "log"
         before, events, done = story.recorded(words, place, log, env=stage.environ)
         if done.returncode != DAMAGED:
@@ -287,6 +299,11 @@ def _repair(stage, first, moment, state):
 def wal(stage, seed):
     """Rows of sqlite, with its write-ahead log."""
     return sqlite(stage, seed, "wal")
+
+
+def persist(stage, seed):
+    """Rows of sqlite, with one journal for all commits."""
+    return sqlite(stage, seed, "persist")
 
 
 def journal(stage, seed):
@@ -305,10 +322,14 @@ PROMISES = {
     end: "the same, at the end of a session",
     pip: "the same, when pip installs and upgrades",
     wal: "what sqlite has committed, with a log (WAL)",
-    journal: "what sqlite has committed, with a journal",
+    persist: "what sqlite has committed, with a journal that stays (PERSIST)",
+    journal: "what sqlite has committed, with a journal for each commit (its default)",
     repairs: "a repair that is cut short loses nothing",
     growth: "resize-overlay: nothing is changed inside",
     foreign_growth: "the same, an image of another maker",
+    shrinking: "a smaller size: the old or the new one",
     update: "update-overlay: the old or the new one",
     pack: "pack-overlay: the old one; the new one whole or not there",
 }
+# What is no promise, and why: see docs/replay.md.
+NOT_PROMISED = {(journal, "failed"), (journal, "torn")}

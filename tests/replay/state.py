@@ -154,6 +154,15 @@ class State:
         """Return another one, the same for now."""
         return State(self.names, {number: file.copy() for number, file in self.files.items()})
 
+    def fingerprint(self):
+        """Return a number that is the same for what is the same, names and holes included."""
+        files = (
+            (number, file.size, file.reserved, frozenset(file.pages.items()))
+            + (frozenset(file.attributes.items()),)
+            for number, file in self.files.items()
+        )
+        return hash((frozenset(self.names.items()), frozenset(files)))
+
     def apply(self, event):
         """Do what an event says."""
         if event[0] == "names":

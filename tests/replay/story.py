@@ -1,6 +1,5 @@
 """Stories: something is done to an image once, recorded, and played back to many crashes."""
 
-import collections
 import os
 import random
 
@@ -21,8 +20,8 @@ class Story:
     """What was recorded, and what must be there after a crash.
 
     start, events  of record.read()
-    lost           a function from the index of an event, a Place, which a command has put in
-                   order, and one of ENDS to a list of (kind, words)
+    lost           a function from the index of an event, and a Place, which a command has put
+                   in order, to a list of (kind, words)
     commands       names of the methods of Place that are tried by turns
     first          index of the first event at which something may happen
     """
@@ -41,41 +40,70 @@ class Story:
             unit = _UNITS[ending]
             yield from crashes.failures(self.start, self.events, moments, chance, unit)
 
-    def play(self, place, ending, number, seed, tally):
-        """Try crashes, and count them in a Tally; every twentieth with a real session."""
-        for turn, (moment, state) in enumerate(self.states(ending, number, seed)):
-            place.put(state)
-            command = self.commands[turn % len(self.commands)]
-            settled = place.settle("program" if turn % _PROGRAM == _PROGRAM - 1 else command)
-            if settled.dead:
-                wrong = [("dead", f"{settled.status} {settled.unsound[-300:]}")]
-            else:
-                wrong = self.lost(moment, place, ending)
-            tally.add(settled, [(moment, command, *one, settled.said) for one in wrong])
+    def play(self, place, numbers, seed, tallies):
+        """Try crashes, and count them; every twentieth with a real session.
+
+        numbers, tallies  {one of ENDS: how many crashes, a Tally}
+        States that are the same come once, whenever and however they came about; what must be
+        there is asked for each of these moments.
+        """
+        moments = {}
+        for ending, number in numbers.items():
+            for moment, state in self.states(ending, number, seed):
+                moments.setdefault(state.fingerprint(), []).append(moment)
+        turn = 0
+        for ending, number in numbers.items():
+            for _moment, state in self.states(ending, number, seed):
+                same = moments.pop(state.fingerprint(), None)
+                if same is None:
+                    tallies[ending].numbers["same"] += 1
+                    continue
+                turn += 1
+                self._try(place, state, same, turn, tallies[ending])
+
+    def _try(self, place, state, moments, turn, tally):
+        """Try a State, in which several moments may leave the files."""
+        place.put(state)
+        command = "program" if turn % _PROGRAM == 0 else self.commands[turn % len(self.commands)]
+        settled = place.settle(command)
+        if settled.dead:
+            wrong = [(moments[0], "dead", f"{settled.status} {settled.unsound[-300:]}")]
+        else:
+            wrong = [(moment, *one) for moment in moments for one in self.lost(moment, place)]
+        tally.add(settled, [(command, *one, settled.said) for one in wrong])
 
 
 class Tally:
-    """How many states were tried, and what became of them."""
+    """How many states were tried, and what became of them.
 
-    def __init__(self, promise, ending):
-        """Count for a promise, in words, and one of ENDS."""
+    numbers  {what is counted: how many}; "tried" are all different, and "same" are those that were
+             the same as one of these, "repaired" needed --repair, "lost" is never to be
+    losses   what is known of the lost ones
+    """
+
+    def __init__(self, promise, ending, numbers=()):
+        """Count for a promise, in words, and one of ENDS, from some numbers on."""
         self.promise, self.ending = promise, ending
-        self.tried = self.decisions = 0
+        self.numbers = {"tried": 0, "same": 0, "repaired": 0, "lost": 0, **dict(numbers)}
         self.losses = []
-        self.kinds = collections.Counter()
+
+    @property
+    def looked(self):
+        """How many crashes were looked at; different ones may leave the same."""
+        return self.numbers["tried"] + self.numbers["same"]
 
     def add(self, settled, wrong):
         """Count one: a Settled, and a list of what is wrong."""
-        self.tried += 1
-        self.decisions += settled.repaired is not None
+        self.numbers["tried"] += 1
+        self.numbers["repaired"] += settled.repaired is not None
+        self.numbers["lost"] += bool(wrong)
         self.losses += wrong[:1]
-        self.kinds.update({one[2] for one in wrong})
 
     def row(self):
         """Return the row of the table: see HEAD."""
         words = self.promise, ENDS[self.ending]
-        numbers = self.tried, self.decisions, len(self.losses)
-        return "| " + " | ".join([*words, *(f"{one:,}" for one in numbers)]) + " |"
+        numbers = (f"{self.numbers[name]:,}" for name in ("tried", "repaired", "lost"))
+        return "| " + " | ".join([*words, *numbers]) + " |"
 
 
 HEAD = "| promise | when | states | needed `--repair` | lost |\n|---|---|---|---|---|"
@@ -105,7 +133,7 @@ def whole(before, after):
     before, after  trees of judge.tree()
     """
 
-    def lost(_moment, place, _ending):
+    def lost(_moment, place):
         now = judge.tree(place.path)
         if now in (before, after):
             return []

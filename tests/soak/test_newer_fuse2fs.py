@@ -9,7 +9,7 @@ import shutil
 import pytest
 from e2e.safety.trees import holders
 from replay import scenes, story
-from replay.perform import memory, perform  # noqa: F401
+from replay.perform import Progress, memory, perform  # noqa: F401
 from support import ROOT
 
 NEWER = os.path.join(os.environ.get("OVERLAY_WORK", "/opt/overlay-work"), "newer/usr/bin/fuse2fs")
@@ -44,6 +44,5 @@ def test_it_is_that_one(make, hold):
 )
 def test_every_prefix(perform, scene):  # noqa: F811
     """Nothing is lost that was synced, and every image can be used."""
-    tallies, _seed = perform(scene, dict.fromkeys(story.ENDS, 100), SEED)
-    for tally in tallies:
+    for tally in perform(scene, dict.fromkeys(story.ENDS, 100), progress=Progress(seed=SEED)):
         assert not tally.losses, (tally.row(), tally.losses[:3])
