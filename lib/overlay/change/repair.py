@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from overlay.image.ext3_image import Ext3Image
 
+_TOLD = 20  # doubtful files that are named
 _NO_END = "e2fsck does not come to an end"
 
 
@@ -141,12 +142,14 @@ class Repair:
         blocks.reserve(self._path, descriptor, bytes_, environ, None, "repair")
 
     def _spare(self) -> None:
-        salvage.spare(self._program, self._new.descriptor, self._environ)
+        self._doubtful = salvage.spare(self._program, self._new.descriptor, self._environ)
 
     def _repair(self) -> None:
         descriptor, superblock = self._new.descriptor, self._whole.superblock
         ext3_write.set_dir_nlink(descriptor, superblock, True)
-        self._status = e2fsck.run(self._program, "-fy", descriptor, self._environ).status
+        result = e2fsck.run(self._program, "-fy", descriptor, self._environ)
+        self._status = result.status
+        self._doubtful |= salvage.doubtful(result.output)
         ext3_write.set_dir_nlink(descriptor, superblock, False)
         salvage.save_work(descriptor, self._environ)
 
@@ -165,11 +168,13 @@ class Repair:
         path, descriptor = self._path, self._new.descriptor
         found = salvage.lost_and_found(descriptor) - self._before
         told = salvage.describe(descriptor, found)
-        gone = salvage.gone(self._names, salvage.names(descriptor))
+        names = salvage.names(descriptor)
+        gone = salvage.gone(self._names, names)
+        doubtful = salvage.named(self._doubtful, names)
         lost = any(one.had_content for one in gone)
         way = salvage.way_out(descriptor, "/lost+found", ".")
         kept = salvage.keep(path, self._whole.descriptor, self._environ) if lost else None
-        self._said = _repaired(path, told, way, gone, kept)
+        self._said = _repaired(path, told, way, gone, kept, doubtful)
 
     def _into_place(self) -> str:
         if self._is_sound:
@@ -206,14 +211,20 @@ def _see_that_it_is_taken(
 
 
 def _repaired(
-    path: str, found: str, way: str, gone: Sequence[salvage.Gone], kept: str | None
+    path: str,
+    found: str,
+    way: str,
+    gone: Sequence[salvage.Gone],
+    kept: str | None,
+    doubtful: Sequence[str],
 ) -> str:
-    """Return what a repair did, with the files that lost their names, and the names that are gone.
+    """Return what a repair did, and all that it has lost or may have.
 
-    found  lines that describe new files in lost+found
-    way    of salvage.way_out(), to get them
-    gone   of salvage.gone()
-    kept   path of the image as it was; None when it is not kept
+    found     lines that describe new files in lost+found
+    way       of salvage.way_out(), to get them
+    gone      of salvage.gone()
+    kept      path of the image as it was; None when it is not kept
+    doubtful  names of files that are not as they were
     """
     words = "repaired"
     if found:
@@ -223,4 +234,8 @@ def _repaired(
         if kept:
             words += f" (as it was, it is kept: {quote(kept)})"
         words += ":" + "".join(f"\n  {one.words}" for one in gone)
+    if doubtful:
+        words += "\nlook" if found or gone else "; look"
+        words += " at these files, of which parts could not be read, or were those of others, too:"
+        words += salvage.listed(doubtful, _TOLD)
     return words

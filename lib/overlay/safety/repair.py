@@ -41,6 +41,7 @@ _END = struct.Struct("<Q16s")  # where the note begins, and _NOTE: the last byte
 _MANY = "Directory exceeds max links, but no DIR_NLINK feature in superblock.\nFix? no\n"
 _IN_MEMORY = 64 << 20  # bytes of a copy that memory is taken for, without asking further
 _PIECE = 1 << 20  # bytes that are read or noted at once
+_TOLD = 10  # files that are named, of those without a name and of the names that are gone
 _UNIT = 4096  # bytes that are compared at once, or a block if that is smaller
 _MOST = 1 << 30  # bytes that a note holds: who has made an image could make that very long
 
@@ -169,7 +170,9 @@ def _repair(program: str, path: str, descriptor: int, environ: Mapping[str, str]
         os.close(copy)
     found = salvage.lost_and_found(descriptor) - before
     if result.status or found:
-        return _corrections(said + result.output) + salvage.describe(descriptor, found, 10)
+        told = _corrections(said + result.output) + salvage.describe(descriptor, found, _TOLD)
+        gone = salvage.led_nowhere(result.output, _TOLD)
+        return told + (f"\nthese names led to nothing any more, and are gone:{gone}" if gone else "")
     made_ext4 = superblock.read_only_compatible & ext3.DIR_NLINK
     return "repaired (it is an ext3 image again)" if made_ext4 else NOTHING
 

@@ -26,29 +26,42 @@ from overlay.size import format_files, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 
 _CLEARED = re.compile(r"Too many illegal blocks in inode (\d+)\.")
+# What e2fsck(8) says of a name that it takes away, and of files of which it changes the content.
+_LED_NOWHERE = re.compile(
+    r"Entry '(.*)' in /upper(/.*)? \(\d+\) has deleted/unused inode \d+\.\s+clear(?:ed\.|\? yes)",
+    re.IGNORECASE,
+)
+_DOUBTFUL = re.compile(
+    r"[Bb]lock #-?\d+ \(\d+\) in inode (\d+)"
+    r"|Inode (\d+) has illegal block"
+    r"|Multiply-claimed block\(s\) in inode (\d+):"
+    r"|Inode (\d+), i_size is \d+, should be \d+"
+)
 _FIRST_INDIRECT = 12  # of the pointers in an inode; the next two are of more levels
 _KEPT = ".before-repair"
 _LONGEST = 4096  # bytes of a path: PATH_MAX of Linux
 _PLAIN = re.compile(rb"[\w.-]+\Z")  # names that debugfs(8) takes as they are
 
 
-def spare(program: str, descriptor: int, environ: Mapping[str, str]) -> None:
-    """Take from inodes that e2fsck would clear the pointers for which it would.
+def spare(program: str, descriptor: int, environ: Mapping[str, str]) -> set[int]:
+    """Take from inodes that e2fsck would clear the pointers for which it would; return which.
 
     program     the path of e2fsck
     descriptor  of an image that nobody uses, open for writing
     The content before them stays. Raises OSError.
     """
     said = e2fsck.run(program, "-fn", descriptor, environ).output
-    for number in {int(found) for found in _CLEARED.findall(said)}:
+    numbers = {int(found) for found in _CLEARED.findall(said)}
+    for number in numbers:
         try:
             _spare(descriptor, number)
         except ext3.FormatError:
             continue  # the inode itself cannot be read, and nothing in it
+    return numbers
 
 
 def _spare(descriptor: int, number: int) -> None:
@@ -237,14 +250,14 @@ def _looks(descriptor: int, name: bytes) -> str:
     return f": {format_size(inode.size)}{begins}"
 
 
-def names(descriptor: int) -> dict[bytes, tuple[bool, bool]]:
-    """Return what is in upper of an image: path of bytes -> (whether a directory, has content).
+def names(descriptor: int) -> dict[bytes, tuple[bool, bool, int]]:
+    """Return what is in upper of an image: path -> (whether a directory, has content, inode).
 
     As far as it can be read: a damaged directory does not hide the others. What several
     directories claim is that of the first, and what no path leads to is left out; else a
     small image could say more names than there is memory for.
     """
-    found: dict[bytes, tuple[bool, bool]] = {}
+    found: dict[bytes, tuple[bool, bool, int]] = {}
     try:
         reader = Reader(descriptor, ext3.read_superblock(descriptor))
         upper = reader.lookup(b"upper")
@@ -263,10 +276,10 @@ def names(descriptor: int) -> dict[bytes, tuple[bool, bool]]:
                 continue
             inode = _inode(reader, other)
             if inode is None:
-                found[above + name] = False, False
+                found[above + name] = False, False, other
                 continue
             used = inode.mode != 0 and inode.links > 0
-            found[above + name] = inode.is_directory, used
+            found[above + name] = inode.is_directory, used, other
             if inode.is_directory and used:
                 pending.append((above + name + b"/", other, inode))
     return found
@@ -313,7 +326,7 @@ class Gone:
 
 
 def gone(
-    before: Mapping[bytes, tuple[bool, bool]], after: Mapping[bytes, tuple[bool, bool]]
+    before: Mapping[bytes, tuple[bool, bool, int]], after: Mapping[bytes, tuple[bool, bool, int]]
 ) -> list[Gone]:
     """Return the Gone of all names that were there before and are not after, in order.
 
@@ -331,6 +344,45 @@ def gone(
             found[top] = found[top] or before[path][1]
             below[top] += 1
     return [Gone(path, used, below[path]) for path, used in found.items()]
+
+
+def led_nowhere(output: str, most: int) -> str:
+    """Return lines that tell the names that led to nothing any more, and that e2fsck took away.
+
+    output  what it said
+    most    how many are told
+    A file that was being made, or removed, when its session was killed has left them.
+    """
+    found = [f"{above}/{name}"[1:] for name, above in _LED_NOWHERE.findall(output)]
+    return listed(found, most)
+
+
+def doubtful(output: str) -> set[int]:
+    """Return the numbers of the inodes of which e2fsck has changed the content.
+
+    output  what it said
+    """
+    return {int(number) for found in _DOUBTFUL.findall(output) for number in found if number}
+
+
+def named(numbers: Collection[int], there: Mapping[bytes, tuple[bool, bool, int]]) -> list[str]:
+    """Return the names of the files that have some inodes, in order.
+
+    there  of names()
+    """
+    found = (path for path, (directory, _used, number) in there.items() if number in numbers and not directory)
+    return [os.fsdecode(path) for path in sorted(found)]
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return a line for each of some names, and one that counts those left out.
+
+    most  how many are told
+    """
+    lines = [f"\n  {quote(name)}" for name in names[:most]]
+    if len(lines) < len(names):
+        lines.append(f"\n  and {format_files(len(names) - len(lines))} more")
+    return "".join(lines)
 
 
 def kept(path: str) -> str:

@@ -526,13 +526,47 @@ def test_repair_keeps_what_was_synced(run, make, name):
     assert state(path) == CLEAN
     if name == "grown":
         after = tool("debugfs", "-R", "cat /upper/data/grown", path).stdout
-        assert after[:49152] == before[:49152] and result.stdout == "a.ext3: repaired\n"
+        assert after[:49152] == before[:49152]
+        assert result.stdout == (
+            "a.ext3: repaired; look at these files, of which parts could not be read, or were"
+            " those of others, too:\n  data/grown\n"
+        )
     else:
         # Of the directory, twelve blocks have their names; the other files are in lost+found.
         listed = run("run-overlay", "-o", "a.ext3:ro", "--", "ls", "/data/many").stdout.split()
         unnamed = result.stdout.count("\n  lost+found/")
         assert listed == [f"{n:0200}" for n in range(1, len(listed) + 1)]
         assert 200 < len(listed) == 300 - unnamed
+
+
+@pytest.mark.parametrize("program", ["check-overlay", "run-overlay"])
+def test_names_that_led_to_nothing(run, make, program):
+    """What a kill has left of a file that was being made, or removed, is told by its name."""
+    path = make()
+    line = "mkdir /data; cd /data; for name in one 't w o' three; do echo $name >\"$name\"; done"
+    assert run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line).status == 0
+    debugfs(path, "clri /upper/data/one", 'clri "/upper/data/t w o"', "ssv state 0")
+    if program == "check-overlay":
+        said = run(program, "a.ext3").stdout
+    else:
+        said = run(program, "-o", "a.ext3", "--", "true").stderr
+    lines = [line.partition("a.ext3: ")[2] or line.strip() for line in said.splitlines()]
+    at = lines.index("these names led to nothing any more, and are gone:")
+    assert lines[at + 1 :] == ["data/one", "'data/t w o'"], said
+    assert state(path) == CLEAN
+    assert run("run-overlay", "-o", "a.ext3:ro", "--", "ls", "/data").stdout == "three\n"
+
+
+def test_repair_names_what_is_doubtful(run, make):
+    """A file that has lost a piece in its midst is named."""
+    path = make()
+    line = "mkdir /data; seq 9999 99999 >/data/one; echo two >/data/two"
+    assert run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line).status == 0
+    debugfs(path, "set_inode_field /upper/data/one block[3] 99999999", "ssv state 0")
+    assert run("run-overlay", "-o", "a.ext3", "--", "true").status == 65
+    result = run("check-overlay", "--repair", "a.ext3")
+    assert result.status == 0 and result.stdout.endswith(", too:\n  data/one\n"), result
+    assert state(path) == CLEAN
 
 
 def test_repair_names_what_is_gone(run, make):
