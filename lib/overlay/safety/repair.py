@@ -172,7 +172,9 @@ def _repair(program: str, path: str, descriptor: int, environ: Mapping[str, str]
     if result.status or found:
         told = _corrections(said + result.output) + salvage.describe(descriptor, found, _TOLD)
         gone = salvage.led_nowhere(result.output, _TOLD)
-        return told + (f"\nthese names led to nothing any more, and are gone:{gone}" if gone else "")
+        return told + (
+            f"\nthese names led to nothing any more, and are gone:{gone}" if gone else ""
+        )
     made_ext4 = superblock.read_only_compatible & ext3.DIR_NLINK
     return "repaired (it is an ext3 image again)" if made_ext4 else NOTHING
 

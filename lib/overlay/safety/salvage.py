@@ -370,8 +370,8 @@ def named(numbers: Collection[int], there: Mapping[bytes, tuple[bool, bool, int]
 
     there  of names()
     """
-    found = (path for path, (directory, _used, number) in there.items() if number in numbers and not directory)
-    return [os.fsdecode(path) for path in sorted(found)]
+    found = {path for path, (_directory, _used, number) in there.items() if number in numbers}
+    return [os.fsdecode(path) for path in sorted(found) if not there[path][0]]
 
 
 def listed(names: Sequence[str], most: int) -> str:
