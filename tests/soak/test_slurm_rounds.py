@@ -61,9 +61,9 @@ def test_node_failure(slurm, count):  # noqa: F811
         "--requeue",
         "--open-mode=append",
         "-w",
-        "node4",
+        "node3",
     ).says("written 30")
-    failed = HOME / "fail" / "node4"
+    failed = HOME / "fail" / "node3"
     try:
         failed.touch()
         wait_until(lambda: job.state() != "RUNNING", 60)
@@ -82,7 +82,7 @@ def test_node_failure(slurm, count):  # noqa: F811
         count("node failure: " + " | ".join(words))
     finally:
         failed.unlink()
-    wait_until(lambda: "idle" in slurm.run("sinfo", "-h", "-n", "node4", "-o", "%T").stdout, 60)
+    wait_until(lambda: "idle" in slurm.run("sinfo", "-h", "-n", "node3", "-o", "%T").stdout, 60)
 
 
 @pytest.fixture
