@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from e2e.safety.trees import descendants, program
 from support import ROOT, execute, wait_until
 
 LEASE = re.compile(r"joins a session \(process (\d+)\)")
@@ -207,7 +209,7 @@ def test_substitution_returns(words, environ, scratch, overlay, local):
     assert len(keepers(local)) == 1
 
 
-@pytest.mark.parametrize("change", ["binds", "overlay", "variable", "group", "nice"])
+@pytest.mark.parametrize("change", ["binds", "overlay", "variable", "group"])
 def test_other_sessions(joined, run, environ, scratch, local, change):
     """Other binds, another overlay, another variable for the engine: another session."""
     first = joined("true")[2]
@@ -219,15 +221,65 @@ def test_other_sessions(joined, run, environ, scratch, local, change):
         assert run("run-overlay", "-o", "env.ext3", "--", "mkdir", "/new").status == 0
     elif change == "variable":
         environ["APPTAINER_NO_HOME"] = "1"
-    elif change == "nice":
-        before = ["nice", "-n", "3"]
     elif change == "group":
         before = ["sg", "overlay-project", "-c"]
     words = [str(ROOT / "bin" / "run-overlay"), "-v", "--share", "-o", "env.ext3:ro", "--", "true"]
-    words = [*before, " ".join(words)] if before[:1] == ["sg"] else [*before, *words]
+    words = [*before, " ".join(words)] if before else words
     result = execute(words, environ=environ, cwd=scratch)
     assert result.status == 0, result
     assert int(LEASE.search(result.stderr)[1]) != first
+
+
+OWN = """\
+nice; ionice; taskset -p $$ | sed 's/.*: //'; ulimit -S -a; ulimit -H -a
+cat /proc/self/limits /proc/self/oom_score_adj; chrt -p $$ | sed 's/.*: //'
+"""
+
+
+def test_precedence(words, run, environ, scratch, overlay, local):
+    """A command keeps what its caller has; the session has nothing of that of its first one."""
+    overlay("env.ext3")
+    limits = "ulimit -S -n 321; ulimit -S -u 4321; ulimit -S -c 0; ulimit -S -s 4096"
+    [cpu, *_others] = sorted(os.sched_getaffinity(0))
+    found = []
+    for share in ("--share", "--share", "--no-share"):
+        ours = shlex.join(
+            [*words("run-overlay"), share, "-o", "env.ext3:ro", "--", "sh", "-c", OWN]
+        )
+        line = f"{limits}; exec taskset -c {cpu} ionice -c 3 chrt -b 0 {ours}"
+        found.append(execute(["bash", "-c", line], environ=environ, cwd=scratch))
+    assert found[0].status == 0
+    assert found[1:] == found[:1] * 2
+    assert found[0].stdout.startswith("0\nidle\n1\n" if cpu == 0 else "0\nidle\n")
+    [keeper] = keepers(local)
+    server, *_more = [pid for pid in descendants(keeper) if program(pid) == "fuse2fs"]
+    for pid in (keeper, server):
+        ionice = subprocess.check_output(["ionice", "-p", str(pid)], text=True)
+        assert ionice in ("none: prio 0\n", "none: prio 4\n")
+        assert len(os.sched_getaffinity(pid)) == os.cpu_count()
+        assert os.sched_getscheduler(pid) == os.SCHED_OTHER
+
+
+def test_nice(joined, words, environ, scratch, local):
+    """Who is nice joins an ordinary session; only what cannot be but nice is one of its own."""
+    line = [*words("run-overlay"), "-v", "--share", "-o", "env.ext3:ro", "--", "nice"]
+    nice = ["nice", "-n", "5"]
+
+    def start(before):
+        result = execute([*before, *line], environ=environ, cwd=scratch)
+        assert (result.status, result.stdout) == (0, "5\n" if before else "0\n")
+        return int(LEASE.search(result.stderr)[1])
+
+    first = start(nice)
+    assert start(nice) == first
+    ordinary = start([])
+    # That cannot be had back by who has made themselves nicer.
+    assert ordinary != first
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in (first, ordinary)] == [5, 0]
+    end_sessions(local)
+    ordinary = start([])
+    assert start(nice) == ordinary
+    assert len(keepers(local)) == 1
 
 
 def test_current_directory(run, overlay, scratch, local, tmp_path):

@@ -17,6 +17,7 @@ import time
 
 from overlay.host import holders, keeper, process
 from overlay.shared import place
+from overlay.shared.join import Calls, Refused
 from overlay.shared.record import Record, parse, started
 
 TYPE_CHECKING = False
@@ -132,6 +133,7 @@ def _keep(what: Start, report: int) -> None:
     keeper.step_aside(kept, holders.SHARED)
     os.umask(0o077)
     _take_all_processors(what.scope)
+    _be_ordinary()
     directory = place.open_directory(_directory(what.scratch))
     if directory is None:
         os.write(report, b"the user's directory is not there")
@@ -159,6 +161,23 @@ def _take_all_processors(scope: Scope) -> None:
         os.sched_setaffinity(0, wanted)
     except OSError:
         pass  # then it stays as it is
+
+
+def _be_ordinary() -> None:
+    """Take no precedence of who starts the session: neither in processors nor on disks."""
+    # Each where it may: the key has said what cannot be had.
+    try:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except OSError:
+        pass
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    except OSError:
+        pass
+    try:
+        Calls().forget_ioprio()
+    except Refused:
+        pass
 
 
 def _raise_limits() -> None:

@@ -18,6 +18,10 @@ _NAMESPACES = ("mnt", "user", "pid", "net", "ipc", "uts")
 # Limits that nobody can raise again: those of who starts a session hold for its servers.
 _LIMITS = ("CPU", "FSIZE", "DATA", "AS", "NOFILE")
 
+ORDINARY = "nice 0"  # how a session is scheduled that has nothing of who started it
+_CAP_SYS_NICE = 23  # capabilities(7)
+_NICE_0 = 20  # what RLIMIT_NICE must be for that: getrlimit(2)
+
 
 def name_of(text: str) -> str:
     """Return the name of a key, which is compared whole where it counts."""
@@ -53,10 +57,35 @@ def of_path(path: str, *, content: bool = True) -> str:
     return f"{path}: {(status_of if content else place_of)(status)}"
 
 
-def caller(environ: Mapping[str, str], scope: Scope | str) -> list[str]:
+def precedences() -> list[str]:
+    """Return the words for how sessions are scheduled that would do for the caller.
+
+    The last is that of one which the caller would start: ORDINARY, unless the kernel lets a
+    process that was made nicer not go back.
+    """
+    nice, policy = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
+    if (nice <= 0 and policy != os.SCHED_IDLE) or _may_lower_nice():
+        return [ORDINARY]
+    return [ORDINARY, f"nice {nice} policy {policy}"]
+
+
+def _may_lower_nice() -> bool:
+    """Return whether this process may run at nice 0 again: setpriority(2)."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NICE)[0]
+    if limit == resource.RLIM_INFINITY or limit >= _NICE_0:
+        return True
+    with open("/proc/self/status", "rb") as file:
+        capabilities = next(line for line in file if line.startswith(b"CapEff:")).split()[1]
+    return bool(int(capabilities, 16) >> _CAP_SYS_NICE & 1)
+
+
+def caller(environ: Mapping[str, str], scope: Scope | str, precedence: str) -> list[str]:
     """Return the lines of a key that say who calls, and where.
 
-    scope  what the session ends with, or its words
+    scope       what the session ends with, or its words
+    precedence  how it is scheduled: one of precedences()
     """
     import resource
 
@@ -66,7 +95,7 @@ def caller(environ: Mapping[str, str], scope: Scope | str) -> list[str]:
         " ".join(os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES),
         f"host {os.uname().nodename} root {place_of(os.stat('/'))}",
         f"ids {os.geteuid()} {os.getegid()} {sorted(os.getgroups())}",
-        f"nice {os.getpriority(os.PRIO_PROCESS, 0)} {os.sched_getscheduler(0)} limits {limits}",
+        f"{precedence} limits {limits}",
         *(
             f"{name}={value}"
             for name, value in sorted(environ.items())

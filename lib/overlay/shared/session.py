@@ -119,8 +119,8 @@ def _join(
 class _Wanted:
     """A session as a command wants it: its plan, its keys, and where its files lie.
 
-    texts  of the keys of sessions that would do, the first that of one that outlives ours;
-           the last is that of ours
+    texts  of the keys of sessions that would do: first those that outlive ours, or go before
+           it; the last is that of ours
     """
 
     def __init__(
@@ -149,7 +149,11 @@ class _Wanted:
         if self.scope.outer:
             words.insert(0, self.scope.outer)
         own = self._own_parts()
-        self.texts = [key.text([*own, *key.caller(self.environ, one)]) for one in words]
+        self.texts = [
+            key.text([*own, *key.caller(self.environ, one, precedence)])
+            for precedence in key.precedences()
+            for one in words
+        ]
         self.scratch = place.scratch(self.environ)
 
     @property

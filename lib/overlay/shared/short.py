@@ -102,9 +102,8 @@ def _text(typed: Typed, environ: Mapping[str, str], root: str, cwd: str, who: sc
         for name, value in sorted(environ.items())
         if name.startswith("OVERLAY_") or name in _VARIABLES
     ]
-    return key.text(
-        [root, *typed.options, cwd, key.place_of(os.stat(".")), *named, *key.caller(environ, who)]
-    )
+    own = key.caller(environ, who, key.precedences()[-1])
+    return key.text([root, *typed.options, cwd, key.place_of(os.stat(".")), *named, *own])
 
 
 def note(
