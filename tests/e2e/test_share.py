@@ -435,6 +435,43 @@ def test_in_use(inside, run, words, environ, scratch, local):
     assert waiting.communicate()[0] == "written\n"
 
 
+# From there no process of the others is seen or reached, as from another host.
+ELSEWHERE = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc"]
+
+
+def test_in_use_elsewhere(inside, words, environ, scratch, local):
+    """Another host is told how long it takes; a session that nobody is in lets go for it, too."""
+    environ["OVERLAY_LAUNCH_LINGER"] = "600"
+    child = inside("read line; exit 3")
+    check = [*ELSEWHERE, *words("check-overlay"), "-q", "env.ext3"]
+    write = [*words("run-overlay"), "--wait", "60", "-o", "env.ext3", "--", "echo", "written"]
+    result = execute(check, environ=environ, cwd=scratch)
+    assert result == (
+        75,
+        "",
+        "check-overlay: error: env.ext3 is in use: sessions are reading it (one that several commands"
+        " share, on another host or of another user; it ends with the last of them when somebody"
+        " waits for it, else 600 seconds later)\n"
+        "check-overlay: hint: again when its commands have ended\n",
+    )
+    waiting = subprocess.Popen(
+        [*ELSEWHERE, *write],
+        env=environ,
+        cwd=scratch,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "waiting for env.ext3" in waiting.stderr.readline()
+    child.communicate("\n")
+    assert child.returncode == 3
+    assert waiting.communicate()[0] == "written\n"
+    inside("true").communicate()
+    assert len(keepers(local)) == 1
+    assert execute(check, environ=environ, cwd=scratch) == (0, "env.ext3: clean\n", "")
+    wait_until(lambda: not files(local))
+
+
 def test_descriptors_closed(inside, run, scratch, local):
     """A program that closes all descriptors and goes on reading keeps its files, and is in it."""
     child = inside(

@@ -122,6 +122,30 @@ def test_ours_leaves_the_engine_alone(opened):
         engine_lock(other, "reader")
 
 
+def test_shared(opened):
+    """A shared session says how long it lingers, and hears of who wants the image."""
+    keeper, other = opened(), opened()
+    lock.announce_shared(keeper, 30.0)
+    assert (lock.shared(other), lock.shared(keeper)) == (30, None)
+    assert not lock.wanted(keeper)
+    lock.want(other)
+    assert lock.wanted(keeper)
+    lock.want_no_more(other)
+    assert not lock.wanted(keeper)
+    lock.want(other)
+    lock.release(other)
+    assert not lock.wanted(keeper)
+    lock.release(keeper)
+    lock.announce_shared(keeper, float("inf"))
+    assert lock.shared(other) > 10**9
+    lock.release(keeper)
+    # What locks all there is is nobody's word.
+    fcntl.fcntl(keeper, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+    assert lock.shared(other) is None
+    lock.want(other)
+    lock.announce_shared(other, 30.0)
+
+
 def test_release(opened):
     """A released lock, and one whose descriptor is closed, is free."""
     one, two = opened(), opened()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 OURS = 1 << 62  # the byte that sessions of ours lock
 _REPAIR = OURS + 1  # the byte that a repair locks beside it
 _UPDATE = OURS + 2  # and this one an update, beside which others may read
+_WANTED = OURS + 3  # this one who wants what a shared session has, which lets go when it can
+_SHARED = OURS + 4  # and from here on that session, a byte more than the seconds that it lingers
+_LONGEST = 1 << 30  # seconds that are told of
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 # How a file system says that it has no locks.
@@ -54,14 +57,20 @@ def _probe(descriptor: int, kind: int, start: int, length: int) -> int | None:
 
     Returns None too where the file system has no locks: there is nobody to ask.
     """
+    found = _in_the_way(descriptor, kind, start, length)
+    return found and found[0]
+
+
+def _in_the_way(descriptor: int, kind: int, start: int, length: int) -> tuple[int, int, int] | None:
+    """Return (type, start, bytes) of a lock that would be in the way, likewise."""
     try:
         answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(kind, start, length))
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return None
         raise
-    found: int = struct.unpack(_FLOCK, answer)[0]
-    return None if found == fcntl.F_UNLCK else found
+    found, _whence, start, length, _pid = struct.unpack(_FLOCK, answer)
+    return None if found == fcntl.F_UNLCK else (found, start, length)
 
 
 def _set(descriptor: int, kind: int, start: int, length: int) -> bool:
@@ -144,6 +153,47 @@ def updating(descriptor: int) -> bool:
 def repairing(descriptor: int) -> bool:
     """Return whether somebody repairs the image."""
     return _probe(descriptor, fcntl.F_RDLCK, _REPAIR, 1) is not None
+
+
+def announce_shared(descriptor: int, linger: float) -> None:
+    """Say, to other hosts and users too, that a session is shared. Raises OSError.
+
+    linger  seconds that it goes on after the last command in it has ended
+    """
+    _tell(descriptor, _SHARED, 1 + int(min(linger, _LONGEST)))
+
+
+def shared(descriptor: int) -> int | None:
+    """Return the seconds that a shared session lingers which has the image; None: none has."""
+    found = _in_the_way(descriptor, fcntl.F_WRLCK, _SHARED, 1)
+    is_told = found is not None and found[:2] == (fcntl.F_RDLCK, _SHARED)
+    return found[2] - 1 if found and is_told else None
+
+
+def want(descriptor: int) -> None:
+    """Ask shared sessions that have the image to let go as soon as nobody is in them.
+
+    For as long as this lasts: see release(), want_no_more(). Raises OSError.
+    """
+    _tell(descriptor, _WANTED, 1)
+
+
+def _tell(descriptor: int, start: int, length: int) -> None:
+    """Take a lock that others are to see, and that nobody has to. Raises OSError."""
+    try:
+        _set(descriptor, fcntl.F_RDLCK, start, length)
+    except _Held:
+        pass  # a program of somebody else's has locked all there is
+
+
+def want_no_more(descriptor: int) -> None:
+    """Take want() back. Raises OSError."""
+    _set(descriptor, fcntl.F_UNLCK, _WANTED, 1)
+
+
+def wanted(descriptor: int) -> bool:
+    """Return whether somebody wants the image that a shared session of ours has."""
+    return _probe(descriptor, fcntl.F_WRLCK, _WANTED, 1) is not None
 
 
 def take(descriptor: int, *, write: bool) -> bool:

@@ -9,7 +9,7 @@ from overlay.host import mounts
 from overlay.image import image as images
 from overlay.image import lock
 from overlay.safety.replace import check_names
-from overlay.safety.use import in_use, is_freed, waiting_for
+from overlay.safety.use import ask_to_let_go, in_use, is_freed, waiting_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,11 +43,14 @@ def replaceable(
                 error = in_use(existing, busy, waits=notice is not None)
                 existing.close()
                 raise error from None
-            if notice and not ended and not said:
-                notice(waiting_for(path))
-                said = True
-            existing.close()
+            if not ended:
+                if notice and not said:
+                    notice(waiting_for(path))
+                    ask_to_let_go(existing)
+                    said = True
+                lock.want(existing.descriptor)
             time.sleep(lock.POLL)
+            existing.close()
 
 
 def _lock(existing: Image) -> None:

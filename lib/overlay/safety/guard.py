@@ -62,6 +62,9 @@ def acquire(
         try:
             for number in range(len(found)):
                 _acquire_one(found, number, writable and number == 0, config, notice)
+            if said:
+                for image in found:
+                    lock.want_no_more(image.descriptor)
             return
         except lock.Busy as busy:
             # Rarely needed.
@@ -77,11 +80,13 @@ def acquire(
                 # What is left of a killed session is soon ended, and no reason to fail.
                 if time.monotonic() >= start + _ENDING_WAIT or not is_freed(held, busy):
                     raise in_use(held, busy, config.environ if session else None) from None
-            elif not said:
-                ask_to_let_go(held)
-                if notice:
-                    notice(waiting_for(held.path))
+            else:
+                if not said:
+                    ask_to_let_go(held)
+                    if notice:
+                        notice(waiting_for(held.path))
                 said = True
+                lock.want(held.descriptor)
             time.sleep(lock.POLL)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 END_WAIT = 30  # seconds for a server that writes out what it still holds
 
+_ELSEWHERE_WAIT = 3.0  # seconds for a shared session of another host or user to let go
 _LOOKS = 6  # at who is in a shared session, before it is taken to be in use
 _PAUSE = 0.05  # seconds between two of them
 
@@ -57,17 +58,25 @@ def in_use(
     who = next((process for process in found if not process.is_server), None) or (
         found[0] if found else None
     )
+    lingers = lock.shared(image.descriptor)
     if who:
         since = record.clock(who.started)
         what += f" (process {who.pid} on this host, since {since}: {quote(who.command)}"
         what += f"{_in_it(found) if who.is_shared else ''})"
+    elif lingers is not None:
+        what += (
+            " (one that several commands share, on another host or of another user; it ends with the"
+            f" last of them when somebody waits for it, else {lingers} seconds later)"
+        )
     elif busy.writer:
         writer = record.describe(record.read(image.descriptor))
         what += f" ({writer})" if writer else ""
     from overlay.host import task  # not needed where nothing is in the way
 
     hint = "end that session, or wait for its end: --wait"
-    if environ is None and not waits:
+    if environ is None and not waits and not who and lingers is not None:
+        hint = "again when its commands have ended"
+    elif environ is None and not waits:
         hint = "end that session first" if busy.writer else "end those sessions first"
     elif environ is not None and task.is_parallel(environ):
         hint = task.ways_out(image.path, environ)
@@ -123,13 +132,32 @@ def ask_to_let_go(image: Image) -> bool:
     return False
 
 
+def _lets_go_elsewhere(image: Image) -> bool:
+    """Wait until shared sessions that cannot be seen from here let go; return whether they have.
+
+    Their keepers look for who wants the image every second, when nobody is in them.
+    """
+    if lock.shared(image.descriptor) is None or holders.shared_by(image.identity):
+        return False
+    lock.want(image.descriptor)
+    deadline = time.monotonic() + _ELSEWHERE_WAIT
+    while time.monotonic() < deadline:
+        if lock.shared(image.descriptor) is None:
+            return True
+        time.sleep(_PAUSE)
+    lock.want_no_more(image.descriptor)
+    return False
+
+
 def is_freed(image: Image, busy: Busy) -> bool:
     """Return whether an image that somebody uses is soon free, without anybody's doing.
 
-    What a keeper ends is, and a shared session that nobody is in; and the servers of a killed
+    What a keeper ends is, and a shared session that nobody is in, wherever; and the servers of a killed
     session that only read are ended here: they serve nobody, and have nothing to write.
     """
     if holders.being_ended(image.identity) or ask_to_let_go(image):
+        return True
+    if _lets_go_elsewhere(image):
         return True
     if image.can_be_unclean and lock.holder(image.descriptor, write=not busy.writer) is None:
         return True  # it has just been ended

@@ -16,6 +16,7 @@ import signal
 import time
 
 from overlay.host import holders, keeper, process
+from overlay.image import lock
 from overlay.shared import place
 from overlay.shared.join import Calls, Refused
 from overlay.shared.record import Record, parse, started
@@ -245,6 +246,11 @@ class _Session:
             image=self._what.image,
             key=self._what.text,
         )
+        try:
+            for image in self._what.images:
+                lock.announce_shared(image, self._what.linger)
+        except OSError:
+            pass  # others will not know how long it takes
         data = self._record.write()
         os.ftruncate(lease, 0)
         os.pwrite(lease, data, 0)
@@ -342,6 +348,8 @@ class _Session:
             empty_since = now if empty_since is None else empty_since
             if self._let_go or now - empty_since >= linger or not self._is_known():
                 return
+            if self._is_wanted():
+                return
             fcntl.flock(self._lease, fcntl.LOCK_UN)
 
     def _is_empty(self) -> bool:
@@ -358,6 +366,13 @@ class _Session:
     def _is_known(self) -> bool:
         """Return whether anybody can still join: the lease's name may be another session's."""
         return place.leads_to(self._directory, self._name, self._lease)
+
+    def _is_wanted(self) -> bool:
+        """Return whether somebody waits for an overlay, perhaps on another host."""
+        try:
+            return any(map(lock.wanted, self._what.images))
+        except OSError:
+            return False  # its file system is in trouble, and they see that too
 
     def end(self) -> None:
         """End the session, and remove what it was known by."""
