@@ -108,8 +108,15 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
 
 
 def _may_share(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Return whether a session is to be shared, as far as that is seen at once."""
-    return "--share" in arguments or environ.get("OVERLAY_LAUNCH_SHARE") == "read"
+    """Return whether a session is to be shared, as far as that is seen at once.
+
+    Where the settings say so, who has joined one without being asked to has noted it.
+    """
+    if "--share" in arguments or "--no-share" in arguments:
+        return "--share" in arguments
+    from overlay.shared import place
+
+    return place.is_unasked(environ)
 
 
 def _from_inside(error: OverlayError, environ: Mapping[str, str]) -> OverlayError:

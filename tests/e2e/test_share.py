@@ -335,14 +335,45 @@ def test_short_way(run, words, environ, scratch, overlay, local, arguments):
     lines = [(one.status, sorted(one.stdout.split("\0")), one.stderr) for one in found]
     assert lines[1:] == [lines[0]] * 2
     assert files(local, ".short")
-    line = [*words("run-overlay"), "--share", *typed]
-    line[:0] = ["/usr/bin/python3", "-X", "importtime", "-IS"]
+    line = ["/usr/bin/python3", "-X", "importtime", "-IS"]
+    line += [*words("run-overlay"), "--share", *typed]
     result = execute(line, environ=environ, cwd=scratch, stdin="echo input\n")
     assert result[:2] == found[2][:2]
     assert "overlay.shared.join" in result.stderr
     assert not re.search(
         r"\b(argparse|configparser|overlay\.settings|overlay\.host)", result.stderr
     )
+
+
+def imports(words, environ, scratch):
+    """Run a command of ours; return its output, and which modules it has imported."""
+    line = ["/usr/bin/python3", "-X", "importtime", "-IS", *words]
+    result = execute(line, environ=environ, cwd=scratch)
+    return result.stdout, set(re.findall(r"\| +(\S+)$", result.stderr, re.M))
+
+
+def test_short_way_by_a_setting(run, words, environ, scratch, overlay, site, local):
+    """Where the site shares sessions nothing need be typed for the short way; --no-share leaves it."""
+    overlay("env.ext3")
+    text = site.read_text()
+    site.write_text(f"{text}[launch]\nshare = read\n")
+    typed = ["-o", "env.ext3:ro", "--", "echo", "done"]
+    line = [*words("run-overlay"), *typed]
+    assert "overlay.settings.config" in imports(line, environ, scratch)[1]
+    assert files(local, "unasked") == ["shared-unasked"]
+    output, modules = imports(line, environ, scratch)
+    assert output == "done\n"
+    assert "overlay.shared.join" in modules
+    assert not modules & {"argparse", "overlay.settings.config", "overlay.settings"}
+    line.insert(1, "--no-share")
+    assert "overlay.shared.join" not in imports(line, environ, scratch)[1]
+    site.write_text(text)
+    result = run("run-overlay", "-v", *typed)
+    assert result[:2] == (0, "done\n")
+    assert not LEASE.search(result.stderr)
+    assert len(keepers(local)) == 1
+    end_sessions(local)
+    assert "overlay.shared.join" not in imports(line[:1] + line[2:], environ, scratch)[1]
 
 
 @pytest.mark.parametrize("change", ["settings", "added", "user", "variable", "bind"])

@@ -1757,7 +1757,7 @@ overlay.launch.belonging overlay.launch.engine overlay.launch.engines
 overlay.launch.engines.apptainer overlay.launch.facts overlay.launch.command overlay.launch.inside
 overlay.launch.learned overlay.launch.plan overlay.launch.request overlay.launch.run
 overlay.output overlay.plan overlay.settings overlay.settings.config overlay.settings.files
-overlay.settings.table overlay.settings.values overlay.size"""
+overlay.settings.table overlay.settings.values overlay.shared overlay.shared.place overlay.size"""
 READ = "overlay.host.holders overlay.host.keeper overlay.safety overlay.safety.guard"
 WRITTEN = "overlay.host.foreground overlay.safety.finish overlay.safety.tidy"
 

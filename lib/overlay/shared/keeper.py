@@ -463,6 +463,8 @@ def sweep(directory: int) -> None:
             if not _exists(directory, place.lease_name(session)):
                 place.unlink(directory, name)
             os.close(short)
+    if not any(place.keys(directory, place.SHORT)):
+        place.unlink(directory, place.UNASKED)
     _forget_quick(directory)
 
 

@@ -4,6 +4,7 @@
     shared-KEY.gate    the lock of who starts it
     shared-NAME.quick  how programs that are exposed enter it (quick)
     shared-KEY.short   which session a command line leads to (short)
+    shared-unasked     there, when one of these was typed without --share
 
 They lie in the user's directory on a disk of the node (host/private), which is found without
 any settings. Every command that only joins imports this: no more than what Python itself has
@@ -26,6 +27,7 @@ LEASE = ".lease"
 GATE = ".gate"
 SHORT = ".short"
 QUICK = ".quick"
+UNASKED = PREFIX + "unasked"
 
 # Where an inherited lease is: far above what shells and scripts use by habit.
 DESCRIPTOR = 198
@@ -41,6 +43,20 @@ def scratch(environ: Mapping[str, str]) -> str:
     path = environ.get("OVERLAY_SCRATCH_LOCAL", "").partition(" ")[0]
     plain = path.startswith("/") and not set(path).intersection("${}'\"\\")
     return path if plain else "/tmp"
+
+
+def usual(environ: Mapping[str, str]) -> str:
+    """Return the path of the user's directory, as it is unless somebody else has taken its name."""
+    return f"{scratch(environ)}/overlay-{os.getuid()}"
+
+
+def is_unasked(environ: Mapping[str, str]) -> bool:
+    """Return whether a command line without --share may lead to a session, by the settings."""
+    try:
+        os.lstat(f"{usual(environ)}/{UNASKED}")
+        return True
+    except OSError:
+        return False
 
 
 def open_directory(path: str) -> int | None:

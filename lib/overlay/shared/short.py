@@ -168,6 +168,11 @@ def note(
         place.unlink(directory, new)
     finally:
         os.close(descriptor)
+    unasked = None
+    if "--share" not in typed.options:
+        unasked = place.open_file(directory, place.UNASKED, make=True)
+    if unasked is not None:
+        os.close(unasked)
 
 
 def take(program: str, words: Sequence[str], environ: Mapping[str, str], root: str) -> None:
@@ -178,8 +183,7 @@ def take(program: str, words: Sequence[str], environ: Mapping[str, str], root: s
         return
     if not all(part.startswith("/") for part in path.split(":")):
         return  # the long way leaves some of it out
-    uid = os.getuid()
-    directory = place.open_directory(f"{place.scratch(environ)}/overlay-{uid}")
+    directory = place.open_directory(place.usual(environ))
     if directory is None:
         return
     lease = None
