@@ -1,6 +1,7 @@
 """What all tests share: the tree under test, its programs, and a place to work in."""
 
 import os
+import pwd
 import sys
 
 import pytest
@@ -170,3 +171,11 @@ def ok(run):
 def colleague():
     """Return the directory with another user's overlays."""
     return from_environment("OVERLAY_COLLEAGUE")
+
+
+@pytest.fixture
+def as_colleague(colleague):
+    """Return the words before a command line that another user types, who has our groups too."""
+    user = pwd.getpwnam("overlay-colleague")
+    program = colleague.parent / "as" / "setpriv"
+    return [str(program), f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--keep-groups"]

@@ -31,7 +31,7 @@ def keepers(path):
     """Return the numbers of the keepers of the sessions whose files lie in a directory."""
     found = []
     for lease in path.glob("overlay-*/shared-*.lease"):
-        words = lease.read_bytes().split(b"\0")
+        words = lease.read_bytes().split(b"\0") if lease.is_file() else []
         found += [int(word.split()[2]) for word in words if word.startswith(b"p")]
     return found
 

@@ -90,6 +90,15 @@ def open_file(directory: int, name: str, *, make: bool = False) -> int | None:
     return descriptor
 
 
+def in_the_way(directory: int, name: str) -> bool:
+    """Return whether something that is not a plain file of the caller's has a file's name."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid()
+
+
 def leads_to(directory: int, name: str, descriptor: int) -> bool:
     """Return whether a name still is that of an open file."""
     try:

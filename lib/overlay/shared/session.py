@@ -7,7 +7,7 @@ import os
 import time
 
 from overlay import __version__
-from overlay.errors import OverlayError
+from overlay.errors import OverlayError, quote
 from overlay.host import places, private, process
 from overlay.host.limits import NoSoftLimits
 from overlay.launch.command import is_plain
@@ -240,12 +240,14 @@ def _start(
             directory, place.gate_name(name), fcntl.LOCK_EX, make=True, seconds=_START_WAIT
         )
         if gate is None:
+            _see_what_is_in_the_way(found, directory, place.gate_name(name))
             raise Refused("another command is still starting it")
         lease = _lease_of(directory, found.text)
         if lease is not None:
             return lease
         _heed_failure(gate, begun)
         place.unlink(directory, place.lease_name(name))  # of one that was killed
+        _see_what_is_in_the_way(found, directory, place.lease_name(name))
         why = _begin(request, config, facts, found, wait, output)
         lease = None if why else _lease_of(directory, found.text)
         if lease is None:
@@ -257,6 +259,13 @@ def _start(
         if gate is not None:
             os.close(gate)
         os.close(directory)
+
+
+def _see_what_is_in_the_way(found: _Wanted, directory: int, name: str) -> None:
+    """Raise Refused when a file of the session cannot be had because of what has its name."""
+    if place.in_the_way(directory, name):
+        path = os.path.join(private.name(found.scratch), name)
+        raise Refused(f"{quote(path)} is in the way")
 
 
 def _heed_failure(gate: int, begun: float) -> None:
