@@ -20,7 +20,7 @@ CLEAN_PYTHON = env -i PATH="$$PATH" LC_ALL=C.UTF-8 PYTHONHASHSEED=0 PYTHONDONTWR
 
 # What is Python of the tools.
 SCRIPTS := tools/completions tools/install tools/release
-LAUNCHERS := bin/* lib/overlay/helpers/for-modulefiles
+LAUNCHERS := bin/* lib/overlay/helpers/for-modulefiles lib/overlay/helpers/unsynced/without-syncs
 
 export OVERLAY_WORK
 
@@ -64,7 +64,7 @@ lint:
 	$(MYPY) --no-error-summary
 	$(CODESPELL) .ci bin docs etc lib modulefiles share tests tools *.md *.ini setup.* Makefile
 	shellcheck .ci/run $(filter-out $(SCRIPTS) tools/%.txt tools/%.zsh,$(wildcard tools/*)) \
-		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest lib/overlay/helpers/*/* lib/overlay/expose/start
+		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest $(filter-out %/without-syncs,$(wildcard lib/overlay/helpers/*/*)) lib/overlay/expose/start
 
 completions:
 	@PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 tools/completions share

@@ -5,10 +5,11 @@ import os
 import shlex
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
-from e2e.safety.trees import CLEAN, Session, kill_tree, state
-from support import BASE, tool
+from e2e.safety.trees import CLEAN, Session, descendants, kill_tree, named, state
+from support import BASE, ROOT, tool
 
 
 @pytest.fixture
@@ -172,6 +173,47 @@ def test_readers_and_writers(ok, run, engine, words, environ, scratch, env, read
     assert read() == "two\n"
     output, _errors = reader.communicate("\n", timeout=60)
     assert (reader.returncode, output) == (0, "one\n")
+
+
+def without_syncs(session):
+    """Return whether the server of a session's image has a filter of system calls: proc(5)."""
+    (server,) = named(descendants(session.pid), "fuse2fs")
+    status = Path(f"/proc/{server}/status").read_text()
+    return "Seccomp:\t2\n" in status
+
+
+def test_synced_once(ok, words, environ, scratch, env):
+    """What the server of the copy would sync at each file is synced at the end, and no other is."""
+    inside = ("--", "sh", "-c", "echo begun; read x; echo two >/opt/x/f")
+    update = start(words, environ, scratch, "update-overlay", "env.ext3", *inside)
+    update.complains("begun")
+    assert without_syncs(update)
+    assert update.end()[0] == 0
+    trace = ["strace", "-f", "-y", "-e", "trace=fsync,renameat2,linkat", "-o", "more"]
+    line = [*words("update-overlay"), "env.ext3", *inside]
+    subprocess.run(
+        [*trace, *line], env=environ, cwd=scratch, check=True, capture_output=True, input=b"\n"
+    )
+    calls = (scratch / "more").read_text().splitlines()
+    done = next(number for number, call in enumerate(calls) if "renameat2(" in call)
+    assert any("fsync(" in call and ".overlay-partial" in call for call in calls[:done])
+    session = start(words, environ, scratch, "run-overlay", "-o", "env.ext3", *inside)
+    session.says("begun")
+    assert not without_syncs(session)
+    assert session.end()[0] == 0
+
+
+def test_without_syncs():
+    """Only the two calls do nothing, where the caller may let them; all else is as it was."""
+    program = str(ROOT / "lib/overlay/helpers/unsynced/without-syncs")
+    line = "import os; print([f(0) for f in (os.fsync, os.fdatasync)], os.getpid() > 0)"
+    words = [program, "/usr/bin/python3", "-IS", "-c", line]
+    namespace = ["unshare", "--user", "--map-current-user", "--keep-caps"]
+    for before, expected in ((namespace, "[None, None] True\n"), ([], "")):
+        # A pipe cannot be synced.
+        done = subprocess.run([*before, *words], input="", capture_output=True, text=True)
+        assert done.stdout == expected, done
+        assert bool(done.returncode) == (not expected), done
 
 
 def test_writer_in_the_way(run, words, environ, scratch, env):

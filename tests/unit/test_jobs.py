@@ -1,6 +1,8 @@
 """Layers of tasks and staged copies: what is decided without a batch system."""
 
+import errno
 import os
+import subprocess
 
 import pytest
 from overlay.cli import parse
@@ -76,6 +78,38 @@ def test_copy_sparse(tmp_path):
         written = blocks.copy_sparse(old.fileno(), new.fileno())
     assert source.read_bytes() == target.read_bytes()
     assert written < 5 << 20 and target.stat().st_blocks * 512 < 5 << 20
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_copy_used(tmp_path, shared):
+    """What the bitmaps say is in use has the same content, whoever copies it; holes stay holes."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").write_bytes(os.urandom(1234567))
+    words = ["-q", "-t", "ext3", "-b", "4096", "-d", tmp_path / "tree", source, "300M"]
+    subprocess.run(["/usr/sbin/mke2fs", *words], check=True)
+    with open(source, "rb") as old, open(target, "wb") as new:
+        blocks.copy_used(old.fileno(), new.fileno(), shared=shared)
+    assert source.read_bytes() == target.read_bytes()
+    assert target.stat().st_blocks <= source.stat().st_blocks
+
+
+def test_copy_used_without_the_kernel(tmp_path, monkeypatch):
+    """Where the kernel cannot copy, or stops in the midst, what is left is read and written."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext3", source, "40M"], check=True)
+    left = [4096, OSError(errno.EXDEV, "")]
+
+    def copy_file_range(_source, _target, _count, _from, _to):
+        now = left.pop(0)
+        if isinstance(now, OSError):
+            raise now
+        return now
+
+    monkeypatch.setattr(os, "copy_file_range", copy_file_range)
+    with open(source, "rb") as old, open(target, "wb") as new:
+        blocks.copy_used(old.fileno(), new.fileno(), shared=True)
+    assert not left and source.read_bytes() == target.read_bytes()
 
 
 def test_directory_of_somebody_else(tmp_path, monkeypatch):

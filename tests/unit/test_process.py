@@ -182,3 +182,17 @@ def test_ask_tells_and_ends():
         ["/bin/sh", "-c", "echo one; sleep 1; echo two"], {}, None, told=(0.1, int)
     )
     assert result.output == "one\ntwo\n"
+
+
+def test_beside():
+    """A program runs while we go on; what it printed is there at its end, and no child is left."""
+    with process.Beside(["/bin/sh", "-c", "echo out; echo bad >&2; exit 3"], ENVIRON) as running:
+        result = running.result()
+        assert running.result() is result
+    assert (result.status, result.output, result.errors) == (3, "out\n", "bad\n")
+    with pytest.raises(KeyError), process.Beside(["/bin/sleep", "600"], ENVIRON) as running:
+        raise KeyError
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    with pytest.raises(OverlayError, match="cannot start"), process.Beside(["/nowhere"], ENVIRON):
+        pass

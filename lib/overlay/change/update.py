@@ -22,7 +22,7 @@ from overlay.create import build
 from overlay.create.policy import room_for
 from overlay.environment import history
 from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
-from overlay.host import ending, private
+from overlay.host import ending, private, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
 from overlay.image import image as images
@@ -125,13 +125,18 @@ class Updating:
                 self._name(copy)
                 self._output.notice(f"copying {quote(self._old.path)} to {quote(scratch)}")
                 self._working.make(copy, scratch)
-                ready = Refresh(copy, self._old.path, session, self._config, self._output)
-                self._run(session, copy)
-                if not os.path.exists(copy):
-                    why = f"something has removed its copy in {quote(scratch)}"
-                    raise self._failed(why, private.HINT)
-                ready.do(activate)
-                self._see(copy, _entry(session, words, ready.base))
+                # Open all the while: so fsync(2) tells of whatever could not be written to it.
+                with open(copy, "rb+", buffering=0) as held:
+                    ready = Refresh(copy, self._old.path, session, self._config, self._output)
+                    with self._being_synced(held.fileno()):
+                        self._run(session, copy)
+                    if not os.path.exists(copy):
+                        why = f"something has removed its copy in {quote(scratch)}"
+                        raise self._failed(why, private.HINT)
+                    ready.do(activate)
+                    with self._being_synced(held.fileno()):
+                        self._see(copy, _entry(session, words, ready.base))
+                    os.fsync(held.fileno())
                 return self._into_place(self._working.finish(copy, scratch), versions)
             finally:
                 private.leave(scratch, place)
@@ -155,6 +160,15 @@ class Updating:
         name(f"resize-overlay {here} -s +SIZE", larger)
         name(f"check-overlay {here}", "the same line once more")
         self._output.name(copy, self._old.path)
+
+    @contextlib.contextmanager
+    def _being_synced(self, file: int) -> Iterator[None]:
+        """Give a context in which what has been written to an open file goes to its disk."""
+        program = process.which("sync", self._config.environ)
+        with contextlib.ExitStack() as stack:
+            if program:
+                stack.enter_context(process.Beside([program, "-d", file], self._config.environ))
+            yield
 
     def _check(self, session: Session) -> None:
         """Refuse what no session could begin with before anything is copied. Raises OverlayError."""
@@ -212,6 +226,7 @@ class Updating:
         What they print stays in a log then; a shell has none, its terminal is the user's.
         """
         request = session.over([Overlay(copy, "rw")], os.path.basename(self._path))
+        request.unsynced = True
         config, output = self._config, self._output
         if session.command is None and session.commands is None:
             output.notice("exit keeps what you do in this shell, exit 1 throws it away")

@@ -14,7 +14,7 @@ from overlay.host import private, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3, record
 from overlay.plan import Plan
-from overlay.safety import blocks, guard, repair, replace
+from overlay.safety import blocks, e2fsck, guard, repair, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,12 +91,18 @@ class Ext3Working(Working):
             self._resize(copy)
 
     def _copy(self, descriptor: int) -> None:
-        """Copy the blocks in use into an empty file."""
+        """Copy the blocks in use into an empty file.
+
+        Whether the bitmaps say which these are is seen in the old one meanwhile: nobody writes it.
+        """
         old, environ = self._old, self._config.environ
+        shared = not steps.is_reserved(old.status)
+        program = process.need("e2fsck", environ)
         try:
-            blocks.copy_used(old.descriptor, descriptor)
-            if repair.is_sound(process.need("e2fsck", environ), descriptor, environ):
-                return
+            with e2fsck.beside(program, old.descriptor, environ) as check:
+                blocks.copy_used(old.descriptor, descriptor, shared=shared)
+                if repair.finds_nothing(check.result()):
+                    return
         except ext3.FormatError:
             pass
         # Its bitmaps are not right: what is in use is found by its files, and repaired later.

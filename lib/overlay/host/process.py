@@ -171,21 +171,98 @@ def run(
     """
     tell(arguments, variables)
     environment = {**environ, "LC_ALL": "C", **(variables or {})}
-    # Files in memory, not pipes: the program cannot wait for us, nor we for it, and that
-    # spares a short command the module subprocess.
-    files = [os.memfd_create(name) for name in ("input", "output", "errors")]
-    try:
-        with open(files[0], "wb", closefd=False) as words:
-            words.write(text.encode())
-        os.lseek(files[0], 0, os.SEEK_SET)
-        actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
-        status = _run(arguments, environment, actions, most, seconds, watch)
-        if most is not None and os.fstat(files[1]).st_size > most:
+    with _Files(text) as files:
+        status = _run(arguments, environment, files.actions, most, seconds, watch)
+        if most is not None and files.printed > most:
             status = -signal.SIGXFSZ  # it was faster than the limit
-        return Result(status, *map(_all_of, files[1:]))
-    finally:
-        for file in files:
+        return files.result(status)
+
+
+class _Files:
+    """What stands for the standard input, output and errors of a program: a context.
+
+    Files in memory, not pipes: the program cannot wait for us, nor we for it, and that spares a
+    short command the module subprocess.
+    """
+
+    __slots__ = ("_files", "actions")
+
+    def __init__(self, text: str = "") -> None:
+        """Make them; text is the input."""
+        self._files = [os.memfd_create(name) for name in ("input", "output", "errors")]
+        self.actions = [
+            (os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(self._files)
+        ]
+        with open(self._files[0], "wb", closefd=False) as words:
+            words.write(text.encode())
+        os.lseek(self._files[0], 0, os.SEEK_SET)
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for file in self._files:
             os.close(file)
+
+    @property
+    def printed(self) -> int:
+        """How many bytes have come to the standard output."""
+        return os.fstat(self._files[1]).st_size
+
+    def result(self, status: int) -> Result:
+        """Return the Result of a program that has ended with a status."""
+        return Result(status, *map(_all_of, self._files[1:]))
+
+
+class Beside:
+    """A program that runs while we do something else: a context, at whose end it has ended.
+
+    Arguments as of run().
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str | int],
+        environ: Mapping[str, str],
+        *,
+        seconds: int | None = None,
+    ) -> None:
+        self._arguments = arguments
+        self._environ = environ
+        self._seconds = seconds
+        self._child: int | None = None
+        self._result: Result | None = None
+
+    def __enter__(self) -> Beside:
+        """Start it. Raises OverlayError as run() does."""
+        tell(self._arguments)
+        environment = {**self._environ, "LC_ALL": "C"}
+        self._files = _Files()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            self._child = _spawn(self._arguments, environment, self._files.actions, setsigmask=mask)
+            _limit(self._child, "RLIMIT_CPU", self._seconds)
+        finally:
+            if self._child is None:
+                self._files.__exit__()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return self
+
+    def result(self) -> Result:
+        """Wait for its end, and return its Result."""
+        if self._child is not None:
+            status = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+            self._child = None
+            self._result = self._files.result(status)
+        assert self._result is not None
+        return self._result
+
+    def __exit__(self, *_error: object) -> None:
+        """End it, if it has not ended by itself."""
+        if self._child is not None:
+            end(self._child)
+            self._child = None
+        self._files.__exit__()
 
 
 def _all_of(file: int) -> str:

@@ -131,6 +131,7 @@ class _Job:
         self._output = output
         self._scratch = scratch_directory(config)
         self._kept = layer is None or layer.keep is not None
+        self._request.unsynced = not self._kept
         self._status: int | None = None
 
     def rehearse(self) -> Plan:

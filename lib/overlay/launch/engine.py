@@ -43,13 +43,15 @@ class Launchers:
         self.directory = directory
         self.base = base
 
-    def path(self, *, writable: bool, stack: bool = False) -> str:
+    def path(self, *, writable: bool, stack: bool = False, unsynced: bool = False) -> str:
         """Return the directories of those for a session, with colons between.
 
         writable  whether what lies on top stays writable
         stack     whether what lies below it is to be put together by the kernel's overlayfs
+        unsynced  as of a Session
         """
-        names = ["stack" if stack else "writable"] if writable else ["read-only"]
+        names = ["unsynced"] if writable and unsynced else []
+        names += ["stack" if stack else "writable"] if writable else ["read-only"]
         names += ["base"] if self.base else []
         return ":".join(os.path.join(LAUNCHERS, name) for name in names)
 

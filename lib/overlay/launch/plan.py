@@ -271,7 +271,9 @@ def _started(
     if learned.launchers:
         # An empty layer in memory that the users ask the engine for stays writable.
         launchers = learned.launchers.path(
-            writable=facts.writable or facts.told.layer, stack=learned.stack is not None
+            writable=facts.writable or facts.told.layer,
+            stack=learned.stack is not None,
+            unsynced=session.unsynced,
         )
         if learned.launchers.directory is None:
             path_first = launchers

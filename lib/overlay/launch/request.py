@@ -71,6 +71,8 @@ class Session:
     program     the name of the calling program, for the messages of the shell inside
     title       the overlay that the prompt of a shell names; None for the first
     verbose     whether the engine says more than warnings and errors
+    unsynced    whether the image that it writes need not be synced by its server: when the session
+                does not end well it is thrown away, and when it does, that, or synced as a whole
 
     With neither commands nor command it is an interactive shell.
     """
@@ -89,6 +91,7 @@ class Session:
         program: str = "run-overlay",
         title: str | None = None,
         verbose: bool = False,
+        unsynced: bool = False,
     ) -> None:
         self.overlays = list(overlays)
         self.container = container
@@ -101,6 +104,7 @@ class Session:
         self.program = program
         self.title = title
         self.verbose = verbose
+        self.unsynced = unsynced
 
     def over(self, overlays: Iterable[Overlay], title: str | None) -> Session:
         """Return the same session with others in the place of its overlays.

@@ -7,7 +7,7 @@ import os
 
 from overlay import size
 from overlay.errors import CANNOT_CREATE, OverlayError, cannot, quote
-from overlay.host import process
+from overlay.host import mounts, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3
 
@@ -21,6 +21,12 @@ _WAYS_OUT = (
 _BLOCK = 1 << 20  # bytes that are copied at a time
 
 _AT_ONCE = 4  # of them
+
+# What the kernel copies by itself on one file system: bytes at a time; why it cannot; and where
+# it never lets two files share blocks.
+_AT_A_TIME = 1 << 26
+_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+_SHARES_NO_BLOCKS = ("ext2", "ext3", "ext4", "tmpfs")
 
 # Options of cp(1) for an image.
 COPYING = ("--reflink=auto", "--sparse=always", "--")
@@ -64,15 +70,52 @@ def copy(
         raise OverlayError(f"cannot copy {quote(path)}: {why}", status=CANNOT_CREATE)
 
 
-def copy_used(source: int, target: int) -> None:
+def copy_used(source: int, target: int, *, shared: bool = False) -> None:
     """Copy the blocks of an ext3 image that its bitmaps say are in use to an empty file.
 
-    Whether the bitmaps are right is seen in the copy, by e2fsck(8). Raises FormatError, OSError.
+    shared  whether the two files may have blocks in common, where their file system can do so:
+            what is written to one of them then takes a block that was not reserved for it
+    Whether the bitmaps are right is for e2fsck(8) to say. Raises FormatError, OSError.
     """
     from overlay.image.ext3_read import Reader  # of updates only
 
     os.truncate(target, os.fstat(source).st_size)
-    copy_runs(source, target, Reader(source, ext3.read_superblock(source)).used())
+    runs = list(Reader(source, ext3.read_superblock(source)).used())
+    if not (_on_one_device(source, target, shared) and _copy_within(source, target, runs)):
+        copy_runs(source, target, runs)
+
+
+def _on_one_device(source: int, target: int, shared: bool) -> bool:
+    """Return whether the kernel may copy between two open files; shared as of copy_used()."""
+    if os.fstat(source).st_dev != os.fstat(target).st_dev:
+        return False
+    mount = mounts.find(target)
+    return mount is not None and (shared or mount.type in _SHARES_NO_BLOCKS)
+
+
+def _copy_within(source: int, target: int, runs: Iterable[tuple[int, int]]) -> bool:
+    """Copy parts of an open file to another one on its file system, holes left out.
+
+    Return whether the kernel could: copy_file_range(2). Raises OSError.
+    """
+    for offset, length in runs:
+        for place, count in _data(source, offset, offset + length):
+            end = place + count
+            while place < end:
+                # The next ones are read from the disk meanwhile.
+                os.posix_fadvise(source, place, 2 * _AT_A_TIME, os.POSIX_FADV_WILLNEED)
+                try:
+                    done = os.copy_file_range(
+                        source, target, min(_AT_A_TIME, end - place), place, place
+                    )
+                except OSError as error:
+                    if error.errno in _CANNOT_COPY:
+                        return False
+                    raise
+                if done == 0:  # it is cut off, or the kernel cannot after all: read(2) will say
+                    return False
+                place += done
+    return True
 
 
 def copy_data(source: int, target: int) -> None:
@@ -81,20 +124,24 @@ def copy_data(source: int, target: int) -> None:
     copy_runs(source, target, _data(source))
 
 
-def _data(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of what is not a hole in an open file. Raises OSError."""
-    whole, place = os.fstat(descriptor).st_size, 0
+def _data(descriptor: int, place: int = 0, whole: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of what is not a hole in an open file. Raises OSError.
+
+    place, whole  where to begin and where to end
+    """
+    whole = os.fstat(descriptor).st_size if whole is None else whole
     while place < whole:
         try:
             place = os.lseek(descriptor, place, os.SEEK_DATA)
-            end = os.lseek(descriptor, place, os.SEEK_HOLE)
+            end = min(os.lseek(descriptor, place, os.SEEK_HOLE), whole)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return  # a hole up to the end
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
             end = whole
-        yield place, end - place
+        if place < end:
+            yield place, end - place
         place = end
 
 

@@ -26,9 +26,19 @@ def run(program: str, options: str, descriptor: int, environ: Mapping[str, str])
     descriptor  the open image
     The status is ENDLESS then.
     """
+    return process.run([program, options, descriptor], environ, seconds=_seconds(descriptor))
+
+
+def beside(program: str, descriptor: int, environ: Mapping[str, str]) -> process.Beside:
+    """Return the context of a run that changes nothing, while something else is done."""
+    seconds = _seconds(descriptor)
+    return process.Beside([program, "-fn", descriptor], environ, seconds=seconds)
+
+
+def _seconds(descriptor: int) -> int:
+    """Return how many seconds of the processor a run on an open image may take."""
     try:
         superblock = ext3.read_superblock(descriptor)
-        seconds = _SECONDS + superblock.used_inodes_count // _INODES + superblock.size // _BYTES
     except ext3.FormatError:
-        seconds = _SECONDS
-    return process.run([program, options, descriptor], environ, seconds=seconds)
+        return _SECONDS
+    return _SECONDS + superblock.used_inodes_count // _INODES + superblock.size // _BYTES

@@ -119,7 +119,11 @@ def is_sound(
     More than 65,000 directories in one are not damage here: they do no harm, once the number
     of its links stands at 1, and what e2fsck would do makes an ext4 image of it.
     """
-    result = e2fsck.run(program, "-fn", descriptor, environ)
+    return finds_nothing(e2fsck.run(program, "-fn", descriptor, environ), sums=sums)
+
+
+def finds_nothing(result: Result, *, sums: bool = True) -> bool:
+    """Return whether that is what e2fsck -fn says; sums as of is_sound()."""
     rest = result.output.replace(_MANY, "")
     if result.status == 4 and rest != result.output:
         return "? no" not in rest and "IGNORED" not in rest
