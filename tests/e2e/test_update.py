@@ -11,6 +11,8 @@ import pytest
 from e2e.safety.trees import CLEAN, Session, descendants, kill_tree, named, state
 from support import BASE, ROOT, tool
 
+CHANGE = ("--", "touch", "/opt/x")
+
 
 @pytest.fixture
 def env(ok, scratch):
@@ -49,7 +51,7 @@ def test_updated(ok, run, scratch, env, read):
     for expected in ("two\n", "three\n", "two\n"):
         ok("update-overlay", "-q", "--undo", "env.ext3")
         assert read() == expected
-    ok("update-overlay", "-q", "--versions", "3", "env.ext3", "--", "true")
+    ok("update-overlay", "-q", "--versions", "3", "env.ext3", *CHANGE)
     assert names(scratch) == ["env.ext3", "env.ext3.~2~", "env.ext3.~3~"]
 
 
@@ -57,16 +59,16 @@ def test_versions_by_setting(ok, environ, scratch, env):
     """How many are kept is the site's to say, or the user's: not to be told at each update."""
     environ["OVERLAY_UPDATE_VERSIONS"] = "2"
     for _number in range(3):
-        ok("update-overlay", "-q", "env.ext3", "--", "true")
+        ok("update-overlay", "-q", "env.ext3", *CHANGE)
     assert names(scratch) == ["env.ext3", "env.ext3.~2~", "env.ext3.~3~"]
-    ok("update-overlay", "-q", "--versions", "1", "env.ext3", "--", "true")
+    ok("update-overlay", "-q", "--versions", "1", "env.ext3", *CHANGE)
     assert names(scratch) == ["env.ext3", "env.ext3.~4~"]
 
 
 def test_versions_are_shown_and_forgotten(ok, run, scratch, env):
     """What is kept is listed, and goes by --forget."""
     assert run("update-overlay", "--forget", "env.ext3").status == 73
-    ok("update-overlay", "-q", "env.ext3", "--", "true")
+    ok("update-overlay", "-q", "env.ext3", *CHANGE)
     assert "'env.ext3.~1~', " in ok("show-overlay", "env.ext3")
     listed = ok("list-overlays", ".")
     assert "before an update" in listed
@@ -92,7 +94,7 @@ def test_users_own_versions(ok, scratch, env):
     """Files of such names that somebody else has made are theirs, and stay."""
     (scratch / "env.ext3.~1~").write_text("of cp --backup=numbered")
     for _number in range(3):
-        ok("update-overlay", "-q", "env.ext3", "--", "true")
+        ok("update-overlay", "-q", "env.ext3", *CHANGE)
     assert names(scratch) == ["env.ext3", "env.ext3.~1~", "env.ext3.~4~"]
     (scratch / "env.ext3.~9~").write_text("of cp --backup=numbered")
     ok("update-overlay", "-q", "--undo", "env.ext3")
@@ -142,6 +144,29 @@ def test_larger(ok, env, read):
     assert found["size"] == 44 << 20
     assert found["files_total"] >= 5000
     assert read() == "one\n"
+
+
+@pytest.mark.parametrize("kind", ["env", "packed"])
+def test_nothing_changed(request, ok, run, scratch, kind):
+    """What changes nothing replaces nothing, and does not take the place of the version before."""
+    path = request.getfixturevalue(kind)
+    ok("update-overlay", "-q", path.name, "--", "sh", "-c", "echo two >/opt/x/f")
+    before, there = (path.read_bytes(), path.stat()), names(scratch)
+    (scratch / "more").write_text("cat /opt/x/f /usr/bin/env; ls -lR /opt\n")
+    for words, stdin in (
+        ([], ""),
+        (["--", "cat", "/opt/x/f"], None),
+        (["-f", "more"], None),
+    ):
+        said = run("update-overlay", path.name, *words, stdin=stdin)
+        assert said.status == 0, said
+        assert said.stdout == f"nothing was changed in {path.name}: it stays as it is\n"
+        assert (path.read_bytes(), path.stat()) == before
+        assert names(scratch) == there
+    assert ok("update-overlay", "-q", path.name, "--", "true") == ""
+    for line in ("echo tvo >/opt/x/f", "chmod 700 /opt/x/f", "mv /opt/x/f /opt/x/g"):
+        assert "updated" in ok("update-overlay", path.name, "--", "sh", "-c", line)
+    assert (path.read_bytes(), path.stat()) != before
 
 
 def start(words, environ, scratch, *arguments):
@@ -266,7 +291,7 @@ def test_undo_during_an_update(ok, run, words, environ, scratch, env, read):
 
 def test_private_in_the_place_of_a_version(ok, overlay, scratch, env):
     """What somebody who may write in the directory gives that name is not opened to them."""
-    ok("update-overlay", "-q", "env.ext3", "--", "true")
+    ok("update-overlay", "-q", "env.ext3", *CHANGE)
     (scratch / "env.ext3.~1~").rename(scratch / "gone")
     private = overlay("private.ext3")
     private.chmod(0o600)
@@ -369,7 +394,7 @@ def test_packed(ok, run, words, environ, scratch, packed, read):
     assert (said.status, "it is as it was" in said.stderr) == (73, True), said
     assert run("update-overlay", "env.sqsh", "-s", "+5G", "--", "true").status == 2
     assert packed.read_bytes() == whole
-    ok("update-overlay", "-q", "env.sqsh", "--", "true")
+    ok("update-overlay", "-q", "env.sqsh", *CHANGE)
     assert "before an update" in ok("list-overlays", ".")
     ok("update-overlay", "--forget", "env.sqsh")
     assert names(scratch) == ["env.sqsh"]

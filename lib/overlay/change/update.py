@@ -106,8 +106,8 @@ class Updating:
         versions: int,
         words: Sequence[str] = (),
         activate: Sequence[str] | None = None,
-    ) -> str:
-        """Do it, and return the name that the version before has now.
+    ) -> str | None:
+        """Do it, and return the name that the version before has now; None: nothing was changed.
 
         session   what runs in the copy; its overlays are set here
         versions  how many of the versions before are kept
@@ -134,6 +134,8 @@ class Updating:
                         why = f"something has removed its copy in {quote(scratch)}"
                         raise self._failed(why, private.HINT)
                     ready.do(activate)
+                    if self._working.is_unchanged(copy):
+                        return None
                     with self._being_synced(held.fileno()):
                         self._see(copy, _entry(session, words, ready.base))
                     os.fsync(held.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.change import pack, resize, steps
+from overlay.change import pack, resize, steps, unchanged
 from overlay.create import fill, make, ready
 from overlay.create.request import Creation, Order
 from overlay.create.squashfs import Squashfs
@@ -55,6 +55,10 @@ class Working:
 
         scratch  in whose directory of ours it lies. Raises OverlayError, OSError.
         """
+        raise NotImplementedError
+
+    def is_unchanged(self, copy: str) -> bool:
+        """Return whether the image holds what the overlay does, after all that was to change it."""
         raise NotImplementedError
 
     def finish(self, copy: str, scratch: str) -> str:
@@ -125,6 +129,9 @@ class Ext3Working(Working):
         finally:
             whole.close()
 
+    def is_unchanged(self, copy: str) -> bool:
+        return _hold_the_same(self._old.descriptor, copy)
+
     def finish(self, copy: str, scratch: str) -> str:
         return copy
 
@@ -190,8 +197,18 @@ class PackedWorking(Working):
         whole = guard.open_whole(copy)
         try:
             self._was_open = bool(self._old.status.st_mode & 0o044) and not pack.closed(whole)
+            before = replace.new_file(_before(copy))
+            try:
+                blocks.copy_used(whole.descriptor, before, shared=True)
+            finally:
+                os.close(before)
         finally:
             whole.close()
+
+    def is_unchanged(self, copy: str) -> bool:
+        with open(_before(copy), "rb") as before:
+            os.unlink(before.name)
+            return _hold_the_same(before.fileno(), copy)
 
     def finish(self, copy: str, scratch: str) -> str:
         whole = guard.open_whole(copy)
@@ -231,6 +248,20 @@ class PackedWorking(Working):
         fields = record.read(finished)
         status = os.fstat(new)
         record.write(new, {**fields, "stamp": f"{status.st_mtime_ns}.{status.st_size}"})
+
+
+def _before(copy: str) -> str:
+    """Return the path of a copy of an image as it was before the commands."""
+    return f"{copy}.before"
+
+
+def _hold_the_same(before: int, copy: str) -> bool:
+    """Return whether an open image and the one at a path hold the same."""
+    with open(copy, "rb") as after:
+        try:
+            return unchanged.is_unchanged(before, after.fileno())
+        except ext3.FormatError:
+            return False  # it will be told when that is looked at
 
 
 def working(old: Image, more: More, config: Config, output: Output) -> Working:

@@ -89,8 +89,12 @@ def _main(options: Namespace, environ: Mapping[str, str], root: str, output: Out
         )
     finally:
         work.close()
-    if not options.quiet:
-        path = quote(options.overlay)
+    path = quote(options.overlay)
+    if options.quiet:
+        return 0
+    if kept is None:
+        output.result(f"nothing was changed in {path}: it stays as it is")
+    else:
         before = kept if os.path.isabs(options.overlay) else os.path.relpath(kept)
         output.result(
             f"updated {path}\n"

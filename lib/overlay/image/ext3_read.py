@@ -199,6 +199,14 @@ class Reader:
         if end > start:
             yield start * size, (end - start) * size
 
+    def table_blocks(self) -> Iterator[int]:
+        """Yield the numbers of the blocks of the inode tables."""
+        superblock = self.superblock
+        count = -(-superblock.inodes_per_group * superblock.inode_size // superblock.block_size)
+        for group in range(superblock.groups_count):
+            first = self._group(group)[2]
+            yield from range(first, first + count)
+
     def place(self, number: int) -> int:
         """Return the offset in bytes of an inode."""
         superblock = self.superblock

@@ -6,6 +6,7 @@ of a command: in a mount namespace real helpers lie beside its starter.
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 from e2e.safety.trees import CLEAN, SERVERS, descendants, holders, kill, named, program, state
@@ -73,6 +74,18 @@ def test_full(run, make):
     assert "No space left on device" in result.stderr
     assert state(path) == CLEAN
     assert run("run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", CUT) == (0, "", "")
+
+
+def test_synced_once(make, start):
+    """The server of what an update works on does without syncs there, too."""
+    path = make("a.ext3")
+    line = "echo begun; read x; echo one >/f"
+    update = start("update-overlay", path, "--", "sh", "-c", line)
+    update.complains("begun")
+    (server,) = named(descendants(update.pid), "fuse2fs")
+    assert "Seccomp:\t2\n" in Path(f"/proc/{server}/status").read_text()
+    assert update.end()[0] == 0
+    assert state(path) == CLEAN
 
 
 def test_full_without_namespaces(run, make, alone):
