@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from e2e.safety.trees import CLEAN, Session, descendants, kill_tree, named, state
-from support import BASE, ROOT, tool
+from support import BASE, ROOT, shell, tool
 
 CHANGE = ("--", "touch", "/opt/x")
 
@@ -482,6 +483,38 @@ def test_quota(run, environ, env):
     assert "the quota is short by" in said.stderr
     environ["OVERLAY_QUOTA_CHECK"] = "off"
     assert run("update-overlay", "env.ext3", "--", "true").status == 0
+
+
+@pytest.mark.parametrize("kind", ["ext3", "sqsh"])
+def test_not_written_back(ok, run, environ, scratch, small, kind):
+    """Where the new one has no room in the end, what was made is kept, with the line for later."""
+    ok("create-overlay", "-q", "-s", "20", "-n", "1", "-o", small / "a.ext3")
+    if kind == "sqsh":
+        ok("pack-overlay", "-q", "--remove", small / "a.ext3")
+    path = small / f"a.{kind}"
+    before = path.read_bytes()
+    fill = shlex.quote(str(small / "fill"))
+    line = f"head -c 30M /dev/urandom >/data; head -c 64M /dev/zero >{fill}; :"
+    size = [] if kind == "sqsh" else ["-s", "+20"]
+    words = ["-b", small, *size, "--", "sh", "-c", line]
+    said = run("update-overlay", path, *words)
+    assert said.status == 73, said
+    assert "it is as it was; what the commands made is kept" in said.stderr
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(small)) == [path.name, "fill"]
+    (hint,) = (line for line in said.stderr.splitlines() if "hint: " in line)
+    assert "no room" in said.stderr or "No space left" in said.stderr
+    (small / "fill").unlink()
+    later = hint.partition("when there is room: ")[2].partition("; when it")[0]
+    programs = {"PATH": f"{ROOT}/bin:{environ['PATH']}"}
+    assert shell(later, {**environ, **programs}, scratch).status == 0
+    assert sorted(os.listdir(small)) == [path.name, f"{path.name}.~1~"]
+    assert (small / f"{path.name}.~1~").read_bytes() == before
+    assert ok("run-overlay", "-q", "-o", f"{path}:ro", "--", "wc", "-c", "/data").split()[0] == str(
+        30 << 20
+    )
+    (kept,) = re.findall(r"when it is not needed: (rm -r .*)", hint)
+    assert shell(kept, environ, scratch).status == 0
 
 
 @pytest.mark.parametrize("how", ["replaced", "renamed", "written"])

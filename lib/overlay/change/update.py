@@ -16,12 +16,13 @@ import time
 
 from overlay import __version__, size
 from overlay.change import carry
+from overlay.change.naming import Naming
 from overlay.change.refresh import Refresh
-from overlay.change.working import working
+from overlay.change.working import copying, working
 from overlay.create import build
 from overlay.create.policy import room_for
 from overlay.environment import history
-from overlay.errors import CANNOT_CREATE, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, DAMAGED, NOT_ALLOWED, OverlayError, quote, reason
 from overlay.host import ending, private, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
@@ -31,19 +32,19 @@ from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from overlay.launch.facts import check_memory, gather
 from overlay.launch.request import Overlay, Session
 from overlay.launch.run import run
-from overlay.output import Output
 from overlay.safety import blocks, guard, repair, replace, stale
 from overlay.safety import versions as versions_of
 from overlay.safety.use import in_use, updated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any, BinaryIO
 
     from overlay.change.working import More, Working
     from overlay.environment.base import Base
     from overlay.image.kind import Image
+    from overlay.output import Output
     from overlay.safety.replace import Unfinished
     from overlay.settings.config import Config
 
@@ -65,7 +66,7 @@ class Updating:
         more  what size and number of files are to be, from what they are; None as they are
         """
         self._config = config
-        self._output = _Naming(output)
+        self._output = Naming(output)
         self._scratch = scratch_directory(config)
         found = [images.look(path, write=True)]
         try:
@@ -136,10 +137,8 @@ class Updating:
                     ready.do(activate)
                     if self._working.is_unchanged(copy):
                         return None
-                    with self._being_synced(held.fileno()):
-                        self._see(copy, _entry(session, words, ready.base))
-                    os.fsync(held.fileno())
-                return self._into_place(self._working.finish(copy, scratch), versions)
+                    entry = _entry(session, words, ready.base)
+                    return self._end(held.fileno(), copy, scratch, entry, versions)
             finally:
                 private.leave(scratch, place)
 
@@ -261,6 +260,54 @@ class Updating:
             hint = log and build.see(log)
             raise self._failed(f"the commands ended with {ended}", hint)
 
+    def _end(self, held: int, copy: str, scratch: str, entry: dict[str, Any], versions: int) -> str:
+        """Let the copy take the place of the overlay; return the old one's name now.
+
+        held  the open file that it is
+        What the commands have made is not thrown away when that cannot be done: see _keep().
+        """
+        finished = None
+        try:
+            with self._being_synced(held):
+                self._see(copy, entry)
+            os.fsync(held)
+            finished = self._working.finish(copy, scratch)
+            return self._into_place(finished, versions)
+        except _KeptApart:
+            raise
+        except (OverlayError, OSError) as error:
+            raise self._keep(scratch, copy, finished, error) from None
+
+    def _keep(
+        self, scratch: str, copy: str, finished: str | None, why: OverlayError | OSError
+    ) -> OverlayError:
+        """Keep what the commands have made; return the error that names it, and the way on.
+
+        copy      the image that they worked in
+        finished  what was to take the place of the overlay, where it was come to that
+        """
+        error = why if isinstance(why, OverlayError) else self._failed(reason(why))
+        self._output.told(error)
+        base = os.path.basename(finished or copy)
+        try:
+            kept = os.path.join(private.keep(scratch, os.path.dirname(finished or copy)), base)
+        except OSError:
+            return error
+        error.what += f"; what the commands made is kept: {quote(kept)}"
+        path = quote(self._old.path)
+        stem, end = os.path.splitext(self._old.path)
+        new = f"{stem}.updated{end}"
+        if os.stat(kept).st_dev == os.stat(os.path.dirname(self._path)).st_dev and finished:
+            line = f"mv --backup=numbered {quote(kept)} {path}"
+        else:
+            made = copying(kept, new) if finished else self._working.line(kept, new)
+            line = f"{made} && mv --backup=numbered {quote(new)} {path}"
+        if error.status == DAMAGED:
+            line = f"check-overlay --repair {quote(kept)} && {line}"
+        gone = f"rm -r {quote(os.path.dirname(kept))}"
+        error.hint = f"when there is room: {line}; when it is not needed: {gone}"
+        return error
+
     def _see(self, copy: str, entry: dict[str, Any]) -> None:
         """Note in the copy that it was updated, and see that it is sound."""
         whole = guard.open_whole(copy)
@@ -365,46 +412,15 @@ class Updating:
                 break
         new.keep_as(os.path.basename(name))
         path, shown = quote(self._old.path), quote(os.path.relpath(name))
-        return OverlayError(
+        return _KeptApart(
             f"{path} is not updated: {why}; the updated copy is {shown}",
             status=CANNOT_CREATE,
             hint=f"look at both; to take the copy: mv {shown} {path}",
         )
 
 
-class _Naming(Output):
-    """An Output that calls the files of an update by the name of the overlay."""
-
-    def __init__(self, output: Output) -> None:
-        super().__init__(output.program, output.quiet, output.verbose)
-        self._names: dict[str, str] = {}
-
-    def name_words(self, words: str, others: str) -> None:
-        """Say other words from now on."""
-        self._names[words] = others
-
-    def name(self, file: str, path: str) -> None:
-        """Call a file by another path from now on."""
-        self._names[quote(file)] = quote(path)
-        self._names[file] = path
-
-    def notice(self, text: str, level: str = "notice") -> None:
-        super().notice(_renamed(text, self._names), level)
-
-    def error(self, error: OverlayError) -> None:
-        super().error(self.told(error))
-
-    def told(self, error: OverlayError) -> OverlayError:
-        """Return an error with those names in its words."""
-        error.what = _renamed(error.what, self._names)
-        error.hint = error.hint and _renamed(error.hint, self._names)
-        return error
-
-
-def _renamed(text: str, names: Mapping[str, str]) -> str:
-    for file, path in names.items():
-        text = text.replace(file, path)
-    return text
+class _KeptApart(OverlayError):
+    """The overlay was changed meanwhile; the new one has another name beside it."""
 
 
 def _image_name(path: str) -> str:

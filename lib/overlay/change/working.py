@@ -65,6 +65,10 @@ class Working:
         """Return the path of what takes the place of the overlay, when the image is sound."""
         raise NotImplementedError
 
+    def line(self, image: str, new: str) -> str:
+        """Return the line for a shell that makes a new overlay of the image, when that is kept."""
+        return copying(image, new)
+
     def note(self, finished: int, new: int) -> None:
         """Take what is noted of a finished file over to the open file with the same content."""
         raise NotImplementedError
@@ -235,6 +239,11 @@ class PackedWorking(Working):
         private.remove(copy)
         return path
 
+    def line(self, image: str, new: str) -> str:
+        words = ["--open"] if self._everybody else []
+        words += ["--compression", self._old.settings().compression, image, "-o", new]
+        return " ".join(map(quote, ["pack-overlay", *words]))
+
     def _tell_of_closed(self, closed: Sequence[bytes]) -> None:
         """Say that what was readable for all has files now that are not."""
         if closed:
@@ -248,6 +257,11 @@ class PackedWorking(Working):
         fields = record.read(finished)
         status = os.fstat(new)
         record.write(new, {**fields, "stamp": f"{status.st_mtime_ns}.{status.st_size}"})
+
+
+def copying(file: str, new: str) -> str:
+    """Return the line for a shell that copies a finished overlay."""
+    return f"cp -p --sparse=always {quote(file)} {quote(new)}"
 
 
 def _before(copy: str) -> str:

@@ -67,10 +67,7 @@ class Workplace:
 
     def keep(self) -> str:
         """Keep what a session would see, beside it, and return where. Raises OSError."""
-        name = f"kept.{self.host}.{self.pid}-{os.urandom(4).hex()}"
-        path = os.path.join(private.name(self.scratch), name)
-        os.rename(self.upper, path)
-        return path
+        return private.keep(self.scratch, self.upper)
 
     def making(self, config: Config | None = None) -> Step:
         """Return the Step that makes it, with the directories that the site wants in it.

@@ -239,6 +239,17 @@ def leave(scratch: str, path: str) -> None:
     _try(os.rmdir, name(scratch))
 
 
+def keep(scratch: str, path: str) -> str:
+    """Move what has been made in the directory out of the way of all that tidies there.
+
+    Return its path now. Raises OSError.
+    """
+    base = f"kept.{os.uname().nodename}.{os.getpid()}-{os.urandom(4).hex()}"
+    kept = os.path.join(name(scratch), base)
+    os.rename(path, kept)
+    return kept
+
+
 def remove_stale(scratch: str, host: str) -> None:
     """Remove what killed processes of this host have left of their work."""
     directory, prefix = name(scratch), _prefix(host)

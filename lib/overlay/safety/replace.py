@@ -80,6 +80,7 @@ class Unfinished:
         """
         parent, self._base = os.path.split(path)
         self.path = path
+        self._made = made
         self._name = f"{partial_name('', os.uname().nodename, os.getpid())}-{os.urandom(8).hex()}"
         self.name = os.path.join(parent, self._name)
         self._directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -104,10 +105,13 @@ class Unfinished:
         return descriptor
 
     def close(self) -> None:
-        """Close it; it is removed unless it has got another name."""
+        """Close it; unless it has got another name it is removed, or goes back to where it was."""
         if self._is_at(self._name):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._name, dir_fd=self._directory)
+                if self._made is None:
+                    os.unlink(self._name, dir_fd=self._directory)
+                else:
+                    os.rename(self._name, self._made, src_dir_fd=self._directory)
         os.close(self.descriptor)
         os.close(self._directory)
 
@@ -317,6 +321,7 @@ def leads_to(name: str, directory: int, descriptor: int) -> bool:
 def adopted(path: str, made: str) -> Iterator[Unfinished]:
     """Give the Unfinished file that is going to be path; a file of ours becomes it.
 
+    At the end of the context that is where it was, unless it has got its name.
     made  its path, where nobody else may change names
     Raises OSError: EXDEV for one on another file system.
     """
