@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from overlay.change.update import check_own, take_update
+from overlay.change.permitted import check_own, take_update
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
 from overlay.host import permissions
 from overlay.image import image as images

@@ -12,17 +12,17 @@ import errno
 import itertools
 import os
 import shlex
-import time
 
 from overlay import __version__, size
 from overlay.change import carry
 from overlay.change.naming import Naming
+from overlay.change.permitted import check_own, take_update
 from overlay.change.refresh import Refresh
 from overlay.change.working import copying, working
 from overlay.create import build
 from overlay.create.policy import room_for
 from overlay.environment import history
-from overlay.errors import CANNOT_CREATE, DAMAGED, NOT_ALLOWED, OverlayError, quote, reason
+from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
 from overlay.host import ending, private, process
 from overlay.host.room import free_bytes
 from overlay.host.scratch import scratch_directory
@@ -34,7 +34,7 @@ from overlay.launch.request import Overlay, Session
 from overlay.launch.run import run
 from overlay.safety import blocks, guard, repair, replace, stale
 from overlay.safety import versions as versions_of
-from overlay.safety.use import in_use, updated
+from overlay.safety.use import in_use
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,20 @@ if TYPE_CHECKING:
     from overlay.output import Output
     from overlay.safety.replace import Unfinished
     from overlay.settings.config import Config
+
+
+class Outcome:
+    """What came of an update.
+
+    changed  whether anything was changed; else the overlay is what it was
+    before   the name that the version before has now; None: it has none
+    """
+
+    __slots__ = ("before", "changed")
+
+    def __init__(self, changed: bool, before: str | None = None) -> None:
+        self.changed = changed
+        self.before = before
 
 
 class Updating:
@@ -107,8 +121,8 @@ class Updating:
         versions: int,
         words: Sequence[str] = (),
         activate: Sequence[str] | None = None,
-    ) -> str | None:
-        """Do it, and return the name that the version before has now; None: nothing was changed.
+    ) -> Outcome:
+        """Do it, and return what came of it.
 
         session   what runs in the copy; its overlays are set here
         versions  how many of the versions before are kept
@@ -136,9 +150,9 @@ class Updating:
                         raise self._failed(why, private.HINT)
                     ready.do(activate)
                     if self._working.is_unchanged(copy):
-                        return None
+                        return Outcome(False)
                     entry = _entry(session, words, ready.base)
-                    return self._end(held.fileno(), copy, scratch, entry, versions)
+                    return Outcome(True, self._end(held.fileno(), copy, scratch, entry, versions))
             finally:
                 private.leave(scratch, place)
 
@@ -426,42 +440,6 @@ class _KeptApart(OverlayError):
 def _image_name(path: str) -> str:
     """Return the name of the ext3 image that is worked in."""
     return os.path.splitext(os.path.basename(path))[0] + ".ext3"
-
-
-def take_update(image: Image, wait: float | None, waits: bool = True) -> None:
-    """Announce an update. Raises OverlayError (IN_USE) while there is another.
-
-    wait   seconds to wait for its end; None not at all
-    waits  whether the user could have asked for that
-    """
-    start = time.monotonic()
-    while not lock.take_update(image.descriptor):
-        if wait is None or time.monotonic() - start >= wait:
-            raise updated(image.path, waits)
-        time.sleep(lock.POLL)
-
-
-def check_own(old: Image) -> None:
-    """Refuse what could not keep its owner, or be written, before anything is done."""
-    if not old.writable and not old.is_compressed:
-        raise guard.may_not_write(old.path)
-    directory = os.path.dirname(os.path.realpath(old.path))
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise OverlayError(
-            f"{quote(old.path)} cannot be updated: you may not create files in {quote(directory)}",
-            status=NOT_ALLOWED,
-            hint=f"see who may: ls -ld {quote(directory)}",
-        )
-    if old.status.st_uid != os.geteuid() and os.geteuid() != 0:
-        raise OverlayError(
-            f"{quote(old.path)} cannot be updated: it is not yours, and the new one would be",
-            status=NOT_ALLOWED,
-            hint=f"ask its owner; or update a copy: cp --sparse=always {quote(old.path)} NAME",
-        )
-    if not old.upper_is_mine:
-        why, hint = old.whose_inside()
-        words = f"{quote(old.path)} cannot be updated: {why}"
-        raise OverlayError(words, status=NOT_ALLOWED, hint=hint)
 
 
 def _stamp(image: Image) -> tuple[int, int, bytes]:

@@ -201,11 +201,11 @@ class PackedWorking(Working):
         whole = guard.open_whole(copy)
         try:
             self._was_open = bool(self._old.status.st_mode & 0o044) and not pack.closed(whole)
-            before = replace.new_file(_before(copy))
+            kept = replace.new_file(_before(copy))
             try:
-                blocks.copy_used(whole.descriptor, before, shared=True)
+                blocks.copy_used(whole.descriptor, kept, shared=True)
             finally:
-                os.close(before)
+                os.close(kept)
         finally:
             whole.close()
 

@@ -81,7 +81,7 @@ def _main(options: Namespace, environ: Mapping[str, str], root: str, output: Out
     more = (size and size.from_now, files and files.from_now)
     work = update.Updating(options.overlay, config, output, options.wait, more)
     try:
-        kept = work.do(
+        outcome = work.do(
             session,
             versions=options.versions or config["update.versions"],
             words=options.words,
@@ -89,19 +89,22 @@ def _main(options: Namespace, environ: Mapping[str, str], root: str, output: Out
         )
     finally:
         work.close()
-    path = quote(options.overlay)
-    if options.quiet:
-        return 0
-    if kept is None:
-        output.result(f"nothing was changed in {path}: it stays as it is")
-    else:
-        before = kept if os.path.isabs(options.overlay) else os.path.relpath(kept)
-        output.result(
-            f"updated {path}\n"
-            f"  before  {quote(before)}\n"
-            f"next: to go back: update-overlay --undo {path}"
-        )
+    if not options.quiet:
+        output.result(_said(options.overlay, outcome))
     return 0
+
+
+def _said(overlay: str, outcome: update.Outcome) -> str:
+    """Return what is said at the end of an update."""
+    path = quote(overlay)
+    if not outcome.changed:
+        return f"nothing was changed in {path}: it stays as it is"
+    if outcome.before is None:
+        return f"updated {path}"
+    before = outcome.before if os.path.isabs(overlay) else os.path.relpath(outcome.before)
+    return (
+        f"updated {path}\n  before  {quote(before)}\nnext: to go back: update-overlay --undo {path}"
+    )
 
 
 def _command(options: Namespace) -> list[str] | None:
