@@ -11,7 +11,7 @@ _overlay_names() {
     config=${OVERLAY_CONFIG:-}
     if [[ -z $config ]]; then
         config=$tree/etc/overlay.ini
-        if [[ -e $tree/.installed && -e ${tree%/*}/etc/overlay.ini ]]; then
+        if [[ -e $tree/.installed && (-e ${tree%/*}/etc/overlay.ini || -e ${tree%/*}/etc/overlay.d) ]]; then
             config=${tree%/*}/etc/overlay.ini
         fi
     fi

@@ -29,7 +29,8 @@ case $state in
         config=${OVERLAY_CONFIG:-}
         if [[ -z $config ]]; then
             config=$tree/etc/overlay.ini
-            [[ -e $tree/.installed && -e $tree:h/etc/overlay.ini ]] && config=$tree:h/etc/overlay.ini
+            [[ -e $tree/.installed && (-e $tree:h/etc/overlay.ini || -e $tree:h/etc/overlay.d) ]] &&
+                config=$tree:h/etc/overlay.ini
         fi
         for file in $config $config:h/overlay.d/*.ini(N) \
             ${XDG_CONFIG_HOME:-$HOME/.config}/overlay/overlay.ini; do

@@ -16,8 +16,6 @@ what the commands would have said; nothing is printed.
 
 from __future__ import annotations
 
-import os
-
 from overlay.create import make
 from overlay.create.policy import check_place, check_policy, check_room, room_for
 from overlay.create.request import Creation, check_request
@@ -25,6 +23,7 @@ from overlay.errors import OverlayError
 from overlay.host import foreground, process
 from overlay.launch.request import Overlay, Session
 from overlay.settings import config as configuration
+from overlay.settings.files import tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +46,7 @@ def load_config(environ: Mapping[str, str], root: str | None = None) -> Config:
     Its left_out has a line for every file that was not obeyed, because it belongs to somebody
     else or everybody may write it.
     """
-    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return configuration.load(process.absolute(environ), root or here)
+    return configuration.load(process.absolute(environ), root or tree())
 
 
 def create(

@@ -8,8 +8,13 @@ local function kind(path)
 end
 
 -- The place of this file tells where the tree is: an installation has PREFIX/VERSION
--- beside PREFIX/modulefiles; a clone of the repository is the tree itself.
+-- beside PREFIX/modulefiles; a package of the distribution has lib/overlay/VERSION beside
+-- share/modulefiles; a clone of the repository is the tree itself.
 local root = myFileName():gsub("/+[^/]+/+[^/]+/+[^/]+$", "")
+local packaged = root:gsub("/share$", "/lib/overlay")
+if packaged ~= root and kind(pathJoin(packaged, version)) then
+   root = packaged
+end
 local tree = root
 if kind(pathJoin(root, version, "bin")) == "directory" then
    tree = pathJoin(root, version)
@@ -54,9 +59,9 @@ end
 local config = os.getenv("OVERLAY_CONFIG") or ""
 if config == "" then
    config = pathJoin(tree, "etc/overlay.ini")
-   local kept = pathJoin(root, "etc/overlay.ini")
-   if kind(pathJoin(tree, ".installed")) and kind(kept) then
-      config = kept
+   local kept = pathJoin(root, "etc")
+   if kind(pathJoin(tree, ".installed")) and (kind(pathJoin(kept, "overlay.ini")) or kind(pathJoin(kept, "overlay.d"))) then
+      config = pathJoin(kept, "overlay.ini")
    end
 end
 local directory = config:match("^(.*)/[^/]*$") or "."

@@ -5,7 +5,7 @@ import os
 import pytest
 from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError
 from overlay.settings import config as configuration
-from overlay.settings import table
+from overlay.settings import files, table
 from overlay.settings.files import Origin, site_file, user_file
 from overlay.settings.modules import answer
 from overlay.settings.values import BOOLEAN
@@ -688,6 +688,45 @@ def test_site_file(tmp_path):
     own.unlink()
     package = os.path.dirname(os.path.dirname(configuration.__file__))
     assert site_file(str(root)) == os.path.join(package, "overlay.ini")
+
+
+def test_site_file_of_a_package(tmp_path):
+    """What a package of the distribution keeps in /etc is called by that name."""
+    kept = write(tmp_path / "etc/overlay/overlay.ini", "")
+    root = tmp_path / "usr/lib/overlay/1.0"
+    root.mkdir(parents=True)
+    (root / ".installed").touch()
+    (root.parent / "etc").symlink_to("../../../etc/overlay")
+    assert site_file(str(root)) == str(kept)
+
+
+@pytest.mark.parametrize("where", ["1.0/etc", "etc"])
+def test_own_keys_alone(environ, tmp_path, where):
+    """Settings of the site are obeyed without an overlay.ini beside overlay.d."""
+    root = tmp_path / "prefix/1.0"
+    root.mkdir(parents=True)
+    (root / ".installed").touch()
+    write(tmp_path / "prefix" / where / "overlay.d/site.ini", "[create]\nsize = 77\n")
+    without = {name: text for name, text in environ.items() if name != "OVERLAY_CONFIG"}
+    assert configuration.load(without, str(root))["create.size"] == 77 << 20
+    variables = {**environ, "OVERLAY_CONFIG": str(tmp_path / "prefix" / where / "overlay.ini")}
+    with pytest.raises(OverlayError, match="is missing"):
+        configuration.load(variables, str(root))
+
+
+@pytest.mark.parametrize(
+    ("package", "root"),
+    [
+        ("lib/overlay", "."),
+        ("lib/python3.11/site-packages/overlay", "."),
+        ("local/lib/python3.11/dist-packages/overlay", "local"),
+        ("overlay", "."),
+    ],
+)
+def test_tree(monkeypatch, package, root):
+    """The tree is found from the package, wherever pip has put that."""
+    monkeypatch.setattr(files, "_PACKAGE", f"/x/{package}")
+    assert files.tree() == os.path.normpath(f"/x/{root}")
 
 
 def test_names(environ):

@@ -164,7 +164,10 @@ def load(
     if environ.get("OVERLAY_CONFIG"):
         owners.add(uid)
     site = environ.get("OVERLAY_CONFIG") or site_file(root)
-    if not os.path.isfile(site):
+    directory = os.path.join(os.path.dirname(site), "overlay.d")
+    if os.path.isfile(site):
+        read_file(config, site, owners=owners)
+    elif environ.get("OVERLAY_CONFIG") or not os.path.isdir(directory):
         raise OverlayError(
             f"the configuration {quote(site)} is missing",
             status=MISSING,
@@ -172,8 +175,6 @@ def load(
             if environ.get("OVERLAY_CONFIG")
             else "ask the site's admin: the installation is not complete",
         )
-    read_file(config, site, owners=owners)
-    directory = os.path.join(os.path.dirname(site), "overlay.d")
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:

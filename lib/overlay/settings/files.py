@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from overlay.settings.config import Config
 
 
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
 class Origin:
     """Where a value was set: a file and its line, the environment, or nowhere."""
 
@@ -36,17 +39,34 @@ class Origin:
 def site_file(root: str) -> str:
     """Return the site's file for a tree.
 
-    An installed tree is PREFIX/VERSION; PREFIX/etc/overlay.ini, when there, belongs to the
-    site and outlives every version. A clone, or a version alone, has etc/overlay.ini; a
-    package in a virtual environment has it among its own files.
+    An installed tree is PREFIX/VERSION; PREFIX/etc, when it has settings, belongs to the
+    site and outlives every version. In a package of the distribution it is a link to a directory
+    of /etc, which is what it is called in messages then. A clone, or a version alone, has
+    etc/overlay.ini. What pip has installed has it among its own files, which the next version
+    replaces, unless the site has made settings in PREFIX/etc.
     """
-    kept = os.path.join(os.path.dirname(root), "etc", "overlay.ini")
-    own = os.path.join(root, "etc", "overlay.ini")
-    if os.path.isfile(os.path.join(root, ".installed")) and os.path.isfile(kept):
-        return kept
-    if os.path.isfile(own):
-        return own
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "overlay.ini")
+    kept = os.path.join(os.path.dirname(root), "etc")
+    if os.path.isfile(os.path.join(root, ".installed")) and _has_settings(kept):
+        return os.path.join(os.path.realpath(kept), "overlay.ini")
+    own = os.path.join(root, "etc")
+    return os.path.join(own if _has_settings(own) else _PACKAGE, "overlay.ini")
+
+
+def _has_settings(directory: str) -> bool:
+    """Return whether settings are in a directory: overlay.ini, or others in overlay.d alone."""
+    return os.path.isfile(os.path.join(directory, "overlay.ini")) or os.path.isdir(
+        os.path.join(directory, "overlay.d")
+    )
+
+
+def tree() -> str:
+    """Return the tree that this package is in, from where pip has put it, too."""
+    place = os.path.dirname(_PACKAGE)
+    if os.path.basename(place) == "lib":
+        return os.path.dirname(place)
+    if os.path.basename(place) in ("site-packages", "dist-packages"):  # of PREFIX/lib/pythonX.Y
+        return os.path.dirname(os.path.dirname(os.path.dirname(place)))
+    return place  # pip install --target
 
 
 def user_file(environ: Mapping[str, str]) -> str | None:
