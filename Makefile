@@ -24,7 +24,7 @@ LAUNCHERS := bin/* lib/overlay/helpers/for-modulefiles lib/overlay/helpers/unsyn
 
 export OVERLAY_WORK
 
-.PHONY: help demo test check lint format unit soak reference completions release install uninstall clean
+.PHONY: help demo test check lint format unit soak reference completions release install install-alone uninstall clean
 
 help:
 	@echo 'make demo       set the machine up, then show the commands at work, as an ordinary user'
@@ -35,8 +35,9 @@ help:
 	@echo 'make soak       the long rounds'
 	@echo 'make reference  write etc/overlay.ini from the table of settings'
 	@echo 'make completions    the completions of bash and zsh from the parsers'
-	@echo 'make release    archives in dist and a tag, after a look at version and changelog'
+	@echo 'make release    archives and packages in dist and a tag, after a look at version and changelog'
 	@echo 'make install    PREFIX=/share/apps/overlay [PYTHON=/usr/bin/python3] [DESTDIR=]'
+	@echo 'make install-alone  DIRECTORY=/apps/overlay/1.1: one version without modulefiles, for EasyBuild'
 	@echo 'make uninstall  remove this version from PREFIX; the settings of the site stay'
 	@echo 'make clean      remove what building and testing left'
 
@@ -62,7 +63,7 @@ lint:
 	# The launchers must be read by a Python that is too old, to say so.
 	$(RUFF) check --no-cache --ignore E402,UP,I $(LAUNCHERS)
 	$(MYPY) --no-error-summary
-	$(CODESPELL) .ci bin docs etc lib modulefiles share tests tools *.md *.ini setup.* Makefile
+	$(CODESPELL) .ci bin docs etc lib modulefiles packaging share tests tools *.md *.ini setup.* Makefile
 	shellcheck .ci/run $(filter-out $(SCRIPTS) tools/%.txt tools/%.zsh,$(wildcard tools/*)) \
 		$(wildcard tests/prepare-* tests/slurm-*) tests/soak/quota-guest $(filter-out %/without-syncs,$(wildcard lib/overlay/helpers/*/*)) lib/overlay/expose/start
 
@@ -82,6 +83,9 @@ release: check
 
 install:
 	@$(CLEAN_PYTHON) tools/install "$(PREFIX)" "$(DESTDIR)"
+
+install-alone:
+	@$(CLEAN_PYTHON) tools/install --alone "$(DIRECTORY)"
 
 uninstall:
 	@$(CLEAN_PYTHON) tools/install --uninstall "$(PREFIX)" "$(DESTDIR)"

@@ -143,6 +143,32 @@ def test_python(tmp_path):
         assert file.readline() == f"#!{chosen} -IS\n"
 
 
+def test_alone(tmp_path):
+    """`make install-alone`: a version and nothing beside it; a directory of others stays as it is."""
+    place = tmp_path / "my apps" / "7"
+    place.mkdir(parents=True)
+    for _again in range(2):
+        make("install-alone", f"DIRECTORY={place}")
+        assert os.listdir(place.parent) == ["7"]
+        assert command(place / "bin", "run-overlay", "--version").returncode == 0
+    settings = place.parent / "etc/overlay.d/site.ini"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[no such section]\n")
+    done = command(place / "bin", "create-overlay", "-s", "20", "-n", "1")
+    assert done.returncode == 78 and str(settings) in done.stderr
+    (place / ".installed").unlink()
+    before = files(tmp_path)
+    for there, why in ((place, "is not empty"), (settings, "is not a directory"), ("7", "usage: ")):
+        done = subprocess.run(
+            ["make", "-s", "-C", ROOT, "install-alone", f"DIRECTORY={there}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode and why in done.stderr
+    assert files(tmp_path) == before
+
+
 def test_installing_while_users_run_it(prefix):
     """During an installation over itself, the commands of users work all the time."""
     again = subprocess.Popen(
