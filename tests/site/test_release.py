@@ -1,85 +1,15 @@
-"""`make release`: what it builds runs, and what is not ready is not released."""
+"""`make release`: what is not ready is not released. What it makes: test_packages."""
 
-import datetime
-import os
 import re
-import shutil
-import subprocess
-import sys
 
 import pytest
-from support import PATH, ROOT
-
-VERSION = "7.5"  # of no release that there ever was
-READY = f"# Changes\n\n## {VERSION} ({datetime.date.today()})\n\n- All is better.\n"
+from checkout import READY, VERSION, Checkout
 
 
 @pytest.fixture
 def git(tmp_path):
-    """Return a function that runs git in a checkout of this tree, ready to be released."""
-    tree = tmp_path / "my tree"
-    leave = shutil.ignore_patterns(".git", ".tox", "__pycache__", "build", "dist", "*.egg-info")
-    shutil.copytree(ROOT, tree, ignore=leave)
-
-    def git(*words):
-        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-        done = subprocess.run(
-            ["git", *who, "-C", tree, *words], stdout=subprocess.PIPE, text=True, check=True
-        )
-        return done.stdout
-
-    git.tree = tree
-    git("init", "-q", "-b", "main")
-    git("config", "user.name", "x")
-    git("config", "user.email", "x@example.org")
-    write(git, "lib/overlay/__init__.py", f'__version__ = "{VERSION}"\n')
-    write(git, "CHANGELOG.md", READY)
-    return git
-
-
-def write(git, name, text):
-    """Change a file, and commit that."""
-    (git.tree / name).write_text(text)
-    git("add", "-A")
-    git("commit", "-qm", "a change")
-
-
-def release(git, place):
-    """Run tools/release and return its CompletedProcess."""
-    return subprocess.run(
-        [sys.executable, git.tree / "tools/release", place],
-        env={"PATH": PATH, "HOME": "/", "LC_ALL": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_release(git, tmp_path):
-    """Both archives hold all that they must, the wheel installs and runs, and the tag is set."""
-    done = release(git, tmp_path / "made")
-    assert (done.returncode, done.stderr) == (0, "")
-    wheel, source = sorted(os.listdir(tmp_path / "made"))
-    assert (wheel, source) == (f"overlay-{VERSION}-py3-none-any.whl", f"overlay-{VERSION}.tar.gz")
-    assert git("tag", "--points-at", "HEAD") == f"v{VERSION}\n"
-    assert git("status", "--porcelain") == ""
-    place = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", place], check=True)
-    words = [place / "bin/pip", "install", "-q", "--no-index", tmp_path / "made" / wheel]
-    subprocess.run(words, check=True)
-    said = subprocess.run(
-        [place / "bin/show-overlay", "--version"], capture_output=True, text=True, check=True
-    )
-    assert said.stdout == f"show-overlay {VERSION}\n"
-    # The source archive is the whole tree: it installs as a checkout does.
-    subprocess.run(["tar", "-C", tmp_path, "-xf", tmp_path / "made" / source], check=True)
-    tree = tmp_path / f"overlay-{VERSION}"
-    subprocess.run(
-        ["make", "-s", "-C", tree, "install", f"PREFIX={tmp_path}/prefix"],
-        check=True,
-        capture_output=True,
-    )
-    assert os.access(tmp_path / "prefix" / VERSION / "bin/run-overlay", os.X_OK)
+    """Return a Checkout that is ready to be released."""
+    return Checkout(tmp_path / "my tree")
 
 
 @pytest.mark.parametrize(
@@ -107,9 +37,9 @@ def test_not_ready(git, tmp_path, name, text, said):
     elif text is None:
         (git.tree / name).write_text("x\n")
     else:
-        write(git, name, text)
+        git.write(name, text)
     before = git("tag")
-    done = release(git, tmp_path / "made")
+    done = git.release(tmp_path / "made")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert said in done.stderr, done
     assert git("tag") == before
