@@ -175,15 +175,16 @@ def test_like_one_alone(run, overlay, scratch, local):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["-o", "env.ext3"], "it writes an overlay"),
-        (["--fakeroot", "-o", "env.ext3:ro"], "--fakeroot is for one session"),
-        (["--engine-option=--cleanenv", "-o", "env.ext3:ro"], "words for the engine"),
+        (["-o", "env.ext3"], "it writes an overlay, and --share was not typed"),
+        (["--share", "--fakeroot", "-o", "env.ext3:ro"], "--fakeroot is for one session"),
+        (["--share", "--engine-option=--cleanenv", "-o", "env.ext3:ro"], "words for the engine"),
     ],
 )
-def test_session_of_its_own(run, overlay, local, options, why):
+def test_session_of_its_own(run, environ, overlay, local, options, why):
     """What cannot be shared has a session of its own, and -v says why."""
     overlay("env.ext3")
-    result = run("run-overlay", "-v", "--share", *options, "--", "echo", "done")
+    environ["OVERLAY_LAUNCH_SHARE"] = "read"
+    result = run("run-overlay", "-v", *options, "--", "echo", "done")
     assert result[:2] == (0, "done\n")
     assert f"run-overlay: a session of its own: {why}" in result.stderr
     assert not keepers(local)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from e2e.safety.trees import descendants
-from slurm import Slurm, environment
+from slurm import Slurm, environment, state_of
 from support import BASE, wait_until
 from test_slurm import JOBS, prepared, slurm  # noqa: F401
 
@@ -75,6 +75,17 @@ def test_guide(slurm, local):  # noqa: F811
     for number in range(4):
         text = (slurm.directory / f"results.{number}").read_text()
         assert text == f"result of {number}\n"
+
+
+def test_guide_together(slurm, local):  # noqa: F811
+    """The job script of the documentation: the tasks of a node write into one overlay."""
+    job = slurm.submit(JOBS["together"])
+    ends(job, local)
+    assert job.output() == ""
+    assert state_of(slurm.directory / "overlay1.ext3") == "clean"
+    line = ["-o", "overlay1.ext3:ro", "--", "sh", "-c", "cat /results/?"]
+    text = "".join(f"result of {number}\n" for number in range(4))
+    assert slurm.ours("run-overlay", *line) == text
 
 
 def test_step(slurm, local, node):  # noqa: F811

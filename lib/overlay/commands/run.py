@@ -87,7 +87,14 @@ def _run(options: Namespace, request: Session, config: Config, root: str, output
 
     program, *words = options.words
     way = session.Way(words, root) if program == "run-overlay" else None
-    return session.run(request, config, wait=options.wait, output=output, way=way)
+    return session.run(
+        request,
+        config,
+        wait=options.wait,
+        output=output,
+        way=way,
+        write=bool(options.share),
+    )
 
 
 def is_shared(options: Namespace, config: Config) -> bool:
@@ -174,7 +181,7 @@ def _add_job_options(parser: Parser) -> tuple[Group, Group]:
         "--share",
         action="store_true",
         default=None,
-        help="share one session with others that read the same",
+        help="share one session with others on this node",
     )
     shared.add_argument(
         "--no-share",

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import FrameType
-    from typing import BinaryIO, Optional, Union
+    from typing import BinaryIO, NoReturn, Optional, Union
 
     from overlay.plan import Step
 
@@ -37,21 +37,56 @@ def stay(
     keep  descriptors of the overlays; whoever ends the session when we are killed has them
     What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
     what is sent to this process alone, by kill(1) or a batch system, is handed on.
+    Raises OverlayError (UNAVAILABLE) when it cannot be started.
+    """
+    tell(step.words(environ))
+    environment = step.environment(environ)
+
+    def become() -> NoReturn:
+        limits.restore()
+        os.execve(step.arguments[0], step.arguments, environment)
+
+    return _stay(step.arguments[0], become, keep, _in_foreground(), copy)
+
+
+def stay_beside(program: str, become: Callable[[], NoReturn]) -> int:
+    """Run a child as stay() does, which somebody else ends when we are killed.
+
+    program  what it is called
+    become   what it does, up to its exec; raises OSError
+    """
+    return _stay(program, become, None, False, None)
+
+
+def _stay(
+    program: str,
+    become: Callable[[], NoReturn],
+    keep: Sequence[int] | None,
+    in_foreground: bool,
+    copy: BinaryIO | None,
+) -> int:
+    """Do what stay() does.
+
+    program        what the child is called
+    become         what it does, up to its exec; raises OSError
+    keep           see stay(); None: somebody else ends the child when we are killed
+    in_foreground  whether the child is an engine that keeps a terminal's signals for itself
+    copy           see stay()
     """
     before = handlers()
     # What the caller ignores, as nohup and a shell in the background do, is ignored inside.
     heard = {number for number, handler in before.items() if handler is not signal.SIG_IGN}
     defaults = [*heard, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ]
-    in_foreground = _in_foreground()
     reading = writing = child = guard = copier = None
     # Taken one by one, with who has sent them: a handler would not hear of that.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*before, signal.SIGCHLD})
     try:
-        guard = keeper.Keeper(keep, in_foreground)
+        if keep is not None:
+            guard = keeper.Keeper(keep, in_foreground)
         if copy is not None:
             reading, writing = os.pipe()
-        child = _start(step, environ, defaults, writing, guard)
+        child = _start(program, become, defaults, writing, guard)
         if copy is not None and reading is not None and writing is not None:
             os.close(writing)
             writing = None
@@ -107,13 +142,13 @@ def _wait(
 
 
 def _start(
-    step: Step,
-    environ: Mapping[str, str],
+    program: str,
+    become: Callable[[], NoReturn],
     defaults: Iterable[int],
     output: int | None,
-    guard: keeper.Keeper,
+    guard: keeper.Keeper | None,
 ) -> int:
-    """Start the engine for stay() and return its number. Signals are blocked.
+    """Start the child for stay() and return its number. Signals are blocked.
 
     defaults  signals that it does not ignore
     output    the descriptor for what it prints, None for ours
@@ -121,23 +156,21 @@ def _start(
               moment in which we could be killed and nobody knew of it
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
     """
-    tell(step.words(environ))
-    environment = step.environment(environ)
     reading, writing = os.pipe()
     still_open = [reading, writing]
     try:
         child = os.fork()
         if child == 0:
             try:
-                guard.watch(os.getpid())
-                limits.restore()
+                if guard is not None:
+                    guard.watch(os.getpid())
                 for number in defaults:
                     signal.signal(number, signal.SIG_DFL)
                 if output is not None:
                     os.dup2(output, 1)
                     os.dup2(output, 2)
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())
-                os.execve(step.arguments[0], step.arguments, environment)
+                become()
             except OSError as error:
                 os.write(writing, str(error.errno).encode())
             finally:
@@ -149,7 +182,7 @@ def _start(
             raise OSError(int(failed), os.strerror(int(failed)))
         return child
     except OSError as error:
-        raise not_started(step.arguments[0], error) from None
+        raise not_started(program, error) from None
     finally:
         for descriptor in still_open:
             os.close(descriptor)

@@ -63,6 +63,7 @@ def run_in_job(
         wait=options.wait,
         output=output,
         shared=shared and layer is None,
+        write=bool(options.share),
     )
     if options.dry_run:
         show(job.rehearse(), output)
@@ -110,6 +111,7 @@ class _Job:
         wait: float | None,
         output: Output,
         shared: bool = False,
+        write: bool = False,
     ) -> None:
         """Take the Session as it was asked for.
 
@@ -117,6 +119,7 @@ class _Job:
         stage  whether overlays that are only read are copied
         wait   seconds to wait for overlays in use; None not at all
         shared whether it is one session with others
+        write  whether that may be one that writes
         """
         first, *others = request.overlays
         read = [Overlay(one.path, "ro") for one in others]
@@ -127,6 +130,7 @@ class _Job:
         self._layer = layer
         self._stage = stage
         self._shared = shared
+        self._write = write
         self._wait = wait
         self._output = output
         self._scratch = scratch_directory(config)
@@ -228,6 +232,7 @@ class _Job:
                 wait=self._wait,
                 output=self._output,
                 copies=private.name(self._scratch),
+                write=self._write,
             )
             return
         self._status = run(

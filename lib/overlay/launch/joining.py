@@ -55,7 +55,6 @@ def why_not(
     """Return why a session cannot be joined by others, in words; None when it can."""
     layer = learned.markers and not facts.writable
     reasons = {
-        "it writes an overlay": facts.writable,
         "the engine is installed setuid root": facts.engine.is_setuid(),
         "words for the engine (--engine-option) are for one session": bool(session.options),
         "--fakeroot is for one session": session.fakeroot or facts.told.fakeroot,

@@ -36,7 +36,7 @@ def finish(
     base: str,
     below: Sequence[Image],
     full_is_told: bool,
-    token: str,
+    token: str | None,
     failed: int,
     environ: Mapping[str, str],
     output: Listener,
@@ -49,7 +49,7 @@ def finish(
     base    path of the base image
     below   Images of the overlays that were below
     full_is_told  whether a write inside fails where the overlay is full
-    token   what tells the processes of the session
+    token   what tells the processes of the session; None: there is nobody to look for
     failed  what the engine itself ends with when it fails in order
     output  to print warnings
     A status of 0 becomes DATA_LOST for run-overlay when what was written may be lost.
@@ -57,7 +57,8 @@ def finish(
     descriptor, path, before = image.descriptor, quote(image.path), image.superblock
     lost = False
     limits.set_soft_aside()
-    _tell_of_the_left_behind(path, token, output)
+    if token is not None:
+        tell_of_the_left_behind(path, token, output)
     try:
         if _end_abandoned(image, output) and status >= 0:
             status = failed
@@ -68,7 +69,7 @@ def finish(
         return DATA_LOST if status == 0 and program == "run-overlay" else status
     try:
         image.superblock = superblock = ext3.read_superblock(descriptor)
-        taken = _taken_away(image)
+        taken = taken_away(image, superblock)
         if taken:
             lost = True
             output.notice(f"{path} {taken}", "warning")
@@ -80,13 +81,9 @@ def finish(
             )
             for line in _repair(image, environ).split("\n"):
                 output.notice(f"{path}: {line.strip()}", "warning")
-        elif not full_is_told and superblock.available_bytes < superblock.block_size * 16:
+        elif not full_is_told and is_used_up(superblock):
             lost = True
-            output.notice(
-                f"{path} is full ({format_size(superblock.available_bytes)} left): what was"
-                f" written last may be lost; for more room: resize-overlay {path} -s +SIZE",
-                "warning",
-            )
+            output.notice(used_up(path, superblock), "warning")
         if not lost:
             lost = _join(image, below, environ, output)
             removed = tidy(image, base, below, environ)
@@ -105,16 +102,30 @@ def finish(
     return DATA_LOST if lost and status == 0 and program == "run-overlay" else status
 
 
-def _taken_away(image: Ext3Image) -> str | None:
+def is_used_up(superblock: ext3.Superblock) -> bool:
+    """Return whether an overlay is so full that the engine may have lost what it was told."""
+    return superblock.available_bytes < superblock.block_size * 16
+
+
+def used_up(path: str, superblock: ext3.Superblock) -> str:
+    """Return what is to be said then; path is quoted."""
+    return (
+        f"{path} is full ({format_size(superblock.available_bytes)} left): what was"
+        f" written last may be lost; for more room: resize-overlay {path} -s +SIZE"
+    )
+
+
+def taken_away(image: Ext3Image, superblock: ext3.Superblock) -> str | None:
     """Return what others have done to an image during its session, in words, None when nothing.
 
+    superblock  what it says of itself now
     Who may write in its directory can remove it there, or give it another name; who may write
     the image can cut it off.
     """
     status = os.fstat(image.descriptor)
     if not status.st_nlink:
         return "was removed during the session: what was written is lost"
-    if image.superblock.size > status.st_size:
+    if superblock.size > status.st_size:
         return "was cut off during the session: what was behind its end is lost"
     try:
         if os.path.samestat(os.stat(image.path), status):
@@ -168,7 +179,7 @@ def _join(
     return bool(joined.failed)
 
 
-def _tell_of_the_left_behind(path: str, token: str, output: Listener) -> None:
+def tell_of_the_left_behind(path: str, token: str, output: Listener) -> None:
     """Warn of processes in the background that outlived the commands.
 
     The engine takes the overlay away from them a second after the commands end. To hold

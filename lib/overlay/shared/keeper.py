@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from overlay.launch.stack import Stack
     from overlay.plan import Step
     from overlay.shared.scope import Scope
+    from overlay.shared.writers import Writers
+    from overlay.shared.writing import Writing
 
 # What runs in the session itself: a job's signals may go to all processes there are.
 HOLD = (
@@ -61,6 +63,7 @@ class Start:
     image      path of the base image
     scope      what the session ends with
     linger     seconds that it outlives the last who was in it
+    writing    what is done for the overlay that it writes; None: it only reads
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Start:
         image: str,
         scope: Scope,
         linger: float,
+        writing: Writing | None = None,
     ) -> None:
         self.step = step
         self.environ = environ
@@ -89,6 +93,7 @@ class Start:
         self.image = image
         self.scope = scope
         self.linger = linger
+        self.writing = writing
 
 
 def start(what: Start) -> str | None:
@@ -143,9 +148,7 @@ def _keep(what: Start, report: int) -> None:
     why = session.begin()
     os.write(report, os.fsencode(why or "ready"))
     os.close(report)
-    if why is None:
-        session.hold()
-    session.end()
+    session.end(session.hold() if why is None else why)
 
 
 def _directory(scratch: str) -> str:
@@ -207,6 +210,8 @@ class _Session:
         self._holding = -1  # the pipe with whose end the session ends
         self._record: Record | None = None
         self._let_go = False
+        self._poll = select.poll()
+        self._writers: Writers | None = None
         self._wake, waking = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(waking)
         signal.signal(LET_GO, self._asked)
@@ -220,6 +225,9 @@ class _Session:
         if lease is None:
             return "the file of its lease cannot be written"
         self._lease = lease
+        writing = self._what.writing
+        if writing is not None:
+            writing.begin()
         pid = self._launch()
         if pid is None:
             return "the engine did not start"
@@ -233,6 +241,12 @@ class _Session:
                 return "the engine makes no namespace of its own"
         except OSError as error:
             return f"its namespaces cannot be joined: {error.strerror}"
+        if writing is not None:
+            writing.started()
+            try:
+                self._hear_writers()
+            except OSError as error:
+                return f"its commands cannot be heard: {error.strerror}"
         step = self._what.step
         self._record = Record(
             pid=pid,
@@ -255,6 +269,13 @@ class _Session:
         os.ftruncate(lease, 0)
         os.pwrite(lease, data, 0)
         return None
+
+    def _hear_writers(self) -> None:
+        """Listen for those who are in it. Raises OSError."""
+        from overlay.shared.writers import Writers
+
+        place.unlink(self._directory, place.socket_name(self._what.key))
+        self._writers = Writers(self._directory, self._what.key, self._poll)
 
     def _launch(self) -> int | None:
         """Start the engine; return the number of the shell that runs in it, None when it fails."""
@@ -302,55 +323,64 @@ class _Session:
             os.close(ended)
         return int(word) if word.strip().isdigit() else None
 
-    def hold(self) -> None:
-        """Wait until nobody is in the session any more, or something ends it."""
-        record = self._record
-        assert record is not None
-        watched = [self._engine, record.pid]
-        below = holders.below(self._engine)
-        # Of the engine's own some only start the others.
-        watched += [one.pid for one in below if one.is_server and not one.is_engine]
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        opened = []
-        for pid in watched:
-            try:
-                opened.append(os.pidfd_open(pid))
-            except OSError:
-                return  # one of them has just ended
+    def hold(self) -> str | None:
+        """Wait until nobody is in the session any more, or something ends it.
+
+        Return what has ended it too early, in words; None when nothing has.
+        """
+        assert self._record is not None
+        watched = {self._record.pid: "its shell has ended", self._engine: "its engine has ended"}
+        for one in holders.below(self._engine):
+            # Of the engine's own some only start the others.
+            if one.is_server and not one.is_engine:
+                watched[one.pid] = f"{one.name} ({one.pid}) has ended"
         end = self._what.scope.end
-        if end:
+        if end is not None:
+            watched[end[0]] = "what it belongs to has ended"
+        opened = {}
+        for pid, words in watched.items():
             try:
-                opened.append(os.pidfd_open(end[0]))
+                opened[os.pidfd_open(pid)] = words
             except OSError:
-                return
-            if started(end[0]) != end[1]:
-                return
-        for descriptor in opened:
-            poll.register(descriptor, select.POLLIN)
+                return words
+        if end is not None and started(end[0]) != end[1]:
+            return watched[end[0]]
+        for descriptor in (self._wake, *opened):
+            self._poll.register(descriptor, select.POLLIN)
         linger = self._what.linger
         look = min(_LOOK, max(linger / 10, 0.05))
         empty_since = None
         while True:
-            ready = dict(poll.poll(look * 1000))
-            if set(ready) - {self._wake}:
-                return
+            ready = dict(self._poll.poll((self._writers.pause if self._writers else look) * 1000))
+            for descriptor in opened.keys() & ready.keys():
+                return opened[descriptor]
             if self._wake in ready:
                 try:
                     os.read(self._wake, 64)
                 except BlockingIOError:
                     pass
+            if self._writers:
+                self._writers.serve(ready)
             if not self._is_empty():
                 empty_since = None
+                self._answer()
                 continue
             # The lease is ours alone from here on, until it is let go: nobody joins meanwhile.
             now = time.monotonic()
             empty_since = now if empty_since is None else empty_since
-            if self._let_go or now - empty_since >= linger or not self._is_known():
-                return
-            if self._is_wanted():
-                return
+            if self._writers and self._writers.are_gone:
+                self._answer(but_one=True)
+                return None
+            is_over = self._let_go or now - empty_since >= linger or self._is_wanted()
+            if (is_over and not self._writers) or not self._is_known():
+                return None
             fcntl.flock(self._lease, fcntl.LOCK_UN)
+
+    def _answer(self, *, but_one: bool = False) -> None:
+        """Tell those who leave what becomes of the overlay; the last of them waits."""
+        writing = self._what.writing
+        if self._writers and writing is not None:
+            self._writers.answer(writing.look, but_one=but_one)
 
     def _is_empty(self) -> bool:
         """Return whether nobody is in the session; then we have its lease alone."""
@@ -358,7 +388,8 @@ class _Session:
             fcntl.flock(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
-        if members(self._record):
+        # What one of those who write has left behind is told to them, and keeps no session.
+        if self._writers is None and members(self._record):
             fcntl.flock(self._lease, fcntl.LOCK_UN)
             return False
         return True
@@ -374,20 +405,34 @@ class _Session:
         except OSError:
             return False  # its file system is in trouble, and they see that too
 
-    def end(self) -> None:
-        """End the session, and remove what it was known by."""
+    def end(self, broken: str | None) -> None:
+        """End the session, and remove what it was known by.
+
+        broken  why it has ended too early; None when it has not
+        """
         self._forget()
-        for descriptor in self._what.images:
-            os.close(descriptor)  # who wants an overlay need not wait for us
+        writing = self._what.writing
+        if writing is None:
+            self._let_go_of_images()  # who wants an overlay need not wait for us
+        else:
+            writing.ends()
         if self._holding >= 0:
             os.close(self._holding)
         if self._engine:
             self._wait()
+        if self._writers and writing is not None and self._writers.anybody_hears:
+            self._writers.tell_all(writing.finish(broken))
+        if writing is not None:
+            self._let_go_of_images()
         sweep(self._directory)
         try:
             os.rmdir(_directory(self._what.scratch))
         except OSError:
             pass  # something else is in it
+
+    def _let_go_of_images(self) -> None:
+        for descriptor in self._what.images:
+            os.close(descriptor)
 
     def _forget(self) -> None:
         """See that nobody joins any more: the name of the lease leads to the next session."""
@@ -396,6 +441,8 @@ class _Session:
         os.ftruncate(self._lease, 0)
         if self._is_known():
             place.unlink(self._directory, self._name)
+            if self._writers:
+                place.unlink(self._directory, place.socket_name(self._what.key))
         os.close(self._lease)
 
     def _wait(self) -> None:
@@ -465,6 +512,9 @@ def sweep(directory: int) -> None:
             os.close(short)
     if not any(place.keys(directory, place.SHORT)):
         place.unlink(directory, place.UNASKED)
+    for key in list(place.keys(directory, place.SOCKET)):
+        if not _exists(directory, place.lease_name(key)):
+            place.unlink(directory, place.socket_name(key))
     _forget_quick(directory)
 
 

@@ -5,6 +5,7 @@
     shared-NAME.quick  how programs that are exposed enter it (quick)
     shared-KEY.short   which session a command line leads to (short)
     shared-unasked     there, when one of these was typed without --share
+    shared-KEY.socket  where those who write in it are heard (member)
 
 They lie in the user's directory on a disk of the node (host/private), which is found without
 any settings. Every command that only joins imports this: no more than what Python itself has
@@ -28,6 +29,7 @@ GATE = ".gate"
 SHORT = ".short"
 QUICK = ".quick"
 UNASKED = PREFIX + "unasked"
+SOCKET = ".socket"
 
 # Where an inherited lease is: far above what shells and scripts use by habit.
 DESCRIPTOR = 198
@@ -176,6 +178,11 @@ def short_name(key: str) -> str:
 def quick_name(name: str) -> str:
     """Return the name of the file that leads a shell to a session: see quick."""
     return f"{PREFIX}{name}{QUICK}"
+
+
+def socket_name(key: str) -> str:
+    """Return the name of the socket on which a keeper hears those who write in its session."""
+    return f"{PREFIX}{key}{SOCKET}"
 
 
 def unlink(directory: int, name: str) -> None:

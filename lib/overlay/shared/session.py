@@ -7,7 +7,7 @@ import os
 import time
 
 from overlay import __version__
-from overlay.errors import OverlayError, quote
+from overlay.errors import DATA_LOST, OverlayError, quote
 from overlay.host import places, private, process
 from overlay.host.limits import NoSoftLimits
 from overlay.launch.command import is_plain
@@ -25,9 +25,9 @@ from overlay.shared.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import NoReturn
 
-    from overlay.image.kind import Image
-    from overlay.launch.facts import Facts
+    from overlay.launch.facts import Facts, Opened
     from overlay.launch.joining import Joining
     from overlay.launch.learned import Learned
     from overlay.launch.plan import SessionPlan
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from overlay.output import Listener
     from overlay.settings.config import Config
     from overlay.shared.keeper import Start
+    from overlay.shared.member import Member
 
 _TRIES = 4  # each time it was another session, or the overlays have changed
 _START_WAIT = 90.0  # seconds for the start of a session by another command
@@ -75,19 +76,21 @@ def run(
     output: Listener,
     way: Way | None = None,
     copies: str | None = None,
+    write: bool = False,
 ) -> int:
     """Run a session's command in one that is shared, or in one of its own where that cannot be.
 
     way     how the command came here, where the next may come a shorter way
     copies  the directory of our copies of overlays: they are named after what is in them, and
             touched whenever they are used; None: there are none
+    write   whether one is shared, too, that writes its first overlay
     The other arguments are those of launch.run.run(), and so is what is returned: nothing at
-    all when the command takes the place of this process.
+    all when the command takes the place of this process, as all do that only read.
     """
     try:
         for _time in range(_TRIES):
             try:
-                _join(request, config, wait, output, way, copies)
+                return _join(request, config, wait, output, way, copies, write)
             except _Again:
                 continue
         raise Refused("it changes all the time")
@@ -103,14 +106,22 @@ def _join(
     output: Listener,
     way: Way | None,
     copies: str | None,
-) -> None:
-    """Join a session, started if there is none. Returns never; raises Refused, _Again."""
+    write: bool,
+) -> int:
+    """Join a session, started if there is none; return the command's status.
+
+    Where nothing is written it does not return. Raises Refused, _Again.
+    """
     facts = gather(request, config)
     try:
+        if facts.writable and not write:
+            raise Refused("it writes an overlay, and --share was not typed")
         found = _Wanted(request, config, facts, learn(request, facts, remember=False), copies)
         lease = found.look()
         if lease is None:
             lease = _start(request, config, facts, found, wait, output)
+        if facts.writable:
+            return _stay(found, lease, output)
         _become(found, lease, output, way)
     finally:
         facts.close()
@@ -176,15 +187,16 @@ class _Wanted:
             f"first {final.path_first or ''}",
             key.of_path(facts.engine.path),
             key.of_path(facts.base),
-            *map(self._identity, facts.images),
+            *map(self._identity, facts.overlays),
             *(key.of_path(path, content=False) for path in self.joining.sources),
         ]
 
-    def _identity(self, image: Image) -> str:
-        """Return what tells an overlay from all others."""
-        status = os.fstat(image.descriptor)
-        copied = os.path.dirname(image.path) == self.copies
-        return key.place_of(status) if copied else key.status_of(status)
+    def _identity(self, overlay: Opened) -> str:
+        """Return what tells an overlay from all others, and what is read from what it was."""
+        status = os.fstat(overlay.image.descriptor)
+        if overlay.written or os.path.dirname(overlay.image.path) == self.copies:
+            return key.place_of(status)
+        return key.status_of(status)
 
     def look(self) -> int | None:
         """Return the lease of a session that can be joined, locked; None when there is none."""
@@ -296,7 +308,7 @@ def _begin(
 
     images = facts.images
     with NoSoftLimits():
-        guard.acquire(images, False, config=config, wait=wait, notice=output.notice)
+        guard.acquire(images, facts.writable, config=config, wait=wait, notice=output.notice)
     if images != facts.images:
         for image in images:
             image.close()
@@ -306,6 +318,8 @@ def _begin(
         raise _Again
     for feature in locked.plan.features:
         facts.engine.check(feature, facts.environ)
+    for step in locked.plan.before:
+        step.do()  # a directory becomes an overlay
     return keeper.start(_what(locked, config))
 
 
@@ -314,6 +328,11 @@ def _what(found: _Wanted, config: Config) -> Start:
     from overlay.shared.keeper import Start
 
     facts = found.facts
+    writing = None
+    if facts.writable:
+        from overlay.shared.writing import Writing
+
+        writing = Writing(facts, found.learned)
     return Start(
         step=found.plan.final,
         environ=_for_engine(found.environ, found.joining.unset),
@@ -326,6 +345,7 @@ def _what(found: _Wanted, config: Config) -> Start:
         image=facts.base,
         scope=found.scope,
         linger=config["launch.linger"],
+        writing=writing,
     )
 
 
@@ -346,43 +366,134 @@ def _for_engine(environ: Mapping[str, str], unset: Sequence[str]) -> dict[str, s
     }
 
 
-def _become(found: _Wanted, lease: int, output: Listener, way: Way | None) -> None:
-    """Enter the session whose lease we have, and become the command. Raises Refused."""
+class _Entry:
+    """What a command enters a session with; see _prepare()."""
+
+    __slots__ = ("direct", "door", "environ", "record", "words")
+
+    def __init__(
+        self,
+        record: Record,
+        door: join.Door,
+        words: Sequence[str],
+        environ: dict[str, str],
+        direct: Sequence[str] | None,
+    ) -> None:
+        self.record = record
+        self.door = door
+        self.words = words
+        self.environ = environ
+        self.direct = direct
+
+
+def _prepare(found: _Wanted, lease: int, variables: Mapping[str, str] | None = None) -> _Entry:
+    """Return what a command needs to enter the session whose lease we have; all is tried.
+
+    variables  what it gets beside what joining says
+    Raises Refused, _Again.
+    """
     joining, facts = found.joining, found.facts
+    record = Record.read(place.read(lease))
+    if record is None:
+        raise _Again
+    door = join.open_door(record)
+    words = joining.words
+    environ = environment.inside(
+        found.environ,
+        record,
+        unset=joining.unset,
+        variables={**joining.variables, **(variables or {})},
+        cwd=facts.cwd,
+        shell=words is None,
+    )
+    words = ["/bin/sh", "-c", _SHELL] if words is None else words
     try:
-        record = Record.read(place.read(lease))
-        if record is None:
-            raise _Again
-        door = join.open_door(record)
-        words = joining.words
-        environ = environment.inside(
-            found.environ,
-            record,
-            unset=joining.unset,
-            variables=joining.variables,
-            cwd=facts.cwd,
-            shell=words is None,
-        )
-        words = ["/bin/sh", "-c", _SHELL] if words is None else words
-        try:
-            files = {name: os.stat(name) for name in joining.same}
-        except OSError as error:
-            raise Refused(f"a file is gone: {error}") from None
-        join.try_it(door, facts.cwd, files, words[0], environ["PATH"])
+        files = {name: os.stat(name) for name in joining.same}
+    except OSError as error:
+        raise Refused(f"a file is gone: {error}") from None
+    join.try_it(door, facts.cwd, files, words[0], environ["PATH"])
+    command = found.request.command
+    direct = command if command and is_plain(command) else None
+    return _Entry(record, door, words, environ, direct)
+
+
+def _tell(found: _Wanted, entry: _Entry, output: Listener) -> None:
+    """Say what is to be said before a command begins, and read what it is to do."""
+    for level, text in found.plan.notices:
+        output.notice(text, level)
+    words = f"joins a session (process {entry.record.pid}) that others share"
+    output.notice(words, "detail")
+    process.tell(entry.words)
+    read_input(found.facts.commands, output.notice)
+
+
+def _become(found: _Wanted, lease: int, output: Listener, way: Way | None) -> NoReturn:
+    """Enter the session whose lease we have, and become the command. Raises Refused."""
+    try:
+        entry = _prepare(found, lease)
         join.hand_on(lease)
         if way is not None:
-            _note(found, record, way, environ)
+            _note(found, entry.record, way, entry.environ)
     except BaseException:
         os.close(lease)
         raise
-    for level, text in found.plan.notices:
-        output.notice(text, level)
-    output.notice(f"joins a session (process {record.pid}) that others share", "detail")
-    process.tell(words)
-    read_input(facts.commands, output.notice)
-    command = found.request.command
-    direct = command if command and is_plain(command) else None
-    join.become(door, facts.cwd, words, environ, direct)
+    _tell(found, entry, output)
+    join.become(entry.door, found.facts.cwd, entry.words, entry.environ, entry.direct)
+
+
+def _stay(found: _Wanted, lease: int, output: Listener) -> int:
+    """Run the command in the session whose lease we have, and return its status.
+
+    Beside it we wait for its end, and for what becomes of the overlay then. Raises Refused.
+    """
+    from overlay.host import foreground
+    from overlay.host.limits import restore
+    from overlay.safety.finish import tell_of_the_left_behind
+
+    facts, path = found.facts, quote(found.facts.overlays[0].path)
+    token = f"{os.getpid()}.{os.times().elapsed}"
+    try:
+        entry = _prepare(found, lease, {facts.engine.variable("OVERLAY_SESSION"): token})
+        member = _enter(found, entry.record, token)
+        _tell(found, entry, output)
+        for image in facts.images:
+            image.close()
+
+        def become() -> NoReturn:
+            restore()
+            try:
+                join.become(entry.door, facts.cwd, entry.words, entry.environ, entry.direct)
+            except OverlayError as error:
+                output.error(error)
+                os._exit(error.status)
+
+        status = foreground.stay_beside(entry.words[0], become)
+    finally:
+        os.close(lease)
+    tell_of_the_left_behind(path, token, output)
+    outcome = member.leave()
+    if outcome is None:
+        words = f"the session of {path} was killed: what this command wrote last may be lost"
+        output.notice(words, "warning")
+    else:
+        outcome.tell(output)
+    lost = outcome is None or outcome.lost
+    return DATA_LOST if lost and status == 0 and found.request.program == "run-overlay" else status
+
+
+def _enter(found: _Wanted, record: Record, token: str) -> Member:
+    """Say to the keeper that we are in its session. Raises _Again when it has just ended."""
+    from overlay.shared.member import Member
+
+    directory = place.open_directory(private.name(found.scratch))
+    if directory is None:
+        raise _Again
+    try:
+        return Member(directory, key.name_of(record.key), token)
+    except OSError:
+        raise _Again from None
+    finally:
+        os.close(directory)
 
 
 def _note(found: _Wanted, record: Record, way: Way, environ: Mapping[str, str]) -> None:
