@@ -330,9 +330,12 @@ class _Session:
         """
         assert self._record is not None
         watched = {self._record.pid: "its shell has ended", self._engine: "its engine has ended"}
-        for one in holders.below(self._engine):
-            # Of the engine's own some only start the others.
-            if one.is_server and not one.is_engine:
+        # Of the engine's own some only start the others; what a launcher of ours has left beside a
+        # server ends soon.
+        below = [one for one in holders.below(self._engine) if one.is_server and not one.is_engine]
+        servers = {one.pid for one in below}
+        for one in below:
+            if one.parent not in servers:
                 watched[one.pid] = f"{one.name} ({one.pid}) has ended"
         end = self._what.scope.end
         if end is not None:

@@ -97,6 +97,26 @@ def test_looked_at_before_and_after(run, make, local):  # noqa: F811
     assert state(path) == CLEAN
 
 
+def test_stack(run, make, start, local):  # noqa: F811
+    """Over other overlays it is the same; deletions and files of the lower ones too."""
+    make("b.ext3")
+    path = make()
+    line = "mkdir /d; echo 1 >/d/1; echo 2 >/d/2; ln /d/2 /d/3"
+    assert run("run-overlay", "-o", "b.ext3", "--", "sh", "-c", line).status == 0
+    words = ["run-overlay", "-v", "--share", "-o", "a.ext3", "-o", "b.ext3", "--", "sh", "-c"]
+    first = start(*words, "echo in; read x; rm /d/1; echo new >>/d/3")
+    first.says("in")
+    joined = run(*words, "cat /d/1; echo 4 >/d/4")
+    assert joined[:2] == (0, "1\n")
+    assert session_of(joined)
+    status, errors = first.end()
+    assert status == 0, errors
+    assert session_of(joined) in errors
+    assert state(path) == CLEAN
+    found = run("run-overlay", "-o", "a.ext3:ro", "-o", "b.ext3", "--", "sh", "-c", "cd /d; tail *")
+    assert found == (0, "==> 2 <==\n2\nnew\n\n==> 3 <==\n2\nnew\n\n==> 4 <==\n4\n", "")
+
+
 def test_who_else(run, make, inside, local):  # noqa: F811
     """Who wants it for another session is told that it is in use; so is who only reads it."""
     make()
