@@ -14,6 +14,7 @@ from e2e.safety.conftest import (  # noqa: E402, F401
     make,
     pytest_terminal_summary,
     rounds,
+    slow,
     start,
 )
 

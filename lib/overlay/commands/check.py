@@ -74,6 +74,7 @@ def _check(path: str, options: Namespace, config: Config, output: Output) -> Non
             step.do()
         locked = found if found.is_compressed or not found.can_be_unclean else _locked(found)
         try:
+            guard.read_ahead(locked, output.notice, tables=True)
             with ending.cleaning_up():
                 said: str = _plan(locked, options, config, output).do()
         finally:

@@ -70,6 +70,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     whole = guard.open_whole(options.overlay)
     try:
         if not options.dry_run:
+            guard.read_ahead(whole, output.notice, tables=True)
             # One that was cut short is undone before anything is reckoned from it.
             _repair(whole, config)
         elif not whole.superblock.is_clean:

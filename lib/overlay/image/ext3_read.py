@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _RESIZE_INODE_NUMBER = 7
 
+_LONGEST_EXTENT = 1 << 17  # bytes that are best read at once
+
 # Flags of inodes whose content is not found as ext3 has it; e2fsprogs heeds them whatever the
 # superblock says: EXT4_EXTENTS_FL, EXT4_INLINE_DATA_FL, EXT4_ENCRYPT_FL, EXT4_CASEFOLD_FL.
 _NOT_EXT3 = 0x80000 | 0x10000000 | 0x800 | 0x40000000
@@ -122,6 +124,10 @@ class Reader:
         """Return the blocks of a group's block bitmap, inode bitmap and inode table, and
         its numbers of free blocks and free inodes.
         """
+        return struct.unpack_from("<IIIHH", self._descriptors(group, 1))
+
+    def _descriptors(self, group: int, count: int) -> bytes:
+        """Return the descriptors of some groups that lie side by side: see _side_by_side."""
         superblock = self.superblock
         per_block = superblock.block_size // 32
         number, index = divmod(group, per_block)
@@ -132,10 +138,57 @@ class Reader:
             block = superblock.first_data_block + first * superblock.blocks_per_group
             block += superblock.has_copy(first)
         offset = block * superblock.block_size + 32 * index
-        data = os.pread(self.descriptor, 32, offset)
-        if len(data) < 32:
+        data = os.pread(self.descriptor, 32 * count, offset)
+        if len(data) < 32 * count:
             raise ext3.FormatError("it is cut off in its group descriptors")
-        return struct.unpack_from("<IIIHH", data)
+        return data
+
+    def _groups(self) -> Iterator[tuple[int, ...]]:
+        """Yield what _group() returns of each group; what lies side by side is read at once."""
+        for first, count in self._side_by_side(self.superblock.groups_count):
+            yield from struct.iter_unpack("<IIIHH16x", self._descriptors(first, count))
+
+    def bitmaps(self, most: int, *, tables: bool) -> list[tuple[int, int]]:
+        """Return (offset, length) in bytes of where the bitmaps of the groups lie, in order.
+
+        most    bytes of all of them; what is beyond is left out
+        tables  whether the inode tables are wanted, too; they are left out where that is too much
+        Those that lie side by side are one, as long as that is not long.
+        """
+        superblock = self.superblock
+        size, last = superblock.block_size, superblock.blocks_count
+        count = -(-superblock.inodes_per_group * superblock.inode_size // size) if tables else 0
+        groups = min(superblock.groups_count, most // (2 * size))
+        if groups * (2 + count) * size > most:
+            count = 0
+        places: set[tuple[int, int]] = set()
+        for first, many in self._side_by_side(groups):
+            words = array("I", self._descriptors(first, many))
+            places.update((block, 1) for column in (0, 1) for block in words[column::8])
+            if count:
+                places.update((block, count) for block in words[2::8])
+        found: list[tuple[int, int]] = []
+        start = end = 0  # of what was found last, in blocks
+        for block, many in sorted(places):
+            if block <= superblock.first_data_block or block + many > last:
+                continue  # damaged, which is for others to say
+            if block != end or (end - start) * size >= _LONGEST_EXTENT:
+                found += _pieces(start * size, end * size)
+                start = block
+            end = block + many
+        return found + _pieces(start * size, end * size)
+
+    def _side_by_side(self, groups: int) -> Iterator[tuple[int, int]]:
+        """Yield (first, how many) of the first groups, whose descriptors lie side by side."""
+        superblock = self.superblock
+        first = groups
+        per_block = superblock.block_size // 32
+        if superblock.incompatible & ext3.META_BG:
+            first = min(groups, superblock.first_meta_group * per_block)
+        if first:
+            yield 0, first
+        for group in range(first, groups, per_block):
+            yield group, min(per_block, groups - group)
 
     def free_inodes(self, group: int) -> int:
         """Return the number of free inodes that a group's descriptor gives."""
@@ -162,12 +215,12 @@ class Reader:
             or -(-groups // per_block) > used + reserved
         ):
             raise ext3.FormatError("there are no descriptors reserved for such a growth")
-        for group in range(superblock.groups_count):
+        for group, (blocks_used, inodes_used, *_rest) in enumerate(self._groups()):
             if superblock.has_copy(group):
                 first = superblock.first_data_block + group * superblock.blocks_per_group
                 yield first, 1 + used + reserved
-            for bitmap in self._group(group)[:2]:
-                yield bitmap, 1
+            yield blocks_used, 1
+            yield inodes_used, 1
         inodes_per_block = superblock.block_size // superblock.inode_size
         yield self._group(0)[2] + (_RESIZE_INODE_NUMBER - 1) // inodes_per_block, 1
         yield self.inode(_RESIZE_INODE_NUMBER).blocks[13], 1
@@ -179,10 +232,10 @@ class Reader:
         start = end = 0  # of what was found last, in blocks
         if superblock.first_data_block:
             end = superblock.first_data_block  # what lies before it stands in no bitmap
-        for group in range(superblock.groups_count):
+        for group, (bitmap, *_rest) in enumerate(self._groups()):
             first = superblock.first_data_block + group * per_group
             count = min(per_group, superblock.blocks_count - first)
-            data = os.pread(self.descriptor, size, self._group(group)[0] * size)
+            data = os.pread(self.descriptor, size, bitmap * size)
             if len(data) < size:
                 raise ext3.FormatError("it is cut off in its bitmaps")
             bits = bin(int.from_bytes(data, "little") | 1 << size * 8)[:2:-1][:count]
@@ -412,8 +465,7 @@ class Reader:
     def _used_tables(self) -> Iterator[tuple[int, int, bytes, bytes]]:
         superblock = self.superblock
         seen: set[int] = set()
-        for group in range(superblock.groups_count):
-            _blocks, bitmap, table, _free, free = self._group(group)
+        for group, (_blocks, bitmap, table, _free, free) in enumerate(self._groups()):
             if free >= superblock.inodes_per_group:
                 continue
             if table in seen:
@@ -468,6 +520,12 @@ class Reader:
             for index, (mode, links) in enumerate(zip(words[::half], words[13::half])):
                 if mode >> 12 == 8 and links > 1 and bits[index >> 3] >> (index & 7) & 1:
                     yield first + index
+
+
+def _pieces(start: int, end: int) -> list[tuple[int, int]]:
+    """Return (offset, length) of the pieces of something long, in bytes."""
+    places = range(start, end, _LONGEST_EXTENT)
+    return [(place, min(_LONGEST_EXTENT, end - place)) for place in places]
 
 
 def _longer() -> ext3.FormatError:

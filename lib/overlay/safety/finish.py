@@ -79,7 +79,7 @@ def finish(
                 f"{path} was not closed properly: the last writes of this session may be lost",
                 "warning",
             )
-            for line in _repair(image, environ).split("\n"):
+            for line in _repair(image, environ, output).split("\n"):
                 output.notice(f"{path}: {line.strip()}", "warning")
         elif not full_is_told and is_used_up(superblock):
             lost = True
@@ -88,7 +88,7 @@ def finish(
             lost = _join(image, below, environ, output)
             removed = tidy(image, base, below, environ)
             if not ext3.read_superblock(descriptor).is_clean:
-                _repair(image, environ)  # removing them was cut short
+                _repair(image, environ, output)  # removing them was cut short
             if removed:
                 output.notice(f"{path}: {removed} needless deletion markers removed", "detail")
             _tell_of_full(path, before, ext3.read_superblock(descriptor), output)
@@ -236,12 +236,13 @@ def _wait_for_servers(descriptor: int, path: str, output: Listener) -> bool:
     return True
 
 
-def _repair(image: Ext3Image, environ: Mapping[str, str]) -> str:
+def _repair(image: Ext3Image, environ: Mapping[str, str], output: Listener) -> str:
     """Repair an image that the engine left unclean; return what was done, in words."""
     try:
         lock.take_engine(image.descriptor)
     except lock.Busy:
         return "another session has begun to use it"
-    from overlay.safety import repair  # not needed where all is well
+    from overlay.safety import guard, repair  # not needed where all is well
 
+    guard.read_ahead(image, output.notice, tables=True)
     return repair.make_sound(image.path, image.descriptor, environ)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from overlay.image.kind import Image
     from overlay.settings.config import Config
 
+_MANY_GROUPS = 64  # of an image whose bitmaps may take long: 8 GiB of blocks of 4096 bytes
 _REPAIR_WAIT = 600  # seconds that others wait for a repair that is going on
 _TOLD_AFTER = 2  # seconds of such a wait after which a line says so
 _ENDING_WAIT = 120  # seconds that others wait for the end of what a killed session has left
@@ -41,7 +42,7 @@ def acquire(
     *,
     config: Config,
     wait: float | None = None,
-    notice: Callable[[str], object] | None = None,
+    notice: Callable[..., object] | None = None,
     session: bool = True,
 ) -> None:
     """Lock the overlays of a session and see that they are whole.
@@ -50,7 +51,7 @@ def acquire(
               exchanged for a new Image
     writable  whether the first is to be written
     wait      seconds to wait for overlays in use; None not at all, infinity for ever
-    notice    called with a line for the user
+    notice    called with a line for the user, or that and its level
     session   whether it is for a session, which could wait for others
     The locks hold until the descriptors are closed, by exec's inheritance beyond this
     program. Raises OverlayError: IN_USE, DAMAGED, NOT_ALLOWED.
@@ -65,6 +66,8 @@ def acquire(
             if said:
                 for image in found:
                     lock.want_no_more(image.descriptor)
+            if session and writable:
+                read_ahead(found[0], notice)
             return
         except lock.Busy as busy:
             # Rarely needed.
@@ -127,6 +130,18 @@ def _acquire_one(
                 continue
             busy.image = image
             raise
+
+
+def read_ahead(image: Image, notice: Callable[..., object] | None, *, tables: bool = False) -> None:
+    """Have the bitmaps of a large image in memory before a server or tool reads them one by one.
+
+    tables  whether it will read the inode tables, too
+    See safety.ahead.
+    """
+    if image.can_be_unclean and image.as_ext3().superblock.groups_count >= _MANY_GROUPS:
+        from overlay.safety import ahead  # not needed for small ones
+
+        ahead.read_ahead(image.as_ext3(), notice, tables=tables)
 
 
 def _lock(image: Image, write: bool) -> None:
@@ -200,6 +215,7 @@ def _repair(
             return True  # repaired by another session just before
         if notice:
             notice(f"{path} was left unclean by the session before: checking it")
+        read_ahead(image, notice, tables=True)
         summary = repair.make_sound(image.path, descriptor, config.environ)
         if notice:
             for line in summary.split("\n"):

@@ -1,9 +1,11 @@
 """Fixtures of the tests that nothing is ever lost."""
 
+import contextlib
 import os
 
 import pexpect
 import pytest
+import slow_filesystem
 from e2e.safety.trees import Session, holders, kill, kill_tree
 
 _COUNTS = []
@@ -102,3 +104,12 @@ def terminal(words, environ, scratch):
     yield terminal
     for child in started:
         child.close(force=True)
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """Return a function that mounts a slow file system: see slow_filesystem.mounted()."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *options: stack.enter_context(
+            slow_filesystem.mounted(tmp_path / "far", *options)
+        )
