@@ -133,11 +133,21 @@ STARTS = {
         'python -c \'import subprocess as s; s.run(["tool", "x"])\'',
         "tool ['x']",
     ),
+    "a first line from inside": (
+        "printf '#!%s/tool\\n' \"$LINK\" >s; chmod 755 s;"
+        ' python -c \'import subprocess as s; s.run(["./s", "x"])\'',
+        "tool ['./s', 'x']",
+    ),
     "what runs": (
         "python -c 'import sys, os; print(sys.executable, sys.prefix, os.path.basename(os.getcwd()))'",
         "/opt/env/bin/python /opt/env my files",
     ),
+    "a descriptor of the caller's": (
+        "echo hello >f; python -c 'print(open(9).read())' 9<f; true 8<f; python -c 'print(open(8).read())' 8<f",
+        "hello\n\nhello",
+    ),
     "elsewhere": ("cd /usr/share && tool x", "tool ['x']"),
+    "not seen inside": (f'cd {OTHERS} && python -c "import os; print(os.getcwd())"', OTHERS),
     "venv on top": (
         "python -m venv --without-pip v && python -c 'import subprocess as s;"
         ' s.run(["v/bin/python", "-c", "import sys; print(sys.prefix[-2:])"])\'',
@@ -177,7 +187,7 @@ def quickly(exposed, environ, place, *words):
     script = (exposed / "bin/python").read_text()
     (exposed / "fails").write_text(QUICKLY)
     (exposed / "fails").chmod(0o755)
-    script = re.sub(r"exec \S*run-overlay", f"exec '{exposed}/fails'", script)
+    script = re.sub(r"(exec|_need) \S*run-overlay", rf"\1 '{exposed}/fails'", script)
     (exposed / "quick").write_text(script)
     return subprocess.run(
         ["sh", exposed / "quick", *words],
@@ -245,6 +255,10 @@ def test_quick_only_where_it_is_right(exposed, environ, scratch, image):
         done = quickly(exposed, {**environ, name: value}, scratch, *words)
         assert done.returncode == status, (name, done)
     assert quickly(exposed, environ, "/usr", *words).returncode == 9  # is it seen inside?
+    (scratch / "x").mkdir(mode=0o311)
+    done = quickly(exposed, environ, scratch / "x", *words)  # can it be compared?
+    (scratch / "x").chmod(0o755)
+    assert (done.returncode, done.stderr) == (9, "")
     os.utime(image.parent / "site.ini")
     assert quickly(exposed, environ, scratch, *words).returncode == 9
     subprocess.run(start, env=environ, cwd=scratch, check=True)
@@ -278,10 +292,10 @@ def test_interrupted(exposed, environ, scratch):
     assert "KeyboardInterrupt" in errors and command.returncode == -signal.SIGINT
 
 
-def test_overlay_is_gone(exposed, environ, scratch, image):
-    """Where the overlay has gone, a command says so."""
-    aside = image.with_name("aside.ext3")
-    image.rename(aside)
+def gone(exposed, environ, scratch, path):
+    """Return what an exposed program says while some file is not there, or has another name."""
+    aside = path.with_name("aside")
+    path.rename(aside)
     try:
         done = subprocess.run(
             [exposed / "bin/tool"],
@@ -292,9 +306,54 @@ def test_overlay_is_gone(exposed, environ, scratch, image):
             check=False,
         )
     finally:
-        aside.rename(image)
+        aside.rename(path)
+    hint = f"make the commands anew with what is there now: expose-overlay -o OVERLAY '{exposed}'"
+    return done.returncode, hint in done.stderr, done.stderr
+
+
+def test_what_it_needs_is_gone(exposed, environ, scratch, image):
+    """Where the overlay or what is ours is gone, a command says so, and what to type."""
+    assert gone(exposed, environ, scratch, image) == (
+        66,
+        True,
+        f"tool: error: there is no {image}, which it needs\n"
+        f"tool: hint: make the commands anew with what is there now: expose-overlay -o OVERLAY '{exposed}'\n",
+    )
+    status, hinted, said = gone(exposed, environ, scratch, exposed / ".start")
+    assert (status, hinted) == (66, True) and f"tool: error: {exposed}/.start is not there" in said
+    command = exposed / "bin/tool"
+    command.write_text(command.read_text().replace(f"{ROOT}/bin/run-overlay", "/gone/run-overlay"))
+    done = subprocess.run([command], env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 66
-    assert f"there is no overlay {image}" in done.stderr
+    assert "tool: error: there is no /gone/run-overlay, which it needs\n" in done.stderr
+
+
+def test_program_is_gone(exposed, environ, scratch):
+    """Where the program is not inside any more, the quick way says so."""
+    subprocess.run([exposed / "bin/python", "-c", ""], env=environ, cwd=scratch, check=True)
+    python = exposed / "bin/python"
+    python.write_text(python.read_text().replace("=/opt/env/bin/python", "=/opt/env/bin/gone"))
+    done = quickly(exposed, environ, scratch)
+    assert done.returncode == 127, done
+    assert done.stderr == (
+        "gone: error: there is no /opt/env/bin/gone inside any more\n"
+        f"gone: hint: make the commands anew with what is there now: expose-overlay -o OVERLAY '{exposed}'\n"
+    )
+
+
+def test_session_that_ends(exposed, environ, scratch):
+    """A session may end between any two looks: its files are gone then, and it is not the quick way."""
+    subprocess.run([exposed / "bin/python", "-c", ""], env=environ, cwd=scratch, check=True)
+    name = re.search("overlay_name=([0-9a-f]+)", (exposed / "bin/python").read_text())[1]
+    [note] = Path(environ["OVERLAY_SCRATCH_LOCAL"]).glob(f"*/*{name}.quick")
+    text = note.read_text()
+    note.write_text(re.sub("overlay_lease=.*", "overlay_lease=/gone", text))
+    done = quickly(exposed, environ, scratch)
+    assert (done.returncode, done.stderr) == (9, "")
+    note.chmod(0)
+    done = quickly(exposed, environ, scratch)
+    assert (done.returncode, done.stderr) == (9, "")
+    note.unlink()
 
 
 # -------------------------------------------------------------------------------- kernels --
@@ -396,6 +455,10 @@ def test_no_kernel(run, scratch, image):
         ([""], "the name of the directory is empty"),
         (["--user"], "say where a kernel goes, and none is named"),
         (["-p", "python", "d"], "there is no option -p"),
+        (["--name", "../../x", "d"], "cannot be the name of a module"),
+        (["--name", "-rf", "d"], "cannot be the name of a module"),
+        (["d:e"], "cannot stand on PATH"),
+        (["d\ne"], "cannot stand on PATH"),
     ):
         done = run("expose-overlay", "-o", image, *words)
         assert done.status == 2 and said in done.stderr, done

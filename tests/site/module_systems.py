@@ -100,7 +100,7 @@ class Shell:
         but where the system itself tells of versions that change or modules that come along.
         """
         dump = (
-            'python3 -c "import json, os; print(json.dumps(dict(os.environ)))";'
+            '/usr/bin/python3 -c "import json, os; print(json.dumps(dict(os.environ)))";'
             " declare -F | wc -l; { complete -p | sort; echo; } | tr '\\n' ' '; echo; echo ------"
         )
         lines = [dump]

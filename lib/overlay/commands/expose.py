@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from overlay.commands.arguments import Command, add_binds, add_container, add_verbosity, parse_mixed
 from overlay.errors import MISSING, USAGE, OverlayError, quote
-from overlay.expose import choose, inside, write
+from overlay.expose import choose, inside, texts, write
 from overlay.image import image as images
 from overlay.launch.request import parse_overlay
 from overlay.settings import config as configuration
+
+# The name of a module: both systems and every shell take it as it is.
+_MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from overlay.commands.arguments import Parser
+    from overlay.image.kind import Image
     from overlay.output import Output
 
 
@@ -41,12 +46,10 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         output.notice(f"wrote the kernel {quote(options.kernel)} into {quote(target)}")
         return 0
     chosen = choose.programs(found.programs, found.places, named=options.programs, all_=options.all)
-    name = options.name or _stem(options.overlays[0])
-    summary = f"{', '.join(sorted(chosen)[:8])}{' ...' if len(chosen) > 8 else ''}: programs of"
-    summary += (
-        f" {', '.join(os.path.basename(parse_overlay(one).path) for one in options.overlays)}"
-    )
-    written, programs = write.commands(words, chosen, directory=target, name=name, summary=summary)
+    overlays = [os.path.abspath(parse_overlay(one).path) for one in options.overlays]
+    name = options.name or _stem(overlays[0])
+    about = texts.About(name, chosen, overlays, found.made)
+    written, programs = write.commands(words, chosen, directory=target, about=about, ids=found.ids)
     write.put(written, programs, target)
     output.result(f"{len(chosen)} commands in {quote(os.path.join(target, 'bin'))}")
     output.notice(
@@ -56,11 +59,20 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
 
 
 class _Found:
-    """What is inside, and where it was looked for."""
+    """What is in overlays.
 
-    def __init__(self, found: inside.Inside, places: Sequence[str]) -> None:
-        self.programs, self.kernels = found.programs, found.kernels
-        self.places = list(places)
+    programs, kernels  as inside.Inside has them
+    places             where they were looked for
+    made               how the overlays came to be, in lines
+    ids                by which they are known inside
+    """
+
+    def __init__(self, images: Sequence[Image]) -> None:
+        self.programs: dict[str, str] = {}
+        self.kernels: dict[str, str] = {}
+        self.places = inside.directories(images)
+        self.made = inside.made(images)
+        self.ids = inside.ids(images)
 
 
 def _session(options: Namespace, environ: Mapping[str, str], root: str) -> tuple[list[str], _Found]:
@@ -70,7 +82,7 @@ def _session(options: Namespace, environ: Mapping[str, str], root: str) -> tuple
             "no overlay is named", status=USAGE, hint="expose-overlay -o OVERLAY DIR"
         )
     words = [_start(root), "--share", "-q"]
-    found, looked = [], []
+    opened = []
     try:
         for text in options.overlays:
             overlay = parse_overlay(text)
@@ -80,11 +92,11 @@ def _session(options: Namespace, environ: Mapping[str, str], root: str) -> tuple
                     status=USAGE,
                     hint=f"-o {quote(overlay.path)}",
                 )
-            found.append(images.look(overlay.path))
+            opened.append(images.look(overlay.path))
             words += ["-o", f"{os.path.abspath(overlay.path)}:ro"]
-        places = inside.directories(found)
+        found = _Found(opened)
     finally:
-        for image in found:
+        for image in opened:
             image.close()
     if options.container:
         is_path = "/" in options.container
@@ -92,14 +104,15 @@ def _session(options: Namespace, environ: Mapping[str, str], root: str) -> tuple
     for bind in options.binds:
         source, colon, rest = bind.partition(":")
         words += ["-b", f"{os.path.abspath(source)}{colon}{rest}"]
-    if not places:
+    if not found.places:
         raise OverlayError(
             f"{quote(options.overlays[0])} makes no environment ready whose programs could be exposed",
             status=MISSING,
             hint=f"update-overlay {quote(parse_overlay(options.overlays[0]).path)} --activate DIR",
         )
-    looked = [_start(root), "--no-share", *words[2:], "--"]
-    return words, _Found(inside.look(looked, places, environ), places)
+    looked = inside.look([_start(root), "--no-share", *words[2:], "--"], found.places, environ)
+    found.programs, found.kernels = looked.programs, looked.kernels
+    return words, found
 
 
 def _start(root: str) -> str:
@@ -142,7 +155,7 @@ def _target(options: Namespace, environ: Mapping[str, str]) -> str:
                 if options.remove
                 else "expose-overlay -o OVERLAY DIR, or --kernel NAME --user",
             )
-        return os.path.abspath(str(options.directory))
+        return _of_commands(os.path.abspath(str(options.directory)), options)
     if not options.kernel.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise OverlayError(
             f"--kernel: {quote(options.kernel)} cannot be the name of a kernel",
@@ -165,10 +178,27 @@ def _target(options: Namespace, environ: Mapping[str, str]) -> str:
     return os.path.join(os.path.abspath(top), "kernels", options.kernel.lower())
 
 
-def _stem(text: str) -> str:
+def _of_commands(path: str, options: Namespace) -> str:
+    """Return the path of a directory of commands. Raises OverlayError (USAGE) for no such one."""
+    if not options.remove and (":" in path or not path.isprintable()):
+        raise OverlayError(
+            f"{quote(path)} cannot stand on PATH, where a : parts two directories",
+            status=USAGE,
+            hint="name a directory without : and control characters",
+        )
+    if options.name is not None and not _MODULE.fullmatch(options.name):
+        raise OverlayError(
+            f"--name: {quote(options.name)} cannot be the name of a module",
+            status=USAGE,
+            hint="letters, digits, - _ + and ., as in --name analysis or --name analysis/2.1",
+        )
+    return path
+
+
+def _stem(path: str) -> str:
     """Return what a module of an overlay is called without --name."""
-    name = os.path.basename(os.path.abspath(parse_overlay(text).path)).partition(".")[0]
-    return name if name.isprintable() and name and " " not in name else "overlay"
+    name = os.path.basename(path).partition(".")[0]
+    return name if _MODULE.fullmatch(name) else "overlay"
 
 
 def _add_options(parser: Parser) -> None:

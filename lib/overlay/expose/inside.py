@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
+from overlay.environment import history
 from overlay.environment import note as notes
 from overlay.environment.activation import parse
 from overlay.errors import UNAVAILABLE, OverlayError
 from overlay.host import process
+from overlay.launch import engines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +41,11 @@ done
 _OWN = "run-overlay: error: "  # what begins the line that says what is wrong
 
 
+# Of a history, in the help of a module; the rest is show-overlay's.
+_MOST_TIMES = 10
+_WIDEST = 200  # characters
+
+
 class Inside:
     """What was found.
 
@@ -58,6 +67,25 @@ def directories(images: Iterable[Image]) -> list[str]:
     return list(found)
 
 
+def ids(images: Iterable[Image]) -> list[str]:
+    """Return an id of each overlay, by which it is known inside; none when one carries none."""
+    found = [notes.ids(image)[:1] for image in images]
+    return [one for some in found for one in some] if all(found) else []
+
+
+def made(images: Iterable[Image]) -> list[str]:
+    """Return how overlays came to be what they are, a line for each of the last times."""
+    lines = []
+    for image in images:
+        for number, entries in history.read(image).values():
+            for entry in entries[-_MOST_TIMES:] if number <= history.FORMAT else ():
+                words = entry.get("command")
+                command = shlex.join(map(str, words)) if isinstance(words, list) else ""
+                line = f"{entry.get('when')} {entry.get('action')}: {command}"
+                lines.append(line if len(line) <= _WIDEST else f"{line[: _WIDEST - 3]}...")
+    return lines
+
+
 def look(words: Sequence[str], places: Sequence[str], environ: Mapping[str, str]) -> Inside:
     """Return what is in some directories inside.
 
@@ -68,8 +96,9 @@ def look(words: Sequence[str], places: Sequence[str], environ: Mapping[str, str]
     if done.status:
         own = [line for line in done.errors.splitlines() if line.startswith(_OWN)]
         why = own[0][len(_OWN) :] if own else process.last_line(done.errors, done.output)
+        what = f"the overlays cannot be opened: {why}"
         raise OverlayError(
-            f"the overlays cannot be opened: {why}",
+            "no session can be started" if engines.is_inside(environ) else what,
             status=UNAVAILABLE,
             hint="see why: mount-overlay -o OVERLAY:ro",
         )

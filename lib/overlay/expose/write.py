@@ -19,34 +19,39 @@ if TYPE_CHECKING:
 # Names all that was written, so that all of it can be removed.
 LIST = ".exposed"
 
-# What all commands read.
-START = ".start"
-
 
 def commands(
-    words: Sequence[str], programs: Mapping[str, str], *, directory: str, name: str, summary: str
+    words: Sequence[str],
+    programs: Mapping[str, str],
+    *,
+    directory: str,
+    about: texts.About,
+    ids: Sequence[str],
 ) -> tuple[dict[str, str], list[str]]:
     """Return (texts by their paths, paths of the programs among them).
 
     words      start a session, up to the options
     programs   name -> path inside
-    directory  absolute; name: of the module
-    summary    what the module says of itself
+    directory  absolute
+    about      what the module says of itself
+    ids        by which a session is known to have all of the overlays; empty where it could not be
     """
     bin_ = os.path.join(directory, "bin")
-    start = os.path.join(directory, START)
+    start = os.path.join(directory, texts.START)
     noted = name_of("\n".join((directory, *words)))
     words = [*words, "--quick", noted, "--"]
     scripts = {
-        os.path.join(bin_, program): texts.command(words, path, name=noted, start=start)
+        os.path.join(bin_, program): texts.command(
+            words, path, name=noted, directory=directory, overlays=about.overlays, ids=ids
+        )
         for program, path in programs.items()
     }
-    modules = os.path.join(directory, "modulefiles", name)
+    modules = os.path.join(directory, "modulefiles", about.name)
     written = {
         **scripts,
         start: texts.start(),
-        modules: texts.tcl(name, bin_, summary),
-        f"{modules}.lua": texts.lua(name, bin_, summary),
+        modules: texts.tcl(about, bin_),
+        f"{modules}.lua": texts.lua(about, bin_),
     }
     return written, list(scripts)
 
