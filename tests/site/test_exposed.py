@@ -1,6 +1,5 @@
 """Exposed programs as a site has them: by modules, by several users, after an upgrade."""
 
-import os
 import shutil
 import subprocess
 
