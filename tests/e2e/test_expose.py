@@ -143,8 +143,8 @@ STARTS = {
         "/opt/env/bin/python /opt/env my files",
     ),
     "a descriptor of the caller's": (
-        "echo hello >f; python -c 'print(open(9).read())' 9<f; true 8<f; python -c 'print(open(8).read())' 8<f",
-        "hello\n\nhello",
+        "echo 9 >n; python -c 'print(open(9).read())' 9<n; python -c 'print(open(8).read())' 8<n",
+        "9\n\n9",
     ),
     "elsewhere": ("cd /usr/share && tool x", "tool ['x']"),
     "not seen inside": (f'cd {OTHERS} && python -c "import os; print(os.getcwd())"', OTHERS),

@@ -1,11 +1,12 @@
 """Exposed programs as a site has them: by modules, by several users, after an upgrade."""
 
+import os
 import shutil
 import subprocess
 
 import pytest
 from module_systems import Shell, start
-from support import BASE, PATH, ROOT, execute, version
+from support import BASE, PATH, ROOT, digests, execute, version, wait_until
 
 TOGETHER = True  # one environment is made for all of them
 
@@ -175,3 +176,98 @@ def test_after_an_upgrade(place, tmp_path):
             cwd=tmp_path,
         )
         assert (done.status, done.stderr) == (0, ""), done
+
+
+# ------------------------------------------------------------------ several users --
+
+# Prints who runs it and in which session, when as many as are named have come.
+MEET = """
+import os, sys, time
+place, count = sys.argv[1], int(sys.argv[2])
+open(f"{place}/{os.getuid()}.{os.getpid()}", "x").close()
+end = time.monotonic() + 60
+while len(os.listdir(place)) < count and time.monotonic() < end:
+    time.sleep(0.01)
+print(len(os.listdir(place)) >= count, sys.prefix, os.getuid(), os.readlink("/proc/self/ns/mnt"))
+"""
+
+
+class Users:
+    """The tester and the colleague, and what root has exposed for both.
+
+    admin    the installation of root's, with analysis/ in it
+    meeting  where both may write
+    """
+
+    def __init__(self, prepared):
+        self.admin = prepared / "admin"
+        self.meeting = prepared / "meeting"
+        self._become = prepared / "door/become"
+        self._environ = {
+            "PATH": PATH,
+            "HOME": "/",
+            "LC_ALL": "C.UTF-8",
+            "OVERLAY_SCRATCH_LOCAL": str(self.meeting),
+            "OVERLAY_LAUNCH_LINGER": "1",
+        }
+
+    def start(self, *words, colleague=False):
+        """Start a program as one of the two, and return it."""
+        return subprocess.Popen(
+            [*([self._become] if colleague else []), *words],
+            env=self._environ,
+            cwd=self.meeting,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def ended(started):
+    """Return what a program said that has ended well."""
+    said, errors = started.communicate(timeout=120)
+    assert started.returncode == 0, errors
+    return said
+
+
+@pytest.fixture
+def users(colleague):
+    """Return the Users; nothing of theirs is left on the node at the end."""
+    users = Users(colleague.parent)
+    yield users
+    wait_until(lambda: not list(users.meeting.glob("overlay-*")))
+
+
+def test_two_users_at_once(users):
+    """What root exposes in a place that nobody writes, two users run at once, each for themselves."""
+    program = users.admin / "analysis/bin/python"
+    place = users.meeting / "two"
+    place.mkdir()
+    place.chmod(0o777)
+    before = digests(users.admin)
+    started = [
+        users.start(program, "-c", MEET, place, "8", colleague=bool(number % 2))
+        for number in range(8)
+    ]
+    said = [ended(one).split() for one in started]
+    shutil.rmtree(place)
+    assert {(met, prefix) for met, prefix, _user, _session in said} == {("True", "/opt/env")}
+    assert len({user for _met, _prefix, user, _session in said}) == 2
+    assert len({(user, session) for _met, _prefix, user, session in said}) == 2  # one session each
+    assert digests(users.admin) == before
+    removed = users.start(users.admin / "bin/expose-overlay", "--remove", users.admin / "analysis")
+    assert "cannot remove" in removed.communicate()[1]
+    assert removed.returncode == 73 and digests(users.admin) == before
+
+
+def test_colleague_exposes_what_is_shared(users):
+    """A packed environment that is another user's is exposed, and used, by a colleague."""
+    mine = users.meeting / "mine"
+    words = (users.admin / "bin/expose-overlay", "-q", "-o", users.admin / "shared.sqsh", mine)
+    assert ended(users.start(*words, colleague=True)) == f"1 commands in {mine}/bin\n"
+    assert os.stat(mine / "bin/python").st_uid != os.getuid()
+    said = ended(users.start(mine / "bin/python", "-c", "print(6 * 7)", colleague=True))
+    assert said == "42\n"
+    assert ended(users.start(mine / "bin/python", "-c", "print(6 * 7)")) == "42\n"  # and by others
+    ended(users.start(users.admin / "bin/expose-overlay", "-q", "--remove", mine, colleague=True))
+    assert not mine.exists() or not os.listdir(mine)
