@@ -20,7 +20,8 @@ from overlay.create import make
 from overlay.create.policy import check_place, check_policy, check_room, room_for
 from overlay.create.request import Creation, check_request
 from overlay.errors import OverlayError
-from overlay.host import foreground, process
+from overlay.host import foreground
+from overlay.host.path import trusted
 from overlay.launch.request import Overlay, Session
 from overlay.settings import config as configuration
 from overlay.settings.files import tree
@@ -46,7 +47,7 @@ def load_config(environ: Mapping[str, str], root: str | None = None) -> Config:
     Its left_out has a line for every file that was not obeyed, because it belongs to somebody
     else or everybody may write it.
     """
-    return configuration.load(process.absolute(environ), root or tree())
+    return configuration.load(trusted(environ), root or tree())
 
 
 def create(

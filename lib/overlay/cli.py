@@ -6,6 +6,7 @@ import gc
 import os
 
 from overlay.errors import INTERNAL, INTERRUPTED, UNAVAILABLE, OverlayError
+from overlay.host.path import trusted
 from overlay.output import Output
 
 TYPE_CHECKING = False
@@ -63,6 +64,7 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
     # freed takes a millisecond of every start.
     gc.disable()
     output = Output(program)
+    environ = trusted(environ)
     try:
         if program == "run-overlay" and _may_share(arguments, environ):
             from overlay.shared import short
@@ -71,7 +73,6 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
         from overlay.host import process
         from overlay.settings import config as configuration
 
-        environ = process.absolute(environ)
         try:
             chosen = parse(program, arguments)
         except OverlayError:

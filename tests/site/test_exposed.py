@@ -271,3 +271,23 @@ def test_colleague_exposes_what_is_shared(users):
     assert ended(users.start(mine / "bin/python", "-c", "print(6 * 7)")) == "42\n"  # and by others
     ended(users.start(users.admin / "bin/expose-overlay", "-q", "--remove", mine, colleague=True))
     assert not mine.exists() or not os.listdir(mine)
+
+
+def test_directory_of_somebody_else(users, place, tmp_path):
+    """In a directory of another user's no link is followed, to write or to remove, and no list obeyed."""
+    mine = tmp_path / "mine"
+    words = [place / "prefix" / version() / "bin/expose-overlay", "-q", "-o", place / "env.ext3"]
+    assert execute([*words, mine], environ=environment(place), cwd=tmp_path).status == 0
+    before = digests(mine)
+    theirs = users.meeting / "theirs"
+    script = (
+        'mkdir -m 777 "$1" && ln -s "$2/bin" "$1/bin" && ln -s "$2/modulefiles" "$1/modulefiles" &&'
+        ' printf "# written by expose-overlay\\nbin/python\\n../x\\n/etc/passwd\\n" >"$1/.exposed"'
+    )
+    ended(users.start("sh", "-c", script, "sh", theirs, mine, colleague=True))
+    done = execute([*words, theirs], environ=environment(place), cwd=tmp_path)
+    assert done.status == 73 and "it is a link that somebody else has made" in done.stderr
+    done = execute([words[0], "--remove", theirs], environ=environment(place), cwd=tmp_path)
+    assert done.status == 66 and "nothing was exposed in" in done.stderr
+    assert digests(mine) == before
+    ended(users.start("rm", "-r", theirs, colleague=True))

@@ -1749,8 +1749,8 @@ def test_imports(environ, scratch, tmp_path, arguments):
 # takes (room: the overlay is sparse), what a session that only reads takes besides, and what one
 # that writes does.
 PLANNED = """overlay overlay.cli overlay.commands overlay.commands.arguments overlay.commands.run
-overlay.errors overlay.host overlay.host.limits overlay.host.places overlay.host.process
-overlay.host.room overlay.host.trust overlay.image overlay.image.ext3 overlay.image.ext3_image
+overlay.errors overlay.host overlay.host.limits overlay.host.path overlay.host.places
+overlay.host.process overlay.host.room overlay.host.trust overlay.image overlay.image.ext3 overlay.image.ext3_image
 overlay.image.ext3_read overlay.image.image overlay.image.kind overlay.image.layout
 overlay.image.lock overlay.image.magic overlay.image.markers overlay.image.record overlay.launch
 overlay.launch.belonging overlay.launch.engine overlay.launch.engines
@@ -1765,8 +1765,8 @@ WRITTEN = "overlay.host.foreground overlay.safety.finish overlay.safety.tidy"
 CREATED = """overlay overlay.cli overlay.commands overlay.commands.arguments
 overlay.commands.create overlay.create overlay.create.make overlay.create.policy
 overlay.create.request overlay.create.workplace overlay.errors overlay.host overlay.host.ending
-overlay.host.limits overlay.host.mounts overlay.host.permissions overlay.host.private
-overlay.host.process overlay.host.room overlay.host.scratch overlay.host.trust overlay.image
+overlay.host.limits overlay.host.mounts overlay.host.path overlay.host.permissions
+overlay.host.private overlay.host.process overlay.host.room overlay.host.scratch overlay.host.trust overlay.image
 overlay.image.ext3 overlay.image.ext3_size overlay.image.kind overlay.image.lock
 overlay.image.magic overlay.image.partial overlay.image.record overlay.output overlay.plan
 overlay.quota overlay.quota.check overlay.quota.limits overlay.quota.sources overlay.quota.space

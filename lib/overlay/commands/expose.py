@@ -8,7 +8,7 @@ import sys
 
 from overlay.commands.arguments import Command, add_binds, add_container, add_verbosity, parse_mixed
 from overlay.errors import MISSING, USAGE, OverlayError, quote
-from overlay.expose import choose, inside, texts, write
+from overlay.expose import choose, inside, listed, texts, write
 from overlay.image import image as images
 from overlay.launch.request import parse_overlay
 from overlay.settings import config as configuration
@@ -31,21 +31,26 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     _take_directory(options)
     target = _target(options, environ)
     if options.remove:
-        count = write.remove(target)
+        count = listed.remove(target)
         output.notice(f"removed {count} files from {quote(target)}")
         return 0
-    configuration.load(
-        environ, root, output.notice
-    )  # wrong settings are told by us, not by a session
+    # Wrong settings are told by us, not by a session.
+    config = configuration.load(environ, root, output.notice)
     words, found = _session(options, environ, root)
     if options.kernel:
         written, programs = write.kernel(
-            words, found.kernels, directory=target, name=options.kernel
+            words, found.kernels, found.programs, directory=target, name=options.kernel
         )
         write.put(written, programs, target)
         output.notice(f"wrote the kernel {quote(options.kernel)} into {quote(target)}")
         return 0
-    chosen = choose.programs(found.programs, found.places, named=options.programs, all_=options.all)
+    chosen = choose.programs(
+        found.programs,
+        found.places,
+        named=options.programs,
+        all_=options.all,
+        engines=config["engine.commands"],
+    )
     overlays = [os.path.abspath(parse_overlay(one).path) for one in options.overlays]
     name = options.name or _stem(overlays[0])
     about = texts.About(name, chosen, overlays, found.made)

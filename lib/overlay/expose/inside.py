@@ -64,7 +64,7 @@ def directories(images: Iterable[Image]) -> list[str]:
     for image in images:
         for one in notes.read(image):
             found.update(dict.fromkeys(parse(one.script).lists.get("PATH", ())))
-    return list(found)
+    return [one for one in found if one.startswith("/")]
 
 
 def ids(images: Iterable[Image]) -> list[str]:

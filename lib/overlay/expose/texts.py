@@ -18,6 +18,9 @@ MARK = "written by expose-overlay"
 # What all commands of a directory read.
 START = ".start"
 
+# What stands for the connection file in the command line of a kernel, as Jupyter has it.
+CONNECTION = "{connection_file}"
+
 _MOST_NAMED = 8  # commands in the line that is searched
 
 
@@ -66,21 +69,28 @@ def command(
 
 
 def kernel_start(words: Sequence[str], kernel: Sequence[str]) -> str:
-    """Return the script that starts a kernel; its last argument is the connection file.
+    """Return the script that starts a kernel; its argument is the connection file.
 
     words   start a session, up to the options
-    kernel  the command line inside, without that file
+    kernel  the command line inside, with CONNECTION where that file is named
     Jupyter may put that anywhere, so its directory is bound.
     """
     line = shlex.join(words)
+    inside = " ".join(map(_with_file, kernel))
     return (
         f"#!/bin/sh\n# {MARK}; remove with expose-overlay --remove, or jupyter kernelspec uninstall\n"
         'file=$(readlink -f "$1") && [ -r "$file" ] || {\n'
         '    echo "kernel: error: there is no connection file $1" >&2\n'
         "    exit 66\n"
         "}\n"
-        f'exec {line} -b "${{file%/*}}" -- {shlex.join(kernel)} "$file"\n'
+        f'exec {line} -b "${{file%/*}}" -- {inside}\n'
     )
+
+
+def _with_file(word: str) -> str:
+    """Return a word of a kernel's command line for a shell, which knows the connection file."""
+    parts = [shlex.quote(part) if part else "" for part in word.split(CONNECTION)]
+    return '"$file"'.join(parts) or "''"
 
 
 class About:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 import os
 
-from overlay.errors import CANNOT_CREATE, MISSING, OverlayError, cannot, quote, reason
-from overlay.expose import texts
+from overlay.errors import (
+    MISSING,
+    OverlayError,
+    cannot,
+    printable,
+    quote,
+    reason,
+)
+from overlay.expose import listed, texts
 from overlay.expose.texts import MARK
+from overlay.host.path import EXPOSED
 from overlay.safety import generated
 from overlay.shared.key import name_of
 
@@ -16,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-# Names all that was written, so that all of it can be removed.
-LIST = ".exposed"
+_WIDEST = 200  # characters of what a kernel is called
 
 
 def commands(
@@ -57,34 +64,53 @@ def commands(
 
 
 def kernel(
-    words: Sequence[str], found: Mapping[str, str], *, directory: str, name: str
+    words: Sequence[str],
+    found: Mapping[str, str],
+    programs: Iterable[str],
+    *,
+    directory: str,
+    name: str,
 ) -> tuple[dict[str, str], list[str]]:
     """Return the same of a kernel of Jupyter, as its documentation of kernel specs has them.
 
+    words      start a session, up to the options
     found      path inside of each kernel.json -> what is in it
+    programs   paths of what there is inside
     directory  absolute, of the kernel; name: as Jupyter is to call it
     Raises OverlayError (MISSING) when there is none inside, or none that is meant.
     """
-    path, specification = _choose(found, name)
-    place = os.path.dirname(path).partition("/share/jupyter/")[0]
-    inside = [str(word) for word in specification["argv"]]
-    if "/" not in inside[0]:
+    path, said = _choose(found, name)
+    place, _share, _rest = path.partition("/share/jupyter/")
+    inside = [
+        word.replace("{resource_dir}", os.path.dirname(path)).replace("{prefix}", place)
+        for word in said["argv"]
+    ]
+    if "/" not in inside[0] and os.path.join(place, "bin", inside[0]) in programs:
         inside[0] = os.path.join(place, "bin", inside[0])
-    if inside[-1] != "{connection_file}":
-        inside = _last(inside, path)
+    if not any(texts.CONNECTION in word for word in inside):
+        raise OverlayError(
+            f"the kernel {quote(path)} takes no connection file", status=MISSING, hint=None
+        )
     start = os.path.join(directory, "start")
+    # What is inside may be somebody else's: of it only what is known, and nothing that could rule a
+    # terminal, or choose how Jupyter itself starts the kernel (metadata, kernel_provisioner).
+    metadata = {"about": MARK, "debugger": _object(said.get("metadata")).get("debugger") is True}
     document = {
-        "metadata": {"about": MARK, **_object(specification.get("metadata"))},
-        "argv": [start, "{connection_file}"],
-        "display_name": f"{specification.get('display_name', name)} ({name})",
-        "language": specification.get("language", "python"),
-        "interrupt_mode": specification.get("interrupt_mode", "signal"),
+        "metadata": metadata,
+        "argv": [start, texts.CONNECTION],
+        "display_name": f"{_words(said.get('display_name'), name)} ({name})",
+        "language": _words(said.get("language"), "python"),
+        "interrupt_mode": "message" if said.get("interrupt_mode") == "message" else "signal",
     }
-    variables = [f"{key}={value}" for key, value in _object(specification.get("env")).items()]
+    variables = [
+        f"{key}={value}"
+        for key, value in _object(said.get("env")).items()
+        if key.isidentifier() and isinstance(value, str) and _is_word(value)
+    ]
     if variables:
         inside = ["/usr/bin/env", *variables, *inside]
     written = {
-        start: texts.kernel_start(words, inside[:-1]),
+        start: texts.kernel_start(words, inside),
         os.path.join(directory, "kernel.json"): json.dumps(document, indent=1) + "\n",
     }
     return written, [start]
@@ -94,15 +120,29 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _words(value: object, without: str) -> str:
+    """Return what is shown to people."""
+    return printable(value)[:_WIDEST] if isinstance(value, str) and value else without
+
+
+def _is_word(value: object) -> bool:
+    """Return whether a value can be a word of a command line."""
+    try:
+        return isinstance(value, str) and b"\0" not in value.encode()
+    except UnicodeEncodeError:  # JSON can name half of a pair
+        return False
+
+
 def _choose(found: Mapping[str, str], name: str) -> tuple[str, dict[str, Any]]:
     """Return (path, what it says) of the kernel inside that is meant."""
     known: dict[str, tuple[str, dict[str, Any]]] = {}
     for path, text in found.items():
         try:
-            said = json.loads(text)
-        except ValueError:
+            said = _object(json.loads(text))
+        except (ValueError, RecursionError):
             continue
-        if isinstance(said, dict) and isinstance(said.get("argv"), list) and said["argv"]:
+        words = said.get("argv")
+        if isinstance(words, list) and words and all(map(_is_word, words)):
             known.setdefault(os.path.basename(os.path.dirname(path)), (path, said))
     for one in (name, *(known if len(known) == 1 else ()), "python3"):
         if one in known:
@@ -120,90 +160,35 @@ def _choose(found: Mapping[str, str], name: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _last(words: Sequence[str], path: str) -> list[str]:
-    """Return the words with the connection file as the last one, where that is the same."""
-    if "{connection_file}" not in words:
-        raise OverlayError(
-            f"the kernel {quote(path)} takes no connection file", status=MISSING, hint=None
-        )
-    place = words.index("{connection_file}")
-    option = words[place - 1 : place] if words[place - 1].startswith("-") else []
-    before = words[: place - len(option)]
-    return [*before, *words[place + 1 :], *option, "{connection_file}"]
-
-
 def put(written: Mapping[str, str], programs: Iterable[str], directory: str) -> None:
     """Write all into a directory; what an earlier time has left there and is no more, is removed.
 
     Raises OverlayError (CANNOT_CREATE); nothing is written then when a file is in the way that is
     somebody else's.
     """
-    place = os.path.join(directory, LIST)
-    before = _listed(directory)
+    before = listed.read(directory)
     names = sorted(os.path.relpath(path, directory) for path in written)
-    for path in written:
-        _make(os.path.dirname(path))
+    for name in names:
+        _make(directory, os.path.dirname(name))
     generated.write(
-        {**written, place: "".join(f"{line}\n" for line in (f"# {MARK}", *names))},
+        {**written, os.path.join(directory, EXPOSED): listed.text(names)},
         MARK,
         "DIR",
         programs=programs,
     )
     for name in set(before) - set(names):
-        _remove(directory, name)
+        listed.remove_one(directory, name)
 
 
-def _make(directory: str) -> None:
+def _make(directory: str, below: str) -> None:
+    """Make a directory, and those below it; a link of somebody else's is not followed."""
+    path = directory
     try:
-        os.makedirs(directory, exist_ok=True)
+        os.makedirs(path, exist_ok=True)
+        for part in filter(None, below.split("/")):
+            path = os.path.join(path, part)
+            if os.path.islink(path) and os.lstat(path).st_uid not in (os.geteuid(), 0):
+                raise cannot(path, "it is a link that somebody else has made")
+            os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise cannot(directory, reason(error)) from None
-
-
-def _listed(directory: str) -> list[str]:
-    """Return the names, below a directory, of what was written into it."""
-    path = os.path.join(directory, LIST)
-    if not generated.is_ours(path, MARK):
-        return []
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines()[1:]
-    return [
-        line for line in lines if line and not line.startswith("/") and ".." not in line.split("/")
-    ]
-
-
-def remove(directory: str) -> int:
-    """Remove from a directory what was written into it, and return how many files that were.
-
-    Raises OverlayError (MISSING) when nothing was.
-    """
-    names = _listed(directory) if os.path.isdir(directory) else []
-    if not names:
-        raise OverlayError(
-            f"nothing was exposed in {quote(directory)}",
-            status=MISSING,
-            hint="expose-overlay --remove DIR: the directory that was named when it was exposed",
-        )
-    count = sum(_remove(directory, name) for name in names)
-    _remove(directory, LIST)
-    return count
-
-
-def _remove(directory: str, name: str) -> bool:
-    """Remove a file of ours, and directories that are then empty; return whether it was there."""
-    path = os.path.join(directory, name)
-    try:
-        if os.path.islink(path) or not generated.is_ours(path, MARK):
-            return False
-        os.unlink(path)
-    except OSError as error:
-        raise OverlayError(
-            f"cannot remove {quote(path)}: {reason(error)}", status=CANNOT_CREATE
-        ) from None
-    while name:
-        name = os.path.dirname(name)
-        try:
-            os.rmdir(os.path.join(directory, name))
-        except OSError:
-            break  # it is not empty
-    return True
+        raise cannot(path, reason(error)) from None

@@ -8,6 +8,7 @@ import time
 
 from overlay.errors import UNAVAILABLE, OverlayError, quote, reason
 from overlay.host import limits
+from overlay.host.path import SYSTEM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _POLL = 0.02  # seconds between two looks at what a program does
 _PATIENCE = 3  # seconds that a program has to heed TERM
 
-# Where tools like mke2fs lie, although an ordinary user's PATH may not say so.
-_SYSTEM = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
-
 
 def which(name: str, environ: Mapping[str, str]) -> str | None:
     """Return the absolute path of a program, or None.
@@ -36,23 +34,12 @@ def which(name: str, environ: Mapping[str, str]) -> str | None:
     """
     if "/" in name:
         return name if _executable(name) else None
-    for directory in (*environ.get("PATH", "").split(":"), *_SYSTEM):
+    for directory in (*environ.get("PATH", "").split(":"), *SYSTEM):
         # An empty or relative part would mean the current directory: a shell looks there,
         # a tool that runs in other people's directories had better not.
         if directory.startswith("/") and _executable(os.path.join(directory, name)):
             return os.path.join(directory, name)
     return None
-
-
-def absolute(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return an environment whose PATH has absolute parts only, for all that is started.
-
-    Programs of ours start others by name, where the caller may be in somebody else's directory.
-    """
-    parts = environ.get("PATH", "").split(":")
-    kept = [part for part in parts if part.startswith("/")]
-    # An empty PATH would mean the current directory as well.
-    return environ if kept == parts else {**environ, "PATH": ":".join(kept or _SYSTEM)}
 
 
 def _executable(path: str) -> bool:

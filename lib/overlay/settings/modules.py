@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from overlay.errors import OverlayError, printable
 from overlay.host import process
+from overlay.host.path import trusted
 from overlay.settings import config as configuration
 
 TYPE_CHECKING = False
@@ -26,7 +27,7 @@ def answer(environ: Mapping[str, str], root: str) -> str:
 
 
 def _said(environ: Mapping[str, str], root: str) -> Iterator[tuple[str, str]]:
-    environ = process.absolute(environ)
+    environ = trusted(environ)
     try:
         config = configuration.load(environ, root)
         for line in config.left_out:
