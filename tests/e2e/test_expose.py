@@ -359,53 +359,53 @@ def test_session_that_ends(exposed, environ, scratch):
 # -------------------------------------------------------------------------------- kernels --
 
 CLIENT = """
-import json, os, queue, signal, sys, time
-from jupyter_client.manager import KernelManager
+import asyncio, os, signal, sys
+import nbformat
+from nbclient import NotebookClient
 
-manager = KernelManager(kernel_name="mine")
-manager.start_kernel()
-client = manager.client()
-client.start_channels()
-client.wait_for_ready(timeout=60)
+cells = [
+    "import sys; x = 1; print(sys.executable)",
+    "!command -v pip",
+    "open('result', 'w').write('made'); x + 41",
+    "import time\\nprint('begun', flush=True)\\nwhile True: time.sleep(.1)",
+    "print(6 * 7)",
+]
 
-def run(code, interrupt=False):
-    message = client.execute(code)
-    said = ""
-    while True:
-        got = client.get_iopub_msg(timeout=60)
-        if got["parent_header"].get("msg_id") != message:
-            continue
-        kind, content = got["msg_type"], got["content"]
-        if kind == "stream":
-            said += content["text"]
-            if interrupt and "begun" in said:
-                interrupt = False
-                manager.interrupt_kernel()
-        elif kind == "error":
-            said += content["ename"]
-        elif kind == "status" and content["execution_state"] == "idle":
-            return said
 
-print(run("import sys; print(sys.executable)").strip())
-print(run("!command -v pip").strip())
-endless = "import time\\nprint('begun', flush=True)\\nwhile True: time.sleep(.1)"
-print("KeyboardInterrupt" in run(endless, True))
-print(run("print(6*7)").strip())
-manager.restart_kernel()
-client.wait_for_ready(timeout=60)
-print(run("print('x' in dir())").strip())
-pid = int(run("import os; print(os.getpid())"))
-os.kill(pid, signal.SIGKILL)
-while manager.is_alive():
-    time.sleep(.05)
-print(os.path.exists(f"/proc/{pid}"))
-client.stop_channels()
-manager.cleanup_resources()
+class Client(NotebookClient):
+    # Interrupts a cell that says that it has begun.
+
+    def process_message(self, message, cell, index):
+        if "begun" in message["content"].get("text", ""):
+            self.interrupting = asyncio.ensure_future(self.km.interrupt_kernel())
+        return super().process_message(message, cell, index)
+
+
+async def main(path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in cells])
+    client = Client(notebook, kernel_name="mine", allow_errors=True, timeout=120)
+    async with client.async_setup_kernel():
+        for number, cell in enumerate(notebook.cells):
+            await client.async_execute_cell(cell, number)
+        nbformat.write(notebook, path)
+        await client.km.restart_kernel()
+        await client.kc.wait_for_ready(timeout=60)
+        again = nbformat.v4.new_code_cell("import os; print('x' in dir(), os.getpid())")
+        notebook.cells.append(again)
+        await client.async_execute_cell(again, len(cells))
+        there, pid = again.outputs[0].text.split()
+        os.kill(int(pid), signal.SIGKILL)
+        while await client.km.is_alive():
+            await asyncio.sleep(0.05)
+        print(there, os.path.exists(f"/proc/{pid}"))
+
+
+asyncio.run(main(sys.argv[1]))
 """
 
 
 def test_kernel(ok, environ, scratch, home, image):
-    """A Jupyter outside starts the kernel, interrupts and restarts it; killed, it leaves nothing."""
+    """A Jupyter outside runs a notebook, interrupts and restarts; a kernel that is killed leaves nothing."""
     ok("expose-overlay", "-q", "-o", image, "--kernel", "mine", "--user")
     jupyter = {**environ, "PATH": f"{OTHERS}/bin:{environ['PATH']}"}
     listed = subprocess.run(
@@ -419,7 +419,7 @@ def test_kernel(ok, environ, scratch, home, image):
     assert found["resource_dir"] == f"{home}/.local/share/jupyter/kernels/mine"
     assert found["spec"]["language"] == "python"
     done = subprocess.run(
-        [f"{OTHERS}/bin/python", "-c", CLIENT],
+        [f"{OTHERS}/bin/python", "-c", CLIENT, scratch / "n.ipynb"],
         env=jupyter,
         cwd=scratch,
         capture_output=True,
@@ -427,14 +427,17 @@ def test_kernel(ok, environ, scratch, home, image):
         timeout=180,
         check=False,
     )
-    assert done.stdout.split() == [
-        "/opt/env/bin/python",
-        "/opt/env/bin/pip",
-        "True",
-        "42",
-        "False",
-        "False",
-    ], done
+    assert done.returncode == 0, done
+    assert done.stdout == "False False\n"  # restarted it knows nothing, and killed it is gone
+    notebook = json.loads((scratch / "n.ipynb").read_text())
+    python, pip, result, endless, after = (cell["outputs"] for cell in notebook["cells"])
+    assert "".join(python[0]["text"]) == "/opt/env/bin/python\n"
+    assert "".join(pip[0]["text"]) == "/opt/env/bin/pip\n"
+    assert "".join(result[0]["data"]["text/plain"]) == "42"
+    assert (scratch / "result").read_text() == "made"
+    assert endless[-1]["ename"] == "KeyboardInterrupt"
+    assert "".join(after[0]["text"]) == "42\n"
+    assert notebook["metadata"]["kernelspec"]["display_name"] == "Python 3 (ipykernel) (mine)"
     node = environ["OVERLAY_SCRATCH_LOCAL"]
     wait_until(lambda: not os.listdir(node), 60)
     subprocess.run(

@@ -1750,27 +1750,28 @@ def test_imports(environ, scratch, tmp_path, arguments):
 # that writes does.
 PLANNED = """overlay overlay.cli overlay.commands overlay.commands.arguments overlay.commands.run
 overlay.errors overlay.host overlay.host.limits overlay.host.path overlay.host.places
-overlay.host.process overlay.host.room overlay.host.trust overlay.image overlay.image.ext3 overlay.image.ext3_image
-overlay.image.ext3_read overlay.image.image overlay.image.kind overlay.image.layout
-overlay.image.lock overlay.image.magic overlay.image.markers overlay.image.record overlay.launch
-overlay.launch.belonging overlay.launch.engine overlay.launch.engines
-overlay.launch.engines.apptainer overlay.launch.facts overlay.launch.command overlay.launch.inside
-overlay.launch.learned overlay.launch.plan overlay.launch.request overlay.launch.run
-overlay.output overlay.plan overlay.settings overlay.settings.config overlay.settings.files
-overlay.settings.table overlay.settings.values overlay.shared overlay.shared.place overlay.size"""
+overlay.host.process overlay.host.room overlay.host.trust overlay.image overlay.image.ext3
+overlay.image.ext3_image overlay.image.ext3_read overlay.image.image overlay.image.kind
+overlay.image.layout overlay.image.lock overlay.image.magic overlay.image.markers
+overlay.image.record overlay.launch overlay.launch.belonging overlay.launch.engine
+overlay.launch.engines overlay.launch.engines.apptainer overlay.launch.facts overlay.launch.command
+overlay.launch.inside overlay.launch.learned overlay.launch.plan overlay.launch.request
+overlay.launch.run overlay.output overlay.plan overlay.settings overlay.settings.config
+overlay.settings.files overlay.settings.table overlay.settings.values
+overlay.shared overlay.shared.place overlay.size"""
 READ = "overlay.host.holders overlay.host.keeper overlay.safety overlay.safety.guard"
 WRITTEN = "overlay.host.foreground overlay.safety.finish overlay.safety.tidy"
 
 # What a new empty overlay takes, beside who knows about quotas in its place.
-CREATED = """overlay overlay.cli overlay.commands overlay.commands.arguments
-overlay.commands.create overlay.create overlay.create.make overlay.create.policy
-overlay.create.request overlay.create.workplace overlay.errors overlay.host overlay.host.ending
-overlay.host.limits overlay.host.mounts overlay.host.path overlay.host.permissions
-overlay.host.private overlay.host.process overlay.host.room overlay.host.scratch overlay.host.trust overlay.image
-overlay.image.ext3 overlay.image.ext3_size overlay.image.kind overlay.image.lock
-overlay.image.magic overlay.image.partial overlay.image.record overlay.output overlay.plan
-overlay.quota overlay.quota.check overlay.quota.limits overlay.quota.sources overlay.quota.space
-overlay.safety overlay.safety.blocks overlay.safety.replace overlay.safety.stale overlay.settings
+CREATED = """overlay overlay.cli overlay.commands overlay.commands.arguments overlay.commands.create
+overlay.create overlay.create.make overlay.create.policy overlay.create.request
+overlay.create.workplace overlay.errors overlay.host overlay.host.ending overlay.host.limits
+overlay.host.mounts overlay.host.path overlay.host.permissions overlay.host.private
+overlay.host.process overlay.host.room overlay.host.scratch overlay.host.trust overlay.image
+overlay.image.ext3 overlay.image.ext3_size overlay.image.kind overlay.image.lock overlay.image.magic
+overlay.image.partial overlay.image.record overlay.output overlay.plan overlay.quota
+overlay.quota.check overlay.quota.limits overlay.quota.sources overlay.quota.space overlay.safety
+overlay.safety.blocks overlay.safety.replace overlay.safety.stale overlay.settings
 overlay.settings.config overlay.settings.files overlay.settings.table overlay.settings.values
 overlay.size"""
 
