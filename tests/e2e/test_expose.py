@@ -459,7 +459,7 @@ def test_no_kernel(run, scratch, image):
         (["--user"], "say where a kernel goes, and none is named"),
         (["-p", "python", "d"], "there is no option -p"),
         (["--name", "../../x", "d"], "cannot be the name of a module"),
-        (["--name", "-rf", "d"], "cannot be the name of a module"),
+        (["--name=-rf", "d"], "cannot be the name of a module"),
         (["d:e"], "cannot stand on PATH"),
         (["d\ne"], "cannot stand on PATH"),
     ):
