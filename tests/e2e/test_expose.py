@@ -356,6 +356,61 @@ def test_session_that_ends(exposed, environ, scratch):
     note.unlink()
 
 
+# ------------------------------------------------------------------------------- the page --
+
+
+@pytest.fixture
+def page(environ, scratch, home, image):
+    """Return a function from a heading of docs/programs.md to its blocks, with the user's home in them."""
+    (scratch / "env.ext3").symlink_to(image)
+    environ["PATH"] = f"{ROOT}/bin:{OTHERS}/bin:{environ['PATH']}"
+    text = (ROOT / "docs/programs.md").read_text().replace("/home/you", str(home))
+
+    def page(heading):
+        part = re.search(rf"^#+ {heading}.*\n((?:(?!## ).*\n)*)", text, re.M)[1]
+        return re.findall(r"^```\n(.*?)^```", part, re.M | re.S)
+
+    return page
+
+
+def typed(line, environ, scratch):
+    """Type a line, which must end well, and return what it prints."""
+    done = subprocess.run(
+        ["bash", "-c", line], env=environ, cwd=scratch, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def test_page_of_commands(page, environ, scratch, home):
+    """The first line of a script, and a Makefile, as the page has them."""
+    [line] = page("The programs of an overlay")
+    typed(line, environ, scratch)
+    (scratch / "script").write_text(*page("The first line"))
+    (scratch / "script").chmod(0o755)
+    assert typed("./script", environ, scratch) == "from /opt/env\n"
+    (scratch / "Makefile").write_text(*page("Make"))
+    (scratch / "input.txt").write_text("x")
+    (scratch / "script.py").write_text("import sys; print(sys.prefix, *sys.argv[1:])")
+    typed("make", environ, scratch)
+    assert (scratch / "result.txt").read_text() == "/opt/env input.txt\n"
+    [settings] = page("VS Code")
+    interpreter = json.loads(settings)["python.defaultInterpreterPath"]
+    line = f"{interpreter} -c 'import sys; print(sys.executable)'"
+    assert typed(line, environ, scratch) == "/opt/env/bin/python\n"
+
+
+def test_page_of_kernels(page, environ, scratch, tmp_path, image):
+    """The lines for Jupyter, and for Open OnDemand's: it finds the kernels."""
+    update, line, listed = page("Jupyter")[0].splitlines()
+    assert update == "update-overlay env.ext3 -- pip install ipykernel"
+    assert " analysis " in typed(f"{line}; {listed}", environ, scratch)
+    [block] = page("Open OnDemand")
+    block = block.replace("/share/env.sqsh", str(image)).replace("/share/kernels", f"{tmp_path}/k")
+    said = typed(f"{block}; {listed}", {**environ, "HOME": "/"}, scratch)
+    assert f"{tmp_path}/k/share/jupyter/kernels/analysis" in said
+
+
 # -------------------------------------------------------------------------------- kernels --
 
 CLIENT = """

@@ -92,6 +92,16 @@ def test_loaded(shell, place, tmp_path, name):
     assert said == {what: said for what, (_line, said) in TYPED.items()}, done
 
 
+def test_page(shell, place, tmp_path):
+    """The lines of docs/programs.md."""
+    text = (ROOT / "docs/programs.md").read_text().partition("## As a module")[2]
+    (tmp_path / "env.ext3").symlink_to(place / "env.ext3")
+    path = f"{place}/prefix/{version()}/bin:{PATH}"
+    done = shell.run(f"{text.split('```')[1]}command -v python", PATH=path)
+    assert done.stdout.splitlines()[-1] == f"{tmp_path}/env/bin/python", done
+    assert done.stdout.splitlines()[-2].startswith("Python 3."), done
+
+
 def test_unloaded(shell, place):
     """What load changes, unload and purge take back: the environment is as it was."""
     before, loaded, after, _again, purged = shell.state(
@@ -199,10 +209,10 @@ class Users:
     meeting  where both may write
     """
 
-    def __init__(self, prepared):
+    def __init__(self, prepared, as_colleague):
         self.admin = prepared / "admin"
         self.meeting = prepared / "meeting"
-        self._become = prepared / "door/become"
+        self._as_colleague = as_colleague
         self._environ = {
             "PATH": PATH,
             "HOME": "/",
@@ -214,7 +224,7 @@ class Users:
     def start(self, *words, colleague=False):
         """Start a program as one of the two, and return it."""
         return subprocess.Popen(
-            [*([self._become] if colleague else []), *words],
+            [*(self._as_colleague if colleague else []), *words],
             env=self._environ,
             cwd=self.meeting,
             stdout=subprocess.PIPE,
@@ -231,9 +241,9 @@ def ended(started):
 
 
 @pytest.fixture
-def users(colleague):
+def users(colleague, as_colleague):
     """Return the Users; nothing of theirs is left on the node at the end."""
-    users = Users(colleague.parent)
+    users = Users(colleague.parent, as_colleague)
     yield users
     wait_until(lambda: not list(users.meeting.glob("overlay-*")))
 
