@@ -407,7 +407,7 @@ def test_page_of_kernels(page, environ, scratch, tmp_path, image):
     assert " analysis " in typed(f"{line}; {listed}", environ, scratch)
     [block] = page("Open OnDemand")
     block = block.replace("/share/env.sqsh", str(image)).replace("/share/kernels", f"{tmp_path}/k")
-    said = typed(f"{block}{listed}", {**environ, "HOME": "/"}, scratch)
+    said = typed(f"{block}{listed}", {**environ, "HOME": str(tmp_path)}, scratch)
     assert f"{tmp_path}/k/share/jupyter/kernels/analysis" in said
 
 
