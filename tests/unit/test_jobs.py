@@ -64,6 +64,8 @@ def test_ways_out():
     assert "-o 'my work.ext3':ro" in hint and "--per-task" in hint
     assert "-o 'my work-'$SLURM_ARRAY_TASK_ID.ext3;" in hint
     assert "-o a/b-$SLURM_PROCID;" in task.ways_out("a/b", {})
+    assert "--share" not in hint
+    assert "write into it together: --share;" in task.ways_out("a", {}, together=True)
 
 
 def test_copy_sparse(tmp_path):

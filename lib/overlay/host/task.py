@@ -22,14 +22,18 @@ def is_parallel(environ: Mapping[str, str]) -> bool:
     )
 
 
-def ways_out(path: str, environ: Mapping[str, str]) -> str:
-    """Return the hint for a task that wants to write an overlay which another one has."""
+def ways_out(path: str, environ: Mapping[str, str], *, together: bool = False) -> str:
+    """Return the hint for a task that wants to write an overlay which another one has.
+
+    together  whether it is one of the same node that has it
+    """
     array = environ.get("SLURM_ARRAY_TASK_ID")
     stem, ending = os.path.splitext(path)
     variable = "$SLURM_ARRAY_TASK_ID" if array else "$SLURM_PROCID"
     own = f"{quote(stem + '-')}{variable}{quote(ending) if ending else ''}"
+    shared = "let the tasks of a node write into it together: --share; or " if together else ""
     return (
-        "one task at a time can write an overlay; in a parallel job let all tasks read it:"
+        f"one task at a time can write an overlay; {shared}in a parallel job let all tasks read it:"
         f" -o {quote(path)}:ro; or give each its own, made before: -o {own}; or let each write"
         " into a layer of its own over it: --per-task"
     )

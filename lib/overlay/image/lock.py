@@ -36,12 +36,14 @@ class Busy(Exception):
 
     writer  whether a writer holds it
     image   the Image concerned, where the raiser knows
+    writes  whether it was asked for to write, where the raiser knows
     """
 
     def __init__(self, writer: bool) -> None:
         super().__init__("writer" if writer else "readers")
         self.writer = writer
         self.image: Image | None = None
+        self.writes = False
 
 
 class _Held(Exception):

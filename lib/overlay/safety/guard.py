@@ -128,7 +128,7 @@ def _acquire_one(
                     said = True
                 time.sleep(lock.POLL if repairing else 0)
                 continue
-            busy.image = image
+            busy.image, busy.writes = image, write
             raise
 
 

@@ -73,21 +73,36 @@ def in_use(
         what += f" ({writer})" if writer else ""
     from overlay.host import task  # not needed where nothing is in the way
 
+    together = busy.writer and busy.writes and who is not None and _could_be_shared(who)
     hint = "end that session, or wait for its end: --wait"
     if environ is None and not waits and not who and lingers is not None:
         hint = "again when its commands have ended"
     elif environ is None and not waits:
         hint = "end that session first" if busy.writer else "end those sessions first"
     elif environ is not None and task.is_parallel(environ):
-        hint = task.ways_out(image.path, environ)
+        # Elements of an array are jobs, and each has a session of its own.
+        together = together and "SLURM_ARRAY_TASK_ID" not in environ
+        hint = task.ways_out(image.path, environ, together=together)
+    elif environ is not None and busy.writer and "MAKELEVEL" in environ:
+        more = "those that write, with --share; " if together else ""
+        hint = f"recipes of make that only read run at once: -o {path}:ro; {more}else: --wait"
+    elif environ is not None and together:
+        hint += (
+            "; to write into it together: all with --share, the same overlays, base image and binds"
+        )
     elif environ is not None and not busy.writer:
         hint = (
             f"to read it as well: -o {path}:ro; to write beside its readers, into an overlay of your"
             f" own above it: -o NEW -o {path}; to wait until it is free: --wait"
         )
-    elif environ is not None and "MAKELEVEL" in environ:
-        hint = f"recipes of make that only read run at once: -o {path}:ro; else: --wait"
     return OverlayError(what, status=IN_USE, hint=hint)
+
+
+def _could_be_shared(who: Process) -> bool:
+    """Return whether a process is of a session of ours, on this node, that is or could be shared."""
+    return who.is_shared or any(
+        word.endswith(("run-overlay", "mount-overlay")) for word in who.arguments[:4]
+    )
 
 
 def updated(path: str, waits: bool) -> OverlayError:
@@ -126,7 +141,9 @@ def ask_to_let_go(image: Image) -> bool:
     # A shell of theirs that is just ending has no command line any more, by which it is known.
     for _look in range(_LOOKS):
         found, _left_behind = holders.users(image.identity)
-        if all(one.is_server or one.is_shared for one in found):
+        # What they have started looks at an overlay that was written.
+        own = {one.pid for keeper in keepers for one in holders.below(keeper.pid)}
+        if all(one.is_server or one.is_shared or one.pid in own for one in found):
             return True
         time.sleep(_PAUSE)
     return False

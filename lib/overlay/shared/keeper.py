@@ -261,7 +261,7 @@ class _Session:
             key=self._what.text,
         )
         try:
-            for image in self._what.images:
+            for image in self._what.images if writing is None else ():
                 lock.announce_shared(image, self._what.linger)
         except OSError:
             pass  # others will not know how long it takes

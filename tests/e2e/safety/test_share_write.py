@@ -125,6 +125,8 @@ def test_who_else(run, make, inside, local):  # noqa: F811
         result = run("run-overlay", *words, "--", "true")
         assert result.status == 75, result
         assert "a.ext3 is in use: a session is writing to it" in result.stderr
+        assert "'a shared session', in it 'sh -c echo in; " in result.stderr
+        assert ("--share" in result.stderr.split("hint: ")[1]) == (words == ["-o", "a.ext3"])
     assert (
         run("run-overlay", "--share", "-b", "/usr/share:/mnt", "-o", "a.ext3", "--", "true")[0]
         == 75

@@ -98,7 +98,13 @@ def test_writers_of_an_unclean_one(start, make):
 @pytest.mark.parametrize(
     ("held", "asked", "what", "hint"),
     [
-        ("", "", "a session is writing to it", "end that session, or wait for its end: --wait"),
+        (
+            "",
+            "",
+            "a session is writing to it",
+            "end that session, or wait for its end: --wait; to write into it together: all with"
+            " --share, the same overlays, base image and binds",
+        ),
         ("", ":ro", "a session is writing to it", "end that session, or wait for its end: --wait"),
         (
             ":ro",
@@ -136,7 +142,8 @@ def test_message_to_make(run, environ, hold, make):
     result = run("run-overlay", "-o", "a.ext3", "--", "true")
     assert result.status == 75
     assert result.stderr.endswith(
-        "run-overlay: hint: recipes of make that only read run at once: -o a.ext3:ro; else: --wait\n"
+        "run-overlay: hint: recipes of make that only read run at once: -o a.ext3:ro; those that"
+        " write, with --share; else: --wait\n"
     )
     assert session.end() == (0, "")
 
