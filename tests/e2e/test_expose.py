@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import ROOT, wait_until
+from support import ROOT, shell, wait_until
 
 TOGETHER = True  # one environment is made for all of them
 
@@ -22,6 +22,11 @@ python3 -m venv /opt/env
 printf '#!/opt/env/bin/python\\nimport sys; print("tool", sys.argv[1:])\\n' >/opt/env/bin/tool
 printf '#!/bin/sh\\necho not the host\\n' >/opt/env/bin/perl
 chmod 755 /opt/env/bin/tool /opt/env/bin/perl
+mkdir /opt/env/share/jupyter/kernels/ir
+cat >/opt/env/share/jupyter/kernels/ir/kernel.json <<'END'
+{{"argv": ["tool", "$(touch x)", "--file={{connection_file}}", "{{resource_dir}}"],
+ "display_name": "R\\u001b[31m", "language": "R", "interrupt_mode": "message"}}
+END
 """
 
 
@@ -502,6 +507,36 @@ def test_kernel(ok, environ, scratch, home, image):
         check=True,
     )
     assert not os.path.exists(found["resource_dir"])
+
+
+def test_kernel_of_another_language(ok, environ, scratch, image):
+    """What a kernel says of itself inside is what it is outside, and starts it there."""
+    ok("expose-overlay", "-q", "-o", image, "--kernel", "ir", "--prefix", "k")
+    place = scratch / "k/share/jupyter/kernels/ir"
+    said = json.loads((place / "kernel.json").read_text())
+    assert said["language"] == "R" and said["interrupt_mode"] == "message"
+    assert said["display_name"] == "R\\x1b[31m (ir)"
+    (scratch / "connection").write_text("{}")
+    [program, _file] = said["argv"]
+    assert typed(f"'{program}' connection", environ, scratch) == (
+        f"tool ['$(touch x)', '--file={scratch}/connection', '/opt/env/share/jupyter/kernels/ir']\n"
+    )
+    done = shell(f"'{program}' gone", environ, scratch)
+    assert (done.status, done.stderr) == (66, "kernel: error: there is no connection file gone\n")
+    ok("expose-overlay", "-q", "--remove", "--kernel", "ir", "--prefix", "k")
+    assert not place.exists()
+
+
+def test_inside(run, image):
+    """In a session nothing can be exposed, and it is said why."""
+    program = ROOT / "bin/expose-overlay"
+    words = ("-o", f"{image}:ro", "-b", ROOT, "-b", image.parent, "--", program, "-o", image, "d")
+    done = run("run-overlay", *words)
+    assert done.status == 69
+    assert (
+        "error: you are inside a session already, and there no session can be started\n"
+        in done.stderr
+    )
 
 
 def test_no_kernel(run, scratch, image):
