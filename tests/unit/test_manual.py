@@ -24,7 +24,7 @@ def text(*parts):
 
 def guides():
     """Return the names of README.md and the files in docs/."""
-    docs = sorted(os.listdir(os.path.join(manual.ROOT, "docs")))
+    docs = sorted(n for n in os.listdir(os.path.join(manual.ROOT, "docs")) if n.endswith(".md"))
     return ["README.md", *(os.path.join("docs", name) for name in docs)]
 
 

@@ -1,0 +1,1 @@
+"""What is measured: each module has measure(ground), and says in its first line what it is about."""
