@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from overlay.errors import OverlayError
+from overlay.expose import inside
 from support import ROOT, shell, wait_until
 
 TOGETHER = True  # one environment is made for all of them
@@ -22,7 +24,9 @@ python3 -m venv /opt/env
 printf '#!/opt/env/bin/python\\nimport sys; print("tool", sys.argv[1:])\\n' >/opt/env/bin/tool
 printf '#!/bin/sh\\necho not the host\\n' >/opt/env/bin/perl
 chmod 755 /opt/env/bin/tool /opt/env/bin/perl
-mkdir /opt/env/share/jupyter/kernels/ir
+mkdir /opt/env/share/jupyter/kernels/ir /opt/zero
+truncate -s 100G /opt/zero/zero
+chmod 755 /opt/zero/zero
 cat >/opt/env/share/jupyter/kernels/ir/kernel.json <<'END'
 {{"argv": ["tool", "$(touch x)", "--file={{connection_file}}", "{{resource_dir}}"],
  "display_name": "R\\u001b[31m", "language": "R", "interrupt_mode": "message"}}
@@ -96,6 +100,14 @@ def test_what_is_chosen(ok, run, scratch, image):
     assert os.listdir(scratch / "d") == ["bin"] and os.listdir(scratch / "d/bin") == ["mine"]
     assert run("expose-overlay", "--remove", "d").status == 66
     assert run("expose-overlay", "--remove", image).status == 66
+
+
+def test_program_without_an_end(environ, image, monkeypatch):
+    """A program that is made to be read for ever is not."""
+    monkeypatch.setattr(inside, "_SECONDS", 1)
+    words = [str(ROOT / "bin/run-overlay"), "-q", "-o", f"{image}:ro", "--"]
+    with pytest.raises(OverlayError, match="cannot be opened: what is in them takes too long"):
+        inside.look(words, ["/opt/zero"], environ)
 
 
 def test_nobody_elses_file(run, scratch, image):

@@ -38,6 +38,10 @@ done
 """
 
 
+# An image may be made to keep us busy: by a program of a terabyte without a line, or by millions.
+_MOST = 1 << 26  # bytes that are said of programs and kernels
+_SECONDS = 60  # of the processor
+
 _OWN = "run-overlay: error: "  # what begins the line that says what is wrong
 
 
@@ -92,10 +96,13 @@ def look(words: Sequence[str], places: Sequence[str], environ: Mapping[str, str]
     words  start a session, up to and with the --
     Raises OverlayError (UNAVAILABLE) when there is none, with what it says.
     """
-    done = process.run([*words, "/bin/sh", "-c", _ASK, "sh", *places], environ)
+    asked = [*words, "/bin/sh", "-c", _ASK, "sh", *places]
+    done = process.run(asked, environ, most=_MOST, seconds=_SECONDS)
     if done.status:
         own = [line for line in done.errors.splitlines() if line.startswith(_OWN)]
-        why = own[0][len(_OWN) :] if own else process.last_line(done.errors, done.output)
+        long = "what is in them takes too long to look at"
+        said = process.last_line(done.errors, otherwise=long)
+        why = own[0][len(_OWN) :] if own else said
         what = f"the overlays cannot be opened: {why}"
         raise OverlayError(
             "no session can be started" if engines.is_inside(environ) else what,
