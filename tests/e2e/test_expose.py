@@ -88,7 +88,8 @@ def test_what_is_chosen(ok, run, scratch, image):
     ok("expose-overlay", "-o", image, "--all", "d")
     assert {"perl", "python"} <= set(os.listdir(scratch / "d/bin"))
     (scratch / "d/bin/mine").write_text("mine\n")
-    ok("expose-overlay", "-o", image, "--program", "tool", "--name", "t", "d")
+    done = run("expose-overlay", "-o", image, "--program", "tool", "--name", "t", "d")
+    assert done.status == 0 and " files of before are removed from it: " in done.stderr
     assert sorted(os.listdir(scratch / "d/bin")) == ["mine", "tool"]
     assert sorted(os.listdir(scratch / "d/modulefiles")) == ["t", "t.lua"]
     ok("expose-overlay", image, "d")  # overlays may be named without -o

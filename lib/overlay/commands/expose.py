@@ -13,6 +13,8 @@ from overlay.image import image as images
 from overlay.launch.request import parse_overlay
 from overlay.settings import config as configuration
 
+_MOST_NAMED = 8  # files that are removed, in what is said of them
+
 # The name of a module: both systems and every shell take it as it is.
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 
@@ -55,8 +57,11 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     name = options.name or _stem(overlays[0])
     about = texts.About(name, chosen, overlays, found.made)
     written, programs = write.commands(words, chosen, directory=target, about=about, ids=found.ids)
-    write.put(written, programs, target)
+    gone = [name.partition("/")[2] for name in write.put(written, programs, target)]
     output.result(f"{len(chosen)} commands in {quote(os.path.join(target, 'bin'))}")
+    if gone:
+        names = f"{', '.join(map(quote, gone[:_MOST_NAMED]))}{', ...' if len(gone) > _MOST_NAMED else ''}"
+        output.notice(f"{len(gone)} files of before are removed from it: {names}")
     output.notice(
         f"next: module use {quote(os.path.join(target, 'modulefiles'))}; module load {quote(name)}"
     )

@@ -160,10 +160,10 @@ def _choose(found: Mapping[str, str], name: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def put(written: Mapping[str, str], programs: Iterable[str], directory: str) -> None:
+def put(written: Mapping[str, str], programs: Iterable[str], directory: str) -> list[str]:
     """Write all into a directory; what an earlier time has left there and is no more, is removed.
 
-    Raises OverlayError (CANNOT_CREATE); nothing is written then when a file is in the way that is
+    Returns the names, relative to the directory, of what was removed. Raises OverlayError (CANNOT_CREATE); nothing is written then when a file is in the way that is
     somebody else's.
     """
     before = listed.read(directory)
@@ -176,8 +176,8 @@ def put(written: Mapping[str, str], programs: Iterable[str], directory: str) -> 
         "DIR",
         programs=programs,
     )
-    for name in set(before) - set(names):
-        listed.remove_one(directory, name)
+    gone = sorted(set(before) - set(names))
+    return [name for name in gone if listed.remove_one(directory, name)]
 
 
 def _make(directory: str, below: str) -> None:
