@@ -163,7 +163,8 @@ def _choose(found: Mapping[str, str], name: str) -> tuple[str, dict[str, Any]]:
 def put(written: Mapping[str, str], programs: Iterable[str], directory: str) -> list[str]:
     """Write all into a directory; what an earlier time has left there and is no more, is removed.
 
-    Returns the names, relative to the directory, of what was removed. Raises OverlayError (CANNOT_CREATE); nothing is written then when a file is in the way that is
+    Returns the names, relative to the directory, of what was removed.
+    Raises OverlayError (CANNOT_CREATE); nothing is written then when a file is in the way that is
     somebody else's.
     """
     before = listed.read(directory)
