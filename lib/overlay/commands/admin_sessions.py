@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Show your shared sessions on this node, or end them."
 
-_END = 30  # seconds for the end of sessions that nobody is in
+_END = 5  # seconds for the end of sessions that nobody is in
 
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
@@ -32,7 +32,15 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     if options.end:
         sessions.let_go(found)
         busy = [one for one in found if one.inside]
-        _wait([one for one in found if not one.inside])
+        left = _wait([one for one in found if not one.inside])
+        if left:
+            pids = " ".join(str(one.keeper.pid) for one in left)
+            raise OverlayError(
+                f"{len(left)} of {len(found)} shared sessions do not end, though nobody is in them"
+                f" ({pids})",
+                status=IN_USE,
+                hint=f"kill -KILL {pids}",
+            )
         if busy:
             pids = ", ".join(str(inner.pid) for one in busy for inner in one.inside)
             raise OverlayError(
@@ -51,13 +59,15 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     return 0
 
 
-def _wait(found: list[Shared]) -> None:
-    """Wait until sessions have ended, but not for ever."""
+def _wait(found: list[Shared]) -> list[Shared]:
+    """Wait until sessions have ended, but not for ever; return those that have not."""
     from overlay.host import holders
 
     deadline = time.monotonic() + _END
-    while any(holders.alive(one.keeper) for one in found) and time.monotonic() < deadline:
+    while found and time.monotonic() < deadline:
+        found = [one for one in found if holders.alive(one.keeper)]
         time.sleep(0.02)
+    return found
 
 
 def _row(one: Shared) -> dict[str, object]:

@@ -84,12 +84,12 @@ def acquire(
                 if time.monotonic() >= start + _ENDING_WAIT or not is_freed(held, busy):
                     raise in_use(held, busy, config.environ if session else None) from None
             else:
+                if not said and notice:
+                    notice(waiting_for(held.path))
+                lock.want(held.descriptor)
                 if not said:
                     ask_to_let_go(held)
-                    if notice:
-                        notice(waiting_for(held.path))
                 said = True
-                lock.want(held.descriptor)
             time.sleep(lock.POLL)
 
 

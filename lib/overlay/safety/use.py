@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 END_WAIT = 30  # seconds for a server that writes out what it still holds
 
+_LET_GO_WAIT = 4.0  # seconds for a shared session to end that only reads, and nobody is in
 _ELSEWHERE_WAIT = 3.0  # seconds for a shared session of another host or user to let go
 _LOOKS = 6  # at who is in a shared session, before it is taken to be in use
 _PAUSE = 0.05  # seconds between two of them
@@ -77,6 +78,8 @@ def in_use(
     hint = "end that session, or wait for its end: --wait"
     if environ is None and not waits and not who and lingers is not None:
         hint = "again when its commands have ended"
+    elif who and who.is_shared and not _in_it(found):
+        hint = f"nobody is in it, and it does not end: kill -KILL {who.pid}"
     elif environ is None and not waits:
         hint = "end that session first" if busy.writer else "end those sessions first"
     elif environ is not None and task.is_parallel(environ):
@@ -126,27 +129,29 @@ def _in_it(found: Iterable[Process]) -> str:
 
 
 def ask_to_let_go(image: Image) -> bool:
-    """Ask shared sessions that have an image to let go; return whether they soon have.
+    """Ask shared sessions that have an image to let go; return whether they have.
 
-    They do when nobody is in them.
+    They do when nobody is in them; a keeper that was stopped is woken for that.
     """
     keepers = holders.shared_by(image.identity)
     for one in keepers:
-        try:
-            os.kill(one.pid, signal.SIGRTMIN + holders.LET_GO)
-        except OSError:
-            pass  # it has just ended
-    if not keepers:
-        return False
-    # A shell of theirs that is just ending has no command line any more, by which it is known.
-    for _look in range(_LOOKS):
+        for number in (signal.SIGRTMIN + holders.LET_GO, signal.SIGCONT):
+            try:
+                os.kill(one.pid, number)
+            except OSError:
+                pass  # it has just ended
+    writes = lock.holder(image.descriptor, write=False) == "writer"
+    deadline, looks = time.monotonic() + (END_WAIT if writes else _LET_GO_WAIT), 0
+    while any(map(holders.alive, keepers)):
+        # A shell of theirs that is just ending has no command line any more, by which it is known.
         found, _left_behind = holders.users(image.identity)
         # What they have started looks at an overlay that was written.
         own = {one.pid for keeper in keepers for one in holders.below(keeper.pid)}
-        if all(one.is_server or one.is_shared or one.pid in own for one in found):
-            return True
+        looks += not all(one.is_server or one.is_shared or one.pid in own for one in found)
+        if looks >= _LOOKS or time.monotonic() >= deadline:
+            return False
         time.sleep(_PAUSE)
-    return False
+    return bool(keepers)
 
 
 def _lets_go_elsewhere(image: Image) -> bool:

@@ -19,7 +19,7 @@ from overlay.host import holders, keeper, process
 from overlay.image import lock
 from overlay.shared import place
 from overlay.shared.join import Calls, Refused
-from overlay.shared.record import Record, parse, started
+from overlay.shared.record import Record, is_stopped, parse, started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ HOLD = (
 
 LET_GO = signal.SIGRTMIN + holders.LET_GO
 
+_ANSWER_LOOK = 1.0  # seconds between two looks whether a keeper is stopped
 _START = 60.0  # seconds that an engine may take to start
 _END = 30.0  # seconds that it may take to end
 _LOOK = 1.0  # seconds between two looks whether anybody is left
@@ -55,6 +56,7 @@ class Start:
     step       starts the engine, which runs HOLD
     environ    the environment for that
     images     descriptors of the overlays, locked
+    lease      one of the file of its lease, new and empty
     stack      what our launcher is told, or None
     scratch    where the user's directory lies
     key, text  name and text of the session's key
@@ -72,6 +74,7 @@ class Start:
         step: Step,
         environ: Mapping[str, str],
         images: Sequence[int],
+        lease: int,
         stack: Stack | None,
         scratch: str,
         key: str,
@@ -85,6 +88,7 @@ class Start:
         self.step = step
         self.environ = environ
         self.images = images
+        self.lease = lease
         self.stack = stack
         self.scratch = scratch
         self.key = key
@@ -113,29 +117,42 @@ def start(what: Start) -> str | None:
         os.close(writing)
         writing = -1
         os.waitpid(child, 0)
-        told = b""
-        while True:
-            some = os.read(reading, 4096)
-            if not some:
-                break
-            told += some
+        return _answer(reading)
     finally:
         os.close(reading)
         if writing >= 0:
             os.close(writing)
-    if told == b"ready":
-        return None
-    return os.fsdecode(told) or "its keeper was ended"
+
+
+def _answer(reading: int) -> str | None:
+    """Wait for what a keeper says; return None when its session is ready, else why it is not.
+
+    The first word is its number: who is stopped says nothing more.
+    """
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    told, some = b"", b"-"
+    while some:
+        pid = told.partition(b"\n")[0]
+        if not poll.poll(_ANSWER_LOOK * 1000):
+            if pid.isdigit() and is_stopped(int(pid)):
+                return f"its keeper is stopped (process {int(pid)})"
+            continue
+        some = os.read(reading, 4096)
+        told += some
+    said = told.partition(b"\n")[2]
+    return None if said == b"ready" else os.fsdecode(said) or "its keeper was ended"
 
 
 def _keep(what: Start, report: int) -> None:
     """Be the keeper, to the end of the session."""
+    os.write(report, f"{os.getpid()}\n".encode())
     stack = what.stack
     if stack:
         stack.hand_over()
     from overlay.launch.stack import DESCRIPTOR
 
-    kept = {report, *what.images, *([DESCRIPTOR] if stack else [])}
+    kept = {report, what.lease, *what.images, *([DESCRIPTOR] if stack else [])}
     keeper.step_aside(kept, holders.SHARED)
     os.umask(0o077)
     _take_all_processors(what.scope)
@@ -145,8 +162,14 @@ def _keep(what: Start, report: int) -> None:
         os.write(report, b"the user's directory is not there")
         return
     session = _Session(what, directory)
-    why = session.begin()
-    os.write(report, os.fsencode(why or "ready"))
+    try:
+        why = session.begin()
+    except OSError as error:
+        why = f"its keeper failed: {error.strerror}"
+    try:
+        os.write(report, os.fsencode(why or "ready"))
+    except OSError:
+        pass  # who has started us was killed: others may come
     os.close(report)
     session.end(session.hold() if why is None else why)
 
@@ -205,7 +228,7 @@ class _Session:
         self._what = what
         self._directory = directory
         self._name = place.lease_name(what.key)
-        self._lease = -1
+        self._lease = what.lease
         self._engine = 0
         self._holding = -1  # the pipe with whose end the session ends
         self._record: Record | None = None
@@ -221,10 +244,6 @@ class _Session:
 
     def begin(self) -> str | None:
         """Start the engine and write the lease; return why that failed, or None."""
-        lease = place.open_file(self._directory, self._name, make=True)
-        if lease is None:
-            return "the file of its lease cannot be written"
-        self._lease = lease
         writing = self._what.writing
         if writing is not None:
             writing.begin()
@@ -266,8 +285,8 @@ class _Session:
         except OSError:
             pass  # others will not know how long it takes
         data = self._record.write()
-        os.ftruncate(lease, 0)
-        os.pwrite(lease, data, 0)
+        if os.pwrite(self._lease, data, 0) < len(data):
+            return "there is no room for the file of its lease"
         return None
 
     def _hear_writers(self) -> None:
@@ -427,8 +446,8 @@ class _Session:
             self._writers.tell_all(writing.finish(broken))
         if writing is not None:
             self._let_go_of_images()
-        sweep(self._directory)
         try:
+            sweep(self._directory)
             os.rmdir(_directory(self._what.scratch))
         except OSError:
             pass  # something else is in it
@@ -439,8 +458,6 @@ class _Session:
 
     def _forget(self) -> None:
         """See that nobody joins any more: the name of the lease leads to the next session."""
-        if self._lease < 0:
-            return
         os.ftruncate(self._lease, 0)
         if self._is_known():
             place.unlink(self._directory, self._name)

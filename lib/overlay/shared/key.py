@@ -93,7 +93,7 @@ def caller(environ: Mapping[str, str], scope: Scope | str, precedence: str) -> l
     return [
         f"scope {scope if isinstance(scope, str) else scope.words}",
         " ".join(os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES),
-        f"host {os.uname().nodename} root {place_of(os.stat('/'))}",
+        f"host {os.uname().nodename} {_boot()} root {place_of(os.stat('/'))}",
         f"ids {os.geteuid()} {os.getegid()} {sorted(os.getgroups())}",
         f"{precedence} limits {limits}",
         *(
@@ -102,6 +102,15 @@ def caller(environ: Mapping[str, str], scope: Scope | str, precedence: str) -> l
             if name.startswith(ENGINES_OWN) and not is_override(name)
         ),
     ]
+
+
+def _boot() -> str:
+    """Return which run of the machine this is: what is left of another is nobody's any more."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(36).decode()
+    except OSError:
+        return ""
 
 
 def text(parts: Iterable[str]) -> str:

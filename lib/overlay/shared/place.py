@@ -14,6 +14,7 @@ imported, and fcntl.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -34,7 +35,9 @@ SOCKET = ".socket"
 # Where an inherited lease is: far above what shells and scripts use by habit.
 DESCRIPTOR = 198
 
-PATIENCE = 5.0  # seconds for a lock that nobody keeps for longer than a moment
+PATIENCE = 1.5  # seconds for a lock that nobody keeps for longer than a moment
+
+_HELD = (errno.EAGAIN, errno.EACCES)  # how a lock that somebody else has is refused
 
 
 def scratch(environ: Mapping[str, str]) -> str:
@@ -123,6 +126,7 @@ def locked(
 
     kind  fcntl.LOCK_SH or fcntl.LOCK_EX
     The name leads to the file when the lock is had: who ends a session removes its files.
+    Raises OSError where the file system has no such locks.
     """
     deadline = None
     while True:
@@ -134,7 +138,12 @@ def locked(
             try:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except OSError as error:
+                if error.errno not in _HELD:
+                    os.close(descriptor)
+                    if make:
+                        unlink(directory, name)  # nobody has it
+                    raise
                 now = time.monotonic()
                 deadline = deadline or now + seconds
                 if now >= deadline:
@@ -151,6 +160,24 @@ def read(descriptor: int) -> bytes:
     """Return all of a file from its beginning."""
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, size, 0) if size else b""
+
+
+def put(directory: int, name: str, data: bytes) -> None:
+    """Give a file new content, whole or not at all; nothing where there is no room."""
+    new = f"{name}.{os.getpid()}"
+    unlink(directory, new)
+    descriptor = open_file(directory, new, make=True)
+    if descriptor is None:
+        return
+    try:
+        if os.write(descriptor, data) == len(data):
+            os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+        else:
+            unlink(directory, new)
+    except OSError:
+        unlink(directory, new)
+    finally:
+        os.close(descriptor)
 
 
 def keys(directory: int, ending: str) -> Iterator[str]:

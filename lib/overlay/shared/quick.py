@@ -71,21 +71,8 @@ def note(
         files=files,
         below=below,
     )
-    if text is None:
-        return
-    final = place.quick_name(name)
-    new = f"{final}.{os.getpid()}"
-    place.unlink(directory, new)
-    descriptor = place.open_file(directory, new, make=True)
-    if descriptor is None:
-        return
-    try:
-        os.write(descriptor, os.fsencode(text))
-        os.rename(new, final, src_dir_fd=directory, dst_dir_fd=directory)
-    except OSError:
-        place.unlink(directory, new)
-    finally:
-        os.close(descriptor)
+    if text is not None:
+        place.put(directory, place.quick_name(name), os.fsencode(text))
 
 
 def _text(

@@ -135,9 +135,20 @@ def started(pid: int) -> int | None:
 
     With its number it tells a process from every other: proc(5).
     """
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in b"ZX" else int(fields[19])
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped, as by Ctrl-Z."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] in b"Tt"
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """Return the fields of a process from its state on, None when it has ended: proc(5)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+            return file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in b"ZX" else int(fields[19])

@@ -20,7 +20,7 @@ from overlay.settings import config as configuration
 from overlay.settings.files import site_file, user_file
 from overlay.shared import environment, join, key, place, scope, short
 from overlay.shared.join import Refused
-from overlay.shared.record import Record
+from overlay.shared.record import Record, is_stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 _TRIES = 4  # each time it was another session, or the overlays have changed
 _START_WAIT = 90.0  # seconds for the start of a session by another command
+_GATE_LOOK = 1.0  # seconds between two looks whether that goes on
+
+_BY = "by "  # in the file of a gate, before the number of who starts the session
 
 # The engine's own shell, as its script for that has it.
 _SHELL = (
@@ -216,7 +219,7 @@ class _Wanted:
 def _lease_of(directory: int, text: str) -> int | None:
     """Return the lease of the session with a key, locked; None when it is not there, or has ended."""
     name = place.lease_name(key.name_of(text))
-    lease = place.locked(directory, name, fcntl.LOCK_SH)
+    lease = _locked(directory, name, fcntl.LOCK_SH)
     if lease is None:
         return None
     record = Record.read(place.read(lease))
@@ -248,29 +251,62 @@ def _start(
     name = key.name_of(found.text)
     gate = None
     try:
-        gate = place.locked(
-            directory, place.gate_name(name), fcntl.LOCK_EX, make=True, seconds=_START_WAIT
-        )
-        if gate is None:
-            _see_what_is_in_the_way(found, directory, place.gate_name(name))
-            raise Refused("another command is still starting it")
+        gate = _take_gate(found, directory, place.gate_name(name), begun + _START_WAIT)
         lease = _lease_of(directory, found.text)
         if lease is not None:
             return lease
         _heed_failure(gate, begun)
+        _note_in_gate(gate, f"{_BY}{os.getpid()}")
         place.unlink(directory, place.lease_name(name))  # of one that was killed
         _see_what_is_in_the_way(found, directory, place.lease_name(name))
-        why = _begin(request, config, facts, found, wait, output)
+        why = _begin(request, config, facts, found, directory, wait, output)
         lease = None if why else _lease_of(directory, found.text)
         if lease is None:
-            os.ftruncate(gate, 0)
-            os.pwrite(gate, f"{time.monotonic()} {why or 'it has just ended'}".encode(), 0)
-            raise Refused(why or "it has just ended")
+            why = why or "it has just ended"
+            _note_in_gate(gate, f"{time.monotonic()} {why}")
+            raise Refused(why)
         return lease
     finally:
         if gate is not None:
             os.close(gate)
         os.close(directory)
+
+
+def _locked(
+    directory: int, name: str, kind: int, *, make: bool = False, seconds: float = place.PATIENCE
+) -> int | None:
+    """Return what place.locked() does. Raises Refused where files cannot be locked."""
+    try:
+        return place.locked(directory, name, kind, make=make, seconds=seconds)
+    except OSError as error:
+        raise Refused(f"files on scratch cannot be locked: {error.strerror}") from None
+
+
+def _take_gate(found: _Wanted, directory: int, name: str, deadline: float) -> int:
+    """Return the gate of a session, locked. Raises Refused when another command keeps it."""
+    while True:
+        gate = _locked(directory, name, fcntl.LOCK_EX, make=True, seconds=_GATE_LOOK)
+        if gate is not None:
+            return gate
+        _see_what_is_in_the_way(found, directory, name)
+        held = place.open_file(directory, name)
+        if held is None:
+            raise Refused("its files cannot be made on scratch")
+        starter = place.read(held).decode(errors="replace").partition(_BY)[2]
+        os.close(held)
+        if starter.isdecimal() and is_stopped(int(starter)):
+            raise Refused(f"the command that starts it is stopped (process {starter})")
+        if time.monotonic() >= deadline:
+            raise Refused("another command is still starting it")
+
+
+def _note_in_gate(gate: int, text: str) -> None:
+    """Note in the file of a gate who starts the session, or why that has failed."""
+    try:
+        os.ftruncate(gate, 0)
+        os.pwrite(gate, text.encode(), 0)
+    except OSError:
+        pass  # there is no room: those who wait find out by themselves
 
 
 def _see_what_is_in_the_way(found: _Wanted, directory: int, name: str) -> None:
@@ -296,6 +332,7 @@ def _begin(
     config: Config,
     facts: Facts,
     found: _Wanted,
+    directory: int,
     wait: float | None,
     output: Listener,
 ) -> str | None:
@@ -320,10 +357,18 @@ def _begin(
         facts.engine.check(feature, facts.environ)
     for step in locked.plan.before:
         step.do()  # a directory becomes an overlay
-    return keeper.start(_what(locked, config))
+    # Made here, under the gate: a keeper whose starter was killed knows by its lease's name that
+    # another one has been started since.
+    lease = place.open_file(directory, place.lease_name(key.name_of(found.text)), make=True)
+    if lease is None:
+        return "the file of its lease cannot be made"
+    try:
+        return keeper.start(_what(locked, config, lease))
+    finally:
+        os.close(lease)
 
 
-def _what(found: _Wanted, config: Config) -> Start:
+def _what(found: _Wanted, config: Config, lease: int) -> Start:
     """Return what a keeper needs to start a session."""
     from overlay.shared.keeper import Start
 
@@ -337,6 +382,7 @@ def _what(found: _Wanted, config: Config) -> Start:
         step=found.plan.final,
         environ=_for_engine(found.environ, found.joining.unset),
         images=[image.descriptor for image in facts.images],
+        lease=lease,
         stack=found.learned.stack,
         scratch=found.scratch,
         key=key.name_of(found.text),

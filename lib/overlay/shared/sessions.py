@@ -70,9 +70,10 @@ def _scope(record: Record) -> str:
 
 
 def let_go(found: Iterable[Shared]) -> None:
-    """Ask sessions to end as soon as nobody is in them."""
+    """Ask sessions to end as soon as nobody is in them; keepers that were stopped are woken."""
     for one in found:
-        try:
-            os.kill(one.keeper.pid, signal.SIGRTMIN + holders.LET_GO)
-        except OSError:
-            pass  # it has just ended
+        for number in (signal.SIGRTMIN + holders.LET_GO, signal.SIGCONT):
+            try:
+                os.kill(one.keeper.pid, number)
+            except OSError:
+                pass  # it has just ended

@@ -155,19 +155,7 @@ def note(
             "n": [f"{level} {said}" for level, said in notices],
         }
     )
-    name = place.short_name(key.name_of(text))
-    new = f"{name}.{os.getpid()}"
-    place.unlink(directory, new)
-    descriptor = place.open_file(directory, new, make=True)
-    if descriptor is None:
-        return
-    try:
-        os.write(descriptor, data)
-        os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except OSError:
-        place.unlink(directory, new)
-    finally:
-        os.close(descriptor)
+    place.put(directory, place.short_name(key.name_of(text)), data)
     unasked = None
     if "--share" not in typed.options:
         unasked = place.open_file(directory, place.UNASKED, make=True)

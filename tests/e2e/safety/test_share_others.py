@@ -173,12 +173,13 @@ def test_planted_file(run, session, typed, node, tmp_path, ending, kind):
     other.write_text("other\n")
     (node / MINE).mkdir(mode=0o700, exist_ok=True)
     plant(kind, node / MINE / name, other)
-    result = run("run-overlay", "-v", *typed, "echo", "done")
+    result = run("run-overlay", "-v", *typed, "echo", "done", cwd=node)
     assert result[:2] == (0, "done\n")
     assert other.read_text() == "other\n"
     if ending == ".lease" and kind != "directory":
         assert LEASE.search(result.stderr)
     else:
+        assert not LEASE.search(result.stderr), (name, files(node))
         why = re.search(r"a session of its own: (.*)", result.stderr)[1]
         assert why == f"{node}/{MINE}/{name} is in the way"
         assert not keepers(node)
