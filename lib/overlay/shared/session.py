@@ -262,6 +262,7 @@ def _start(
         why = _begin(request, config, facts, found, directory, wait, output)
         lease = None if why else _lease_of(directory, found.text)
         if lease is None:
+            place.unlink(directory, place.lease_name(name))  # its keeper ends when it sees that
             why = why or "it has just ended"
             _note_in_gate(gate, f"{time.monotonic()} {why}")
             raise Refused(why)
