@@ -10,7 +10,7 @@ import pexpect
 import pytest
 from checkout import VERSION, Checkout
 from module_systems import WORK, Shell, lmod_home
-from support import BASE, PATH, execute
+from support import BASE, PATH, execute, wait_until
 
 TOGETHER = True  # one release for all of them
 
@@ -354,6 +354,68 @@ def test_rpm_upgrade(made, following, tmp_path, home):
     assert {path.name for path in left} == {"overlay.ini.rpmsave", "overlay.ini.rpmnew"}
     assert (kept / "overlay.ini.rpmsave").read_text() == text
     assert (kept / "overlay.d/site.ini").exists() and not (root / "usr/lib/overlay").exists()
+
+
+def waits(process):
+    """Return whether a process waits for signals only, and for as long as it takes: proc(5)."""
+    with open(f"/proc/{process.pid}/syscall") as file:
+        words = file.read().split()
+    # Of rt_sigtimedwait(2), the third argument is the time, and the fourth the size of a set.
+    return words[3:5] == ["0x0", "0x8"]
+
+
+def test_rpm_upgrade_in_use(made, following, tmp_path, home):
+    """What runs while its version is replaced ends as it would have ended."""
+    root = tmp_path / "root"
+    root.mkdir()
+    rpm(root, "-i", made / f"overlay-{VERSION}-1.noarch.rpm")
+    installed = root_of_rpm(root)
+    installed.modules = None
+    work = tmp_path / "my work"
+    (work / "scratch").mkdir(parents=True)
+    environ = {**installed.environment(home), "OVERLAY_SCRATCH_LOCAL": str(work / "scratch")}
+    for name in ("a", "b", "c", "d"):
+        run("create-overlay", "-q", "-s", "20", "-n", "1", "-o", name, env=environ, cwd=work)
+    lines = {
+        "one": ("run-overlay", "-o", "a.ext3", "-f", "one.txt"),
+        "two": ("run-overlay", "-o", "b.ext3", "-o", "c.ext3", "-f", "two.txt"),
+        "new": ("create-overlay", "-o", "new", "-f", "new.txt"),
+        "upd": ("update-overlay", "d.ext3", "-f", "upd.txt"),
+    }
+    sessions = {}
+    for name, words in lines.items():
+        os.mkfifo(work / f"{name}.gate")
+        gate = f"touch '{work}/{name}.ready'; cat '{work}/{name}.gate'; echo {name} > /opt/{name}"
+        end = "no-such-command" if name == "one" else "true"
+        (work / f"{name}.txt").write_text(f"{gate}\n{end}\n")
+        sessions[name] = subprocess.Popen(
+            words,
+            executable=installed.bin / words[0],
+            env=environ,
+            cwd=work,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    for name, session in sessions.items():
+        wait_until((work / f"{name}.ready").exists)
+        wait_until(lambda session=session: waits(session))
+    rpm(root, "-U", following / f"overlay-{NEXT}-1.noarch.rpm")
+    assert not (root / "usr/lib/overlay" / VERSION).exists()
+    said = {}
+    for name, session in sessions.items():
+        (work / f"{name}.gate").write_text("")
+        said[name] = session.communicate(timeout=120)[0]
+    assert {name: session.returncode for name, session in sessions.items()} == {
+        "one": 127,
+        "two": 0,
+        "new": 0,
+        "upd": 0,
+    }, said
+    for name, path in (("one", "a"), ("two", "b"), ("new", "new"), ("upd", "d")):
+        words = ("run-overlay", "-o", f"{path}.ext3:ro", "--", "cat", f"/opt/{name}")
+        done = run(installed.bin / words[0], *words[1:], env=environ, cwd=work)
+        assert done == f"{name}\n"
 
 
 def test_rpm_upgrade_of_the_settings(made, following, tmp_path):

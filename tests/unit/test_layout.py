@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from overlay.host.tools import TOOLS
+from overlay.safety import finish
 from support import ROOT
 
 LIB = os.path.join(ROOT, "lib")
@@ -64,16 +65,27 @@ def imported(path, known):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
+    return _named((node for node in ast.walk(tree) if id(node) not in hints), known) - {"overlay"}
+
+
+def _named(nodes, known):
+    """Return the modules of ours that some nodes import."""
     found = set()
-    for node in ast.walk(tree):
-        if id(node) in hints:
-            continue
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names} & known
         elif isinstance(node, ast.ImportFrom) and node.module in known:
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= whole & known or {node.module}
-    return found - {"overlay"}
+    return found
+
+
+def imported_late(path, known):
+    """Return the modules of ours that the functions of a file import."""
+    with open(path, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return _named((inner for node in functions for inner in ast.walk(node)), known)
 
 
 def arrows(lib):
@@ -123,6 +135,26 @@ def test_no_import_upwards():
 def test_no_circle():
     """No module reaches itself through its imports, those inside functions included."""
     assert circles(arrows(LIB)) == []
+
+
+def test_end_of_a_session():
+    """What the end of a session imports is imported while it lasts: an upgrade may take it away."""
+    paths = modules(LIB)
+    known = set(paths)
+    late = {name: imported_late(path, known) for name, path in paths.items()}
+    early = {name: imported(path, known) - late[name] for name, path in paths.items()}
+
+    def loaded(*names):
+        seen, pending = set(), [*names]
+        while pending:
+            name = pending.pop()
+            seen.add(name)
+            pending += early[name] - seen
+        return seen
+
+    end = loaded("overlay.safety.finish", *finish.NEEDED)
+    there = end | loaded("overlay.launch.run", "overlay.host.foreground")
+    assert {name: late[name] - there for name in end if late[name] - there} == {}
 
 
 def words(path):

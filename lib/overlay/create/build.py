@@ -12,7 +12,7 @@ import time
 from overlay.create.allowance import NO_ROOM, Allowance, check_room, no_room
 from overlay.create.workplace import was_changed
 from overlay.errors import CANNOT_CREATE, INTERRUPTED, OverlayError, quote, reason
-from overlay.host import ending, foreground, private, process
+from overlay.host import ending, foreground, namespace, private, process, upgrade
 from overlay.host.scratch import can_execute
 from overlay.image.partial import is_partial, partial_name
 from overlay.launch import engines
@@ -127,7 +127,7 @@ class Build:
                 )
                 keep = [one.descriptor for one in found.images]
                 status = plan.do(
-                    lambda _final: foreground.stay(plan.final, config.environ, file, keep)
+                    lambda _final: foreground.stay(plan.final, config.environ, file, keep, _prepare)
                 )
         except OSError as error:
             raise OverlayError(
@@ -161,6 +161,12 @@ class Build:
                 status=CANNOT_CREATE if status != INTERRUPTED else INTERRUPTED,
                 hint=hint,
             )
+
+
+def _prepare() -> None:
+    """Hold what will be needed when the commands have ended: all of this version."""
+    upgrade.hold()
+    namespace.script()
 
 
 def see(log: str) -> str:

@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 # Left to the terminal, which sends them to all of the process group.
 _TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
+_LASTS = 1  # seconds after which a child is taken for one that lasts
+
 _SI_KERNEL = 0x80  # siginfo.h: sent by the kernel, as a terminal does
 
 _RELAYED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 def stay(
-    step: Step, environ: Mapping[str, str], copy: BinaryIO | None = None, keep: Sequence[int] = ()
+    step: Step,
+    environ: Mapping[str, str],
+    copy: BinaryIO | None = None,
+    keep: Sequence[int] = (),
+    prepare: Callable[[], object] | None = None,
 ) -> int:
     """Run a Step as a child in our process group; return its status, negative for a signal.
 
@@ -35,6 +41,8 @@ def stay(
           then a signal that asks us to end goes to all that runs inside, and is raised here
           when the child has ended
     keep  descriptors of the overlays; whoever ends the session when we are killed has them
+    prepare  called when the child lasts: for what will be needed after it and may be gone then,
+          such as modules, which an upgrade replaces
     What a terminal sends (Ctrl-C, Ctrl-Z, a new window size) reaches the child by itself;
     what is sent to this process alone, by kill(1) or a batch system, is handed on.
     Raises OverlayError (UNAVAILABLE) when it cannot be started.
@@ -91,7 +99,7 @@ def _stay(
             os.close(writing)
             writing = None
             copier = _Copier(reading, copy, child, in_foreground)
-        status, asked = _wait(child, heard, in_foreground, copy is not None)
+        status, asked = _wait(child, heard, in_foreground, copy is not None, prepare)
         if copier is not None:
             copier.finish()
     except BaseException:
@@ -116,17 +124,28 @@ def _stay(
 
 
 def _wait(
-    child: int, heard: Collection[int], in_foreground: bool, everybody: bool
+    child: int,
+    heard: Collection[int],
+    in_foreground: bool,
+    everybody: bool,
+    prepare: Callable[[], object] | None,
 ) -> tuple[int, int | None]:
     """Wait for the end of a child, handing on what is sent to us; blocked, all of it.
 
     heard      signals that are not ignored
     everybody  whether what asks us to end goes to all that runs inside, as from a terminal
+    prepare    as stay() has it
     Return the child's status, as of waitpid(2), and the first signal that asked us to end.
     """
     asked = None
     while True:
-        found = signal.sigwaitinfo({*heard, signal.SIGCHLD})
+        numbers = {*heard, signal.SIGCHLD}
+        found = signal.sigtimedwait(numbers, _LASTS) if prepare else signal.sigwaitinfo(numbers)
+        if found is None:
+            if prepare:
+                prepare()
+            prepare = None
+            continue
         number = signal.Signals(found.si_signo)
         if number == signal.SIGCHLD:
             pid, status = os.waitpid(child, os.WNOHANG)

@@ -7,6 +7,7 @@ started inside outlives the work, however it ends.
 
 from __future__ import annotations
 
+import functools
 import os
 
 from overlay.errors import UNAVAILABLE, OverlayError
@@ -28,6 +29,16 @@ _FLEETING = ("--pid", "--fork", "--kill-child")
 _MOUNTED = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers", "namespace", "mounted"
 )
+
+
+@functools.cache
+def script() -> str:
+    """Return the text of what mounts: known once, it does not matter when the file has gone.
+
+    A build may last, and an upgrade take the place of this version meanwhile.
+    """
+    with open(_MOUNTED, encoding="utf-8") as file:
+        return file.read()
 
 
 def available(environ: Mapping[str, str]) -> bool:
@@ -73,7 +84,8 @@ def wrap(
         triples += [overlayfs, ":".join(trees), place]
     triples += [word for tree, place in binds for word in ("bind", tree, place)]
     options = _AS_ROOT if images else OPTIONS
-    return [unshare, *options, *_FLEETING, "/bin/sh", _MOUNTED, *triples, "--", *arguments]
+    mounted = [_MOUNTED] if os.path.exists(_MOUNTED) else ["-c", script(), _MOUNTED]
+    return [unshare, *options, *_FLEETING, "/bin/sh", *mounted, *triples, "--", *arguments]
 
 
 def need(environ: Mapping[str, str]) -> None:

@@ -117,10 +117,12 @@ def _start(
     *,
     replace: bool,
     log: BinaryIO | None = None,
+    prepare: Callable[[], object] | None = None,
 ) -> int:
     """Start the final Step of a session, all before it done; return its status.
 
     replace  whether it takes the place of this process; then this does not return
+    prepare  called when it lasts, as foreground.stay() has it
     """
     descriptors = [image.descriptor for image in facts.images]
     if learned.stack:
@@ -133,7 +135,7 @@ def _start(
         process.become(final, facts.environ, descriptors)
     from overlay.host import foreground  # what the engine in our place does without
 
-    status = foreground.stay(final, facts.environ, log, keep=descriptors)
+    status = foreground.stay(final, facts.environ, log, descriptors, prepare)
     if learned.shared and handed:
         shield.take_back()
     refused = learned.stack and learned.stack.take_back()
@@ -167,7 +169,9 @@ def _supervise(
         others=markers.last_second_of_others(first),
         image=facts.base,
     )
-    status = _start(final, facts, learned, output, replace=False, log=log)
+    status = _start(
+        final, facts, learned, output, replace=False, log=log, prepare=_hold if log else _prepare
+    )
     if status == NOT_FOUND and session.commands is not None:
         _tell_of_environments(facts, output)
     with NoSoftLimits():
@@ -183,6 +187,22 @@ def _supervise(
             output=output,
             program=session.program,
         )
+
+
+def _prepare() -> None:
+    """Import what may come after a session that lasts."""
+    from overlay.environment import find, note  # noqa: F401
+    from overlay.safety import finish
+
+    finish.prepare()
+
+
+def _hold() -> None:
+    """Import what may come after an update that lasts."""
+    from overlay.host import upgrade
+
+    _prepare()
+    upgrade.hold()
 
 
 def _tell_of_environments(facts: Facts, output: Listener) -> None:

@@ -23,10 +23,30 @@ if TYPE_CHECKING:
     from overlay.image.kind import Image
     from overlay.output import Listener
 
+# What the end of some sessions needs, and what that does.
+NEEDED = (
+    "overlay.host.task",
+    "overlay.host.tools",
+    "overlay.image.ext3_contents",
+    "overlay.image.ext3_write",
+    "overlay.image.paths",
+    "overlay.image.squashfs",
+    "overlay.safety.links",
+    "overlay.safety.repair",
+    "overlay.safety.use",
+    "overlay.host.names",
+)
+
 _END_WAIT = 1  # seconds after which a server that has not begun to end is asked to
 _NO_ROOM = 1 << 18  # bytes; some are left where fuse2fs makes no more files
 _NO_FILES = 8
 _FLUSH_WAIT = 60  # seconds for a server that is still writing when the engine has ended
+
+
+def prepare() -> None:
+    """Import what the end may need: until then another version may take the place of this one."""
+    for name in NEEDED:
+        __import__(name)
 
 
 def finish(

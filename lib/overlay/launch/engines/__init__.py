@@ -6,6 +6,7 @@ Its ENGINE is the class. Only that of the engine that is taken is imported.
 from __future__ import annotations
 
 import os
+import sys
 
 from overlay.errors import UNAVAILABLE, OverlayError, quote
 from overlay.host import process
@@ -43,8 +44,12 @@ def is_inside(environ: Mapping[str, str]) -> bool:
 
 def _family(program: str) -> type[Engine] | None:
     """Return the class for a program of a name; None when there is none."""
-    module = program.replace("-", "_")
-    if not module[:1].isalpha() or f"{module}.py" not in os.listdir(os.path.dirname(__file__)):
+    name = program.replace("-", "_")
+    module = f"{__name__}.{name}"
+    # What is known is not looked for: of a build that lasts an upgrade may have taken the files.
+    if module not in sys.modules and (
+        not name[:1].isalpha() or f"{name}.py" not in os.listdir(os.path.dirname(__file__))
+    ):
         return None
-    family: type[Engine] = __import__(f"{__name__}.{module}", fromlist=["ENGINE"]).ENGINE
+    family: type[Engine] = __import__(module, fromlist=["ENGINE"]).ENGINE
     return family
