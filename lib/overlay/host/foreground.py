@@ -54,7 +54,7 @@ def stay(
         limits.restore()
         os.execve(step.arguments[0], step.arguments, environment)
 
-    return _stay(step.arguments[0], become, keep, _in_foreground(), copy)
+    return _stay(step.arguments[0], become, keep, _in_foreground(), copy, prepare)
 
 
 def stay_beside(program: str, become: Callable[[], NoReturn]) -> int:
@@ -63,7 +63,7 @@ def stay_beside(program: str, become: Callable[[], NoReturn]) -> int:
     program  what it is called
     become   what it does, up to its exec; raises OSError
     """
-    return _stay(program, become, None, False, None)
+    return _stay(program, become, None, False, None, None)
 
 
 def _stay(
@@ -72,6 +72,7 @@ def _stay(
     keep: Sequence[int] | None,
     in_foreground: bool,
     copy: BinaryIO | None,
+    prepare: Callable[[], object] | None,
 ) -> int:
     """Do what stay() does.
 
@@ -79,7 +80,7 @@ def _stay(
     become         what it does, up to its exec; raises OSError
     keep           see stay(); None: somebody else ends the child when we are killed
     in_foreground  whether the child is an engine that keeps a terminal's signals for itself
-    copy           see stay()
+    copy, prepare  see stay()
     """
     before = handlers()
     # What the caller ignores, as nohup and a shell in the background do, is ignored inside.
