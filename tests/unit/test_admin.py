@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import pytest
+from overlay.doctor import site as doctor_of_the_site
 from overlay.doctor import trial
 from overlay.image import ext3_size
 from overlay.settings.table import SETTINGS
@@ -313,6 +314,16 @@ def test_page_of_hostile_names():
     assert found.texts("td")[0] == "<script>x()</script>"
     assert "x()" not in "".join(found.texts("script")) and "/<b>" in "".join(found.texts("p"))
     assert 'onload="x' not in text and text.encode()
+
+
+def test_settings_without_a_file(environ, tmp_path):
+    """The doctor names the files that are read, not one that is not there."""
+    own = tmp_path / "etc/overlay.d/own.ini"
+    own.parent.mkdir(parents=True)
+    own.write_text("[create]\nsize = 1G\n")
+    del environ["OVERLAY_CONFIG"]
+    config, check = doctor_of_the_site.load(environ, str(tmp_path))
+    assert (config["create.size"], check.found) == (1 << 30, str(own))
 
 
 def test_report_vanishing(settings, overlays):

@@ -51,7 +51,9 @@ def load(environ: Mapping[str, str], root: str) -> tuple[Config, Check]:
         words = f"the group may write {', '.join(map(quote, shared))}"
         advice = f"if that is not meant: chmod g-w {' '.join(map(quote, shared))}"
         return config, Check("settings", WARNING, words, why, advice)
-    return config, Check("settings", OK, quote(path), why)
+    # Without an overlay.ini, what is beside it is named.
+    words = quote(path) if path in config.files else ", ".join(map(quote, config.files))
+    return config, Check("settings", OK, words or quote(path), why)
 
 
 def images(node: Node) -> Iterator[Check]:

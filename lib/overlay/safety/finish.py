@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 # What the end of some sessions needs, and what that does.
 NEEDED = (
+    "overlay.host.mounts",
     "overlay.host.task",
     "overlay.host.tools",
     "overlay.image.ext3_contents",
     "overlay.image.ext3_write",
     "overlay.image.paths",
     "overlay.image.squashfs",
+    "overlay.safety.ahead",
+    "overlay.safety.guard",
     "overlay.safety.links",
     "overlay.safety.repair",
     "overlay.safety.use",

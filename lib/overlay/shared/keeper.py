@@ -348,6 +348,10 @@ class _Session:
         Return what has ended it too early, in words; None when nothing has.
         """
         assert self._record is not None
+        if self._what.writing is not None:
+            from overlay.safety import finish
+
+            finish.prepare()
         watched = {self._record.pid: "its shell has ended", self._engine: "its engine has ended"}
         # Of the engine's own some only start the others; what a launcher of ours has left beside a
         # server ends soon.
