@@ -182,6 +182,9 @@ def limited(prepared, tmp_path_factory):  # noqa: F811
                 jobs[node, run, step] = slurm.script(step + line, "-w", node, "-n2", "-t1")
     yield jobs, local
     slurm.cancel()
+
+
+def test_steps(slurm, local):  # noqa: F811
     """Steps in turn and at once have one each; with one of the batch script's they join that."""
     steps = f"for n in 1 2; do srun -n1 --overlap {RUN} true & done; wait; srun -n1 {RUN} true\n"
     job = slurm.script(steps, "-N1", "-n2")

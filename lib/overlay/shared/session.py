@@ -159,16 +159,24 @@ class _Wanted:
         if self.joining.words is None and any(name in self.environ for name in _OWN_SHELL):
             raise Refused("the engine is told to start another shell")
         self.scope = scope.find(self.environ)
+        self.texts = self._texts()
+        self.scratch = place.scratch(self.environ)
+
+    def _texts(self) -> list[str]:
         words = [self.scope.words]
         if self.scope.outer:
             words.insert(0, self.scope.outer)
         own = self._own_parts()
-        self.texts = [
+        return [
             key.text([*own, *key.caller(self.environ, one, precedence)])
             for precedence in key.precedences()
             for one in words
         ]
-        self.scratch = place.scratch(self.environ)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the session that is wanted is another one by now."""
+        return self._texts() != self.texts
 
     @property
     def joining(self) -> Joining:
@@ -249,8 +257,15 @@ def _start(
         raise Refused("the user's directory on scratch cannot be opened")
     begun = time.monotonic()
     name = key.name_of(found.text)
-    gate = None
+    gate = written = None
     try:
+        if facts.writable:
+            written = _gate_of_written(found, directory, begun + _START_WAIT)
+            if found.is_outdated:
+                raise _Again  # who has just started one has noted something on a lower overlay
+            lease = found.look()
+            if lease is not None:
+                return lease
         gate = _take_gate(found, directory, place.gate_name(name), begun + _START_WAIT)
         lease = _lease_of(directory, found.text)
         if lease is not None:
@@ -268,8 +283,9 @@ def _start(
             raise Refused(why)
         return lease
     finally:
-        if gate is not None:
-            os.close(gate)
+        for descriptor in (gate, written):
+            if descriptor is not None:
+                os.close(descriptor)
         os.close(directory)
 
 
@@ -308,6 +324,18 @@ def _note_in_gate(gate: int, text: str) -> None:
         os.pwrite(gate, text.encode(), 0)
     except OSError:
         pass  # there is no room: those who wait find out by themselves
+
+
+def _gate_of_written(found: _Wanted, directory: int, deadline: float) -> int:
+    """Lock the gate of an overlay that is written, whatever else the session's key says.
+
+    Else two that start at once could want it for two sessions. Raises Refused.
+    """
+    image = found.facts.images[0]
+    name = key.name_of(f"written {key.place_of(os.fstat(image.descriptor))}")
+    gate = _take_gate(found, directory, place.gate_name(name), deadline)
+    _note_in_gate(gate, f"{_BY}{os.getpid()}")
+    return gate
 
 
 def _see_what_is_in_the_way(found: _Wanted, directory: int, name: str) -> None:

@@ -117,6 +117,35 @@ def test_stack(run, make, start, local):  # noqa: F811
     assert found == (0, "==> 2 <==\n2\nnew\n\n==> 3 <==\n2\nnew\n\n==> 4 <==\n4\n", "")
 
 
+def test_stack_that_is_new(words, make, environ, scratch, local):  # noqa: F811
+    """What is noted on a lower overlay at its first use parts no two who start at once."""
+    for turn in range(3):
+        make(f"a{turn}.ext3")
+        make(f"b{turn}.ext3")
+        line = [
+            *words("run-overlay"),
+            "-v",
+            "--share",
+            "-o",
+            f"a{turn}.ext3",
+            "-o",
+            f"b{turn}.ext3",
+        ]
+        started = [
+            subprocess.Popen(
+                [*line, "--", "sh", "-c", f"echo {task} >/{task}"],
+                env=environ,
+                cwd=scratch,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for task in range(6)
+        ]
+        errors = [one.communicate(timeout=120)[1] for one in started]
+        assert [one.returncode for one in started] == [0] * 6, errors
+        assert all(LEASE.search(text) for text in errors)
+
+
 def test_who_else(run, make, inside, local):  # noqa: F811
     """Who wants it for another session is told that it is in use; so is who only reads it."""
     make()
