@@ -7,6 +7,7 @@ fuse2fs writes out all that it holds. The last is told what the look after a ses
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from overlay.launch.facts import Facts
     from overlay.launch.learned import Learned
+
+# Why it takes none, where that helps.
+_KNOWN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOTCONN)
 
 _PROBE = "work/.overlay-shared"  # in the image, where the engine shows nothing of it
 
@@ -95,8 +99,11 @@ class Writing:
             elif why is not None:
                 why = f"{path} {why}"
         except OSError as error:
+            # fuse2fs has others as well, which mean nothing to anybody.
+            known = f" ({reason(error)})" if error.errno in _KNOWN else ""
             why = (
-                f"{path} takes no more writes ({reason(error)}): what was written last may be lost"
+                f"{path} takes no more writes{known}: what was written last may be lost; is there"
+                " room on its disk, and in your quota?"
             )
         except ext3.FormatError as error:
             why = f"{path} is damaged: {error}"

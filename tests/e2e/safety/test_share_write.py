@@ -146,6 +146,28 @@ def test_stack_that_is_new(words, make, environ, scratch, local):  # noqa: F811
         assert all(LEASE.search(text) for text in errors)
 
 
+def test_disk_is_full(run, start, small, local):  # noqa: F811
+    """The disk below fills up: the status of each tells, of the last and of those before."""
+    path = small / "a.ext3"
+    words = ["-q", "--sparse", "-s", "128", "-n", "1", "-o", path]
+    assert run("create-overlay", *words).status == 0
+    line = (
+        "until ! head -c 1000000 /dev/zero 2>/dev/null >/$0.$n; do n=$((n + 1)); done;"
+        " echo failed; read x; exit 0"
+    )
+    share = ["--share", "-q", "-o", path, "--", "sh", "-c", line]
+    tasks = [start("run-overlay", *share, task) for task in "123"]
+    for task in tasks:
+        task.says("failed")
+    for task in tasks[:2]:
+        status, errors = task.end()
+        assert status == 74
+        assert re.search(r"a\.ext3'? takes no more writes", errors), errors
+    status, errors = tasks[2].end()
+    assert status == 74
+    assert re.search(r"a\.ext3'? was not closed properly", errors), errors
+
+
 def test_who_else(run, make, inside, local):  # noqa: F811
     """Who wants it for another session is told that it is in use; so is who only reads it."""
     make()
