@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -432,3 +433,28 @@ def test_own_killed(ok, start, foreign):  # noqa: F811
     ok("check-overlay", "--own", "a.ext3")
     assert ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", TOUCH) == "done\n"
     assert state(foreign) == CLEAN
+
+
+def test_far_too_large(ok, run, scratch):
+    """What is far larger than what is in it is shown, and the line that is proposed makes it smaller."""
+    made = run("create-overlay", "--sparse", "-s", "200G", "-n", "20", "-o", "big one")
+    assert made.status == 0, made
+    assert "200 GiB is large: every new file or directory in an overlay takes time" in made.stderr
+    assert "resize-overlay 'big one.ext3' -s +SIZE" in made.stderr
+    ok("create-overlay", "-q", "--sparse", "-s", "64", "-n", "2", "-o", "small")
+    ok("run-overlay", "-o", "big one.ext3", "--", "mkdir", "/kept")
+    *table, line = ok("list-overlays").splitlines()
+    assert [one.split()[-1] for one in table if "too large" in one] == ["one.ext3'"]
+    found = re.fullmatch(
+        r"1 of them is far larger than what is inside: 200 GiB for .* of data, .* on disk, and new"
+        r" files take longer; to make smaller: (resize-overlay 'big one\.ext3' -s 10G -n \d+)",
+        line,
+    )
+    assert found, line
+    report = ok("overlay-admin", "report", ".")
+    assert "TOO LARGE" in report
+    assert report.splitlines()[-1] == line.replace("'big one.ext3'", "'./big one.ext3'")
+    ok(*shlex.split(found[1]))
+    assert (scratch / "big one.ext3").stat().st_size == 10 << 30
+    assert "too large" not in ok("list-overlays")
+    assert ok("run-overlay", "-o", "big one.ext3:ro", "--", "ls", "-d", "/kept") == "/kept\n"

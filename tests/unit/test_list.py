@@ -14,6 +14,7 @@ from overlay.errors import OverlayError
 from overlay.image import image as images
 from overlay.image import search
 from overlay.image.expiry import Expiry
+from overlay.image.survey import Survey
 from support import ROOT, tool
 
 
@@ -470,3 +471,46 @@ def test_exchanged_for_a_pipe(copy, exchange):
     assert list(one.under("here")) == [] and one.unreadable == ["here/a.ext3"]
     pipes = [flags for _path, flags, status in opened if stat.S_ISFIFO(status.st_mode)]
     assert pipes and all(flags & os.O_PATH for flags in pipes)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("size", "allocated", "used", "files", "enough"),
+    [
+        (200 * GIB, 1 * GIB, 1 * GIB, 100, (10, 163840)),  # slow, and most of it holes
+        (199 * GIB, 1 * GIB, 1 * GIB, 100, None),
+        (199 * GIB, 199 * GIB, 1 * GIB, 100, (10, 163840)),  # takes the disk
+        (39 * GIB, 39 * GIB, 0, 0, None),
+        (40 * GIB, 40 * GIB, 0, 0, (10, 163840)),
+        (1000 * GIB, 1 * GIB, 125 * GIB, 0, (250, 1000000)),
+        (1000 * GIB, 1 * GIB, 126 * GIB, 0, None),  # not that much too large
+        (1000 * GIB, 1 * GIB, 1 * GIB, 900000, (10, 1800000)),
+        (1000 * GIB, 1 * GIB, 124 * GIB, 10_000_000, None),  # files take room as well
+    ],
+)
+def test_too_large(size, allocated, used, files, enough):
+    """What would do leaves twice of what is inside, and is proposed only where that is far less."""
+    found = Survey.__new__(Survey)
+    found.size, found.allocated, found.used, found.own_files = size, allocated, used, 0
+    found.files, found.files_used = max(1000000, 2 * files), files
+    assert found.enough == (enough and enough[0] * GIB)
+    assert found.files_enough == (enough and enough[1])
+
+
+def test_too_large_told():
+    """One line for all, with the line for the one that takes most of the disk; no kept versions."""
+    row = {"size": 40 * GIB, "data_used": 0, "allocated": 40 * GIB, "size_enough": 10 * GIB}
+    row |= {"files_enough": 1500, "version_of": None, "path": "a"}
+    assert listing.too_large([{**row, "size_enough": None}, {"error": "it is damaged"}]) == ""
+    assert listing.too_large([{**row, "version_of": "b"}]) == ""
+    assert listing.too_large([row]) == (
+        "\n1 of them is far larger than what is inside: 40 GiB for 0 bytes of data, 40 GiB on disk;"
+        " to make smaller: resize-overlay a -s 10G -n 2"
+    )
+    other = {**row, "size": 1000 * GIB, "allocated": GIB, "path": "b"}
+    assert listing.too_large([other, row]) == (
+        "\n2 of them are far larger than what is inside: 1 TiB for 0 bytes of data, 41 GiB on disk,"
+        " and new files take longer; to make smaller: resize-overlay a -s 10G -n 2"
+    )

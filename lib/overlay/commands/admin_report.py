@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
     from overlay.commands.arguments import Parser
     from overlay.doctor.report import Owner
+    from overlay.image.survey import Survey
     from overlay.output import Output
 
 SUMMARY = "Count overlays and what they take, by owner."
 
 _HEADING = ("OWNER", "OVERLAYS", "SIZE", "ON DISK", "USED", "FILES", "NOT CLEAN", "IN USE", "OLD",
-            "EXPIRING", "FULL", "DAMAGED", "UNREADABLE")  # fmt: skip
+            "EXPIRING", "FULL", "TOO LARGE", "DAMAGED", "UNREADABLE")  # fmt: skip
 
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
     """Show the overlays under directories by owner; return the first status that is not 0."""
+    from overlay.commands.list import too_large
     from overlay.doctor import report
     from overlay.image.expiry import Expiry
     from overlay.image.search import Search
@@ -44,6 +46,12 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
     def broken(path: str, words: str) -> None:
         output.notice(f"{quote(path)}: {words}", "detail")
 
+    large = []
+
+    def seen(path: str, overlay: Survey) -> None:
+        if overlay.enough is not None:
+            large.append({**overlay.as_dictionary(), "path": path})
+
     search = Search()
     now = time.time()
     owners = report.collect(
@@ -53,6 +61,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         days=options.older,
         expiry=Expiry(config),
         broken=broken,
+        seen=seen,
     )
     total = report.total(owners)
     unread = search.served + [path for path in search.unreadable if os.path.isdir(path)]
@@ -74,7 +83,9 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         _write_page(options, owners, total, now)
     elif owners:
         output.result(_table([*owners, total]))
-        output.result(f"\n{size.format_files(total.kept_off)} kept off the file system")
+        output.result(
+            f"\n{size.format_files(total.kept_off)} kept off the file system{too_large(large)}"
+        )
     elif not statuses:
         output.notice("there are no overlays")
     return statuses[0] if statuses else 0
@@ -106,7 +117,8 @@ def _csv(owners: Iterable[Owner], figures: Iterable[str]) -> str:
 
 def _table(owners: Iterable[Owner]) -> str:
     """Return the owners as a table for a person; columns in which all is 0 are left out."""
-    counts = ("not_clean", "in_use", "old", "expiring", "nearly_full", "damaged", "unreadable")
+    counts = ("not_clean", "in_use", "old", "expiring", "nearly_full", "too_large", "damaged",
+              "unreadable")  # fmt: skip
     rows: list[tuple[str, ...]] = [_HEADING]
     for one in owners:
         sizes = (size.format_size(amount) for amount in (one.size, one.allocated, one.used))

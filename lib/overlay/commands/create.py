@@ -25,6 +25,7 @@ from overlay.errors import USAGE, OverlayError, printable, quote
 from overlay.host import ending
 from overlay.host.limits import set_soft_aside
 from overlay.host.scratch import scratch_directory
+from overlay.image import ext3_size
 from overlay.plan import Plan
 from overlay.settings import config as configuration
 
@@ -70,6 +71,8 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         output.result(json.dumps(created.as_dictionary(limits)))
     elif not options.quiet:
         output.result(_summary(created, limits, filling))
+    if created.superblock and created.size >= ext3_size.SLOW:
+        output.notice(_slow(created))
     return 0
 
 
@@ -311,6 +314,16 @@ def _list_templates(config: Config, output: Output) -> int:
         text = config.text(f"templates.{name}") if words is None else " ".join(map(quote, words))
         output.result(f"{quote(name)}\t{printable(text)}")
     return 0
+
+
+def _slow(created: Created) -> str:
+    """Return what the size of a large overlay costs: no disk where it has holes, but time."""
+    return (
+        f"{size.format_size(created.size)} is large: every new file or directory in an overlay takes"
+        " time in proportion to the overlay's size, in 1 TiB some 20 times as long as in 1 GiB; begin"
+        " with less, and give it more when that is needed:"
+        f" resize-overlay {quote(os.path.relpath(created.path))} -s +SIZE"
+    )
 
 
 def _summary(created: Created, limits: Iterable[Limits], filling: Filling | None) -> str:

@@ -10,6 +10,7 @@ from overlay.commands.arguments import Command, add_directories, add_listing_out
 from overlay.errors import MISSING, OverlayError, quote
 from overlay.host.places import check_current
 from overlay.image.expiry import Expiry
+from overlay.image.ext3_size import SLOW
 from overlay.image.search import Search, reachable
 from overlay.image.survey import Survey
 from overlay.safety import versions
@@ -169,6 +170,8 @@ def _flags(row: Row) -> list[str]:
         flags.append("unclean")
     if row["nearly_full"]:
         flags.append("nearly full")
+    if row["size_enough"]:
+        flags.append("too large")
     return flags
 
 
@@ -202,7 +205,7 @@ def totals(rows: Sequence[Row]) -> str:
     return (
         f"{count}: {size.format_size(total('size'))}, of them"
         f" {size.format_size(total('allocated'))} on disk;"
-        f" {size.format_files(total('files_used'))} inside{_before(rows)}"
+        f" {size.format_files(total('files_used'))} inside{_before(rows)}{too_large(rows)}"
     )
 
 
@@ -216,6 +219,28 @@ def _before(rows: Sequence[Row]) -> str:
     return (
         f"\n{what} kept from before an update, {taken} on disk; to remove:"
         f" update-overlay --forget {quote(found[0]['version_of'])}"
+    )
+
+
+def too_large(rows: Iterable[Row]) -> str:
+    """Return a line about overlays that are far larger than what is in them; empty without any.
+
+    What that costs differs: one with holes takes little of the disk, and time all the same.
+    """
+    found = [row for row in rows if row.get("size_enough") and not row.get("version_of")]
+    if not found:
+        return ""
+    worst = max(found, key=lambda row: (row["allocated"], row["size"]))
+    whole, used, taken = (
+        size.format_size(sum(row[name] for row in found))
+        for name in ("size", "data_used", "allocated")
+    )
+    what = "1 of them is" if len(found) == 1 else f"{len(found)} of them are"
+    slow = ", and new files take longer" if any(row["size"] >= SLOW for row in found) else ""
+    return (
+        f"\n{what} far larger than what is inside: {whole} for {used} of data, {taken} on disk{slow};"
+        f" to make smaller: resize-overlay {quote(worst['path'])} -s {worst['size_enough'] >> 30}G"
+        f" -n {-(-worst['files_enough'] // 1000)}"
     )
 
 

@@ -31,6 +31,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[int], str], str], ...] = (
     ("Old", "old", size.format_count, "nothing was written for {older} days"),
     ("Expiring", "expiring", size.format_count, "the site's purge removes them in {soon} days"),
     ("Nearly full", "nearly_full", size.format_count, "of data or of files"),
+    ("Too large", "too_large", size.format_count, "far larger than what is in them"),
     ("Damaged", "damaged", size.format_count, "what is said to be in them cannot be"),
     ("Unreadable", "unreadable", size.format_count, "for who asked"),
 )

@@ -31,6 +31,7 @@ FIGURES = (
     "old",
     "expiring",
     "nearly_full",
+    "too_large",
     "damaged",
     "unreadable",
 )
@@ -48,6 +49,7 @@ class Owner:
     old                those in which nothing was written for some days
     expiring           those that the site's purge removes within expiry.SOON days
     nearly_full        those that have too little room, or too few files, left
+    too_large          those that are far larger than what is in them: see Survey.enough
     damaged, unreadable
     """
 
@@ -57,7 +59,7 @@ class Owner:
         self.name = name
         self.overlays = self.size = self.allocated = self.used = self.files = 0
         self.not_clean = self.in_use = self.old = self.expiring = 0
-        self.nearly_full = self.damaged = self.unreadable = 0
+        self.nearly_full = self.too_large = self.damaged = self.unreadable = 0
 
     @property
     def kept_off(self) -> int:
@@ -90,6 +92,7 @@ class Owner:
         self.old += bool(overlay.written and now - overlay.written > days * _DAY)
         self.expiring += left is not None and left <= SOON
         self.nearly_full += bool(overlay.nearly_full)
+        self.too_large += overlay.enough is not None
 
     def count_broken(self, status: os.stat_result, damaged: bool) -> None:
         """Count an overlay of which only its os.stat_result is known."""
@@ -126,6 +129,7 @@ def collect(
     days: int,
     expiry: Expiry,
     broken: Callable[[str, str], object] = lambda path, words: None,
+    seen: Callable[[str, survey.Survey], object] = lambda path, overlay: None,
 ) -> list[Owner]:
     """Return the Owners of some overlays, the one with most bytes first.
 
@@ -133,6 +137,7 @@ def collect(
     expiry    what is known of the site's purge
     low       percent of room or files below which an overlay is nearly full
     broken    called with the path and the words of an overlay that cannot be counted whole
+    seen      called with the path and the Survey of every other
     An overlay that vanishes meanwhile is not counted.
     """
     owners: dict[int, Owner] = {}
@@ -155,6 +160,7 @@ def collect(
             owner(status.st_uid).count_broken(status, damaged)
             broken(path, getattr(error, "what", str(error)))
         else:
+            seen(path, overlay)
             left = expiry.days(path, image.status, now)
             owner(overlay.owner).count(overlay, now, days, left)
         finally:

@@ -7,6 +7,10 @@ from overlay.image import ext3
 LARGEST = ((1 << 32) - 1) * ext3.BLOCK_SIZE // (1 << 20) * (1 << 20)  # 32-bit block numbers
 INODE_SIZE = 256
 
+# Bytes: an overlay of this size is slow to write, because each new file or directory has fuse2fs
+# write two blocks of every 128 MiB of it.
+SLOW = 200 << 30
+
 # An inode that an empty file system, upper/, work/ and the engine's work/work take, and
 # the markers of the first directories: what is asked of mke2fs beyond the user's files.
 SPARE_INODES = 16

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from overlay.host import holders
 from overlay.image import markers, record
+from overlay.image.ext3_size import SLOW
 from overlay.image.layout import check_locked_layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from overlay.image.kind import Image
+
+_SMALL = 10 << 30  # bytes; that none need be smaller than
+_GIB = 1 << 30
+_INODES = 2 * 256  # bytes that a file takes in the tables, and one more of them
 
 _SESSION = ("user", "host", "job", "started", "ended", "image")
 
@@ -79,6 +84,26 @@ class Survey:
         return max(0, self.files_used - self.own_files) if self.files_used else 0
 
     @property
+    def enough(self) -> int | None:
+        """The bytes that would do, with as much to spare, where it is far larger than what is in it.
+
+        None where it is not, or where its size costs little: neither much of a disk, nor time.
+        """
+        if self.size is None or self.allocated is None or self.used is None or not self.files:
+            return None
+        enough = -(-max(2 * self.used + _INODES * self.files_inside, _SMALL) // _GIB) * _GIB
+        spare = self.size if self.size >= SLOW else self.allocated
+        return enough if 4 * enough <= spare else None
+
+    @property
+    def files_enough(self) -> int | None:
+        """The number of files for that size: as now, but no more than one for each 64 KiB; or None."""
+        enough = self.enough
+        if enough is None or self.files is None:
+            return None
+        return max(2 * self.files_inside, min(self.files, enough >> 16))
+
+    @property
     def files_free(self) -> int | None:
         """How many more files it can hold, None when it knows no limit."""
         if self.files is None or self.files_used is None:
@@ -101,6 +126,8 @@ class Survey:
             "owner": self.owner,
             "owner_inside": self.owner_inside,
             "nearly_full": self.nearly_full,
+            "size_enough": self.enough,
+            "files_enough": self.files_enough,
             "clean": self.clean,
             "in_use": self.use,
             "left_behind": self.left_behind,
