@@ -250,6 +250,10 @@ def _start(
     Raises Refused; OverlayError for overlays that are in use, or damaged.
     """
     try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        raise Refused("the kernel has no pidfd_open(2): Linux 5.3") from None
+    try:
         directory = place.open_directory(private.make(found.scratch))
     except OverlayError as error:
         raise Refused(error.what) from None

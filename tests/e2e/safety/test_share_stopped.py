@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from e2e.safety.trees import descendants, kill, program
 from e2e.test_share import LEASE, end_sessions, files, inside, keepers, local  # noqa: F401
-from support import from_environment, wait_until
+from support import execute, from_environment, wait_until
 
 SHARE = ["-v", "--share", "-o", "env.ext3:ro", "--", "echo", "done"]
 WHY = re.compile(r"a session of its own: (.*)")
@@ -115,21 +115,22 @@ def test_lease(share, local):  # noqa: F811
     assert share() == again
 
 
-def test_no_locks(words, environ, scratch, overlay, local):  # noqa: F811
-    """Scratch without flock(2), as on some network file systems: each has a session of its own."""
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        ("flock", "ENOLCK", "files on scratch cannot be locked: No locks available"),
+        ("pidfd_open", "ENOSYS", "the kernel has no pidfd_open(2): Linux 5.3"),
+    ],
+)
+def test_without(words, environ, scratch, overlay, local, call, error, said):  # noqa: F811
+    """Without flock(2), as on some network file systems, or on an older kernel: each goes alone."""
     overlay("env.ext3")
-    trace = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=flock:error=ENOLCK"]
-    result = subprocess.run(
-        [*trace, *words("run-overlay"), *SHARE],
-        env=environ,
-        cwd=scratch,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (result.returncode, result.stdout) == (0, "done\n")
-    why = WHY.search(result.stderr)[1]
-    assert why == "files on scratch cannot be locked: No locks available"
+    trace = ["strace", "-qq", "-o", "/dev/null", "-e", f"inject={call}:error={error}"]
+    line = [*trace, *words("run-overlay"), *SHARE]
+    result = execute(line, environ=environ, cwd=scratch)
+    assert result[:2] == (0, "done\n")
+    assert WHY.search(result.stderr)[1] == said
+    assert not keepers(local)
 
 
 def test_no_room(run, overlay, environ, small):
