@@ -132,6 +132,18 @@ NOTHING = (
             THOUSANDS,
         ),
         (
+            "create-overlay -o x",
+            2,
+            "the size (-s) and the number of files (-n) are missing",
+            f"{THOUSANDS} -o x",
+        ),
+        (
+            "expose-overlay a.ext3",
+            2,
+            "the directory for the commands is not named",
+            "expose-overlay -o a.ext3 DIR",
+        ),
+        (
             "create-overlay -s 64 -n 5 -b /data",
             2,
             "-b is for the commands of -f, and there is no -f",

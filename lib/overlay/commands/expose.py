@@ -88,8 +88,12 @@ class _Found:
 def _session(options: Namespace, environ: Mapping[str, str], root: str) -> tuple[list[str], _Found]:
     """Return the words that start a session of the overlays, and what is in them."""
     if not options.overlays:
+        # A word alone is the directory, unless it is a file.
+        is_overlay = options.directory is not None and os.path.isfile(options.directory)
         raise OverlayError(
-            "no overlay is named", status=USAGE, hint="expose-overlay -o OVERLAY DIR"
+            "the directory for the commands is not named" if is_overlay else "no overlay is named",
+            status=USAGE,
+            hint=f"expose-overlay -o {quote(options.directory) if is_overlay else 'OVERLAY'} DIR",
         )
     words = [_start(root), "--share", "-q"]
     opened = []

@@ -183,7 +183,8 @@ def settle(order: Order, config: Config, content: Content | None = None, more: i
         raise OverlayError(
             "the size (-s) and the number of files (-n) are missing",
             status=USAGE,
-            hint="for 500 MB and 700 thousand files: create-overlay -s 500 -n 700",
+            hint="for 500 MB and 700 thousand files: create-overlay -s 500 -n 700"
+            + (f" -o {quote(order.path)}" if order.path else ""),
         )
     files = _given("-n", "number of files", order.files, default_files)
     if content and order.size is None:
