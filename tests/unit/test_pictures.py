@@ -24,7 +24,17 @@ def made(directory, *words):
 def test_drawn(tmp_path):
     """tools/pictures draws what lies in docs/pictures: the figures in them are of today's record."""
     found = made(tmp_path, ROOT / "tools" / "pictures", tmp_path)
-    assert len(found) == 3
+    assert len(found) == 4
+    for name, text in found.items():
+        assert text == (DOCS / "pictures" / name).read_text(), f"make pictures: {name}"
+
+
+def test_measured(tmp_path):
+    """docs/performance.md and its charts are written from docs/performance.json."""
+    words = [ROOT / "tools" / "benchmark", "--from", DOCS / "performance.json"]
+    found = made(tmp_path, *words, "--page", tmp_path / "performance.md", "--svg", tmp_path)
+    assert found.pop("performance.md") == (DOCS / "performance.md").read_text(), "make pictures"
+    assert len(found) == 4
     for name, text in found.items():
         assert text == (DOCS / "pictures" / name).read_text(), f"make pictures: {name}"
 
