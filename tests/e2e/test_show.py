@@ -157,6 +157,9 @@ def test_files(ok, overlay):
         return sorted(re.sub(r"( d\S+) \d+ \d+", r"\1", line) for line in lines)
 
     assert plain(found) == plain(inside.splitlines())
+    # A directory made in a session has two markers, which mean the same.
+    text = ok("show-overlay", "a.ext3", "--files")
+    assert text.count(" /data/ (what lower layers have in it is hidden)\n") == 1
     text = ok("show-overlay", "b.ext3", "--files")
     assert "/data/big (deleted)\n" in text and "/data/deep/7 (deleted)\n" in text
 

@@ -108,9 +108,14 @@ def _show(
     if options.du:
         _show_largest(found, options.du, environ, output)
         return
-    lines, entry = [], None
+    lines, entry, last = [], None, ""
     for entry in contents.walk(found, options.files, environ):
-        lines.append(line(entry))
+        text = line(entry)
+        # fuse-overlayfs marks a directory by two files that mean the same.
+        if text == last:
+            continue
+        last = text
+        lines.append(text)
         if len(lines) == _CHUNK:
             output.result("\n".join(lines))
             lines = []
