@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from overlay.commands.expose import _start as start
 from overlay.errors import OverlayError
 from overlay.expose import choose, listed, texts, write
 from overlay.host.path import trusted
@@ -62,6 +63,24 @@ def test_exposed_programs_come_last(tmp_path):
         "PATH": f"{tmp_path}/own/bin:/usr/bin:/usr/sbin:/sbin:/bin:{tmp_path}/d/bin:{tmp_path}/d/bin/",
     }
     assert trusted({"PATH": "/usr/bin:/x/bin"}) == {"PATH": "/usr/bin:/x/bin"}
+
+
+def test_name_that_outlives_versions(tmp_path):
+    """Exposed programs start the name of all versions, where it is one, and else their own version."""
+    for name in ("1.0", "2.0"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        (tmp_path / name / ".installed").touch()
+        (tmp_path / name / "bin/run-overlay").touch(mode=0o755)
+    (tmp_path / "bin").mkdir()
+    stable, own = tmp_path / "bin/run-overlay", f"{tmp_path}/1.0/bin/run-overlay"
+    assert start(f"{tmp_path}/1.0") == own
+    stable.touch(mode=0o755)  # somebody else's program
+    assert start(f"{tmp_path}/1.0") == own
+    stable.unlink()
+    stable.symlink_to("../2.0/bin/run-overlay")
+    assert start(f"{tmp_path}/1.0") == str(stable)
+    (tmp_path / "1.0/.installed").unlink()  # a clone
+    assert start(f"{tmp_path}/1.0") == own
 
 
 # ------------------------------------------------------------------------ kernels --

@@ -132,7 +132,10 @@ def _session(options: Namespace, environ: Mapping[str, str], root: str) -> tuple
 def _start(root: str) -> str:
     """Return the path of run-overlay that stays the same when a newer version is installed."""
     stable = os.path.join(os.path.dirname(root), "bin", "run-overlay")
-    if os.path.exists(os.path.join(root, ".installed")) and os.access(stable, os.X_OK):
+    # Beside a version that was installed alone another program of that name may lie.
+    leads_to = os.path.dirname(os.path.dirname(os.path.realpath(stable)))
+    beside = os.path.dirname(leads_to) == os.path.realpath(os.path.dirname(root))
+    if beside and all(os.path.exists(os.path.join(one, ".installed")) for one in (root, leads_to)):
         return stable
     own = os.path.join(root, "bin", "run-overlay")
     return (
