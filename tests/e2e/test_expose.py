@@ -105,7 +105,7 @@ def test_what_is_chosen(ok, run, scratch, image):
 
 def test_program_without_an_end(environ, image, monkeypatch):
     """A program that is made to be read for ever is not."""
-    monkeypatch.setattr(inside, "_SECONDS", 3)
+    monkeypatch.setattr(inside, "_SECONDS", 1)
     words = [str(ROOT / "bin/run-overlay"), "-q", "-o", f"{image}:ro", "--"]
     with pytest.raises(OverlayError, match="cannot be opened: what is in them takes too long"):
         inside.look(words, ["/opt/zero"], environ)

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
     from overlay.image.kind import Image
 
+# An image may be made to keep us busy: by a program of a terabyte without a line, or by millions.
+_MOST = 1 << 26  # bytes that are said of programs and kernels
+_SECONDS = 60  # of the processor
+
 # Prints three words for each program and kernel of the directories that are named: what it is,
-# its path, and the first line of a script, or the file that describes the kernel.
+# its path, and the first line of a script, or the file that describes the kernel; `end` at the end.
 _ASK = r"""
 for place; do
     for file in "$place"/*; do
@@ -31,19 +35,14 @@ for place; do
     for file in "${place%/*}"/share/jupyter/kernels/*/kernel.json; do
         [ -f "$file" ] && [ -r "$file" ] || continue
         printf 'kernel\0%s\0' "$file"
-        head -c 65536 "$file"
+        head -c 65536 "$file" | tr -d '\0'
         printf '\0'
     done
 done
+printf 'end\0\0\0'
 """
 
-
-# An image may be made to keep us busy: by a program of a terabyte without a line, or by millions.
-_MOST = 1 << 26  # bytes that are said of programs and kernels
-_SECONDS = 60  # of the processor
-
 _OWN = "run-overlay: error: "  # what begins the line that says what is wrong
-
 
 # Of a history, in the help of a module; the rest is show-overlay's.
 _MOST_TIMES = 10
@@ -96,12 +95,13 @@ def look(words: Sequence[str], places: Sequence[str], environ: Mapping[str, str]
     words  start a session, up to and with the --
     Raises OverlayError (UNAVAILABLE) when there is none, with what it says.
     """
-    asked = [*words, "/bin/sh", "-c", _ASK, "sh", *places]
-    done = process.run(asked, environ, most=_MOST, seconds=_SECONDS)
-    if done.status:
+    script = f"ulimit -t {_SECONDS}\n{{{_ASK}}} | head -c {_MOST}"
+    done = process.run([*words, "/bin/sh", "-c", script, "sh", *places], environ)
+    parts = done.output.split("\0")
+    if done.status or "end" not in parts[::3]:
         own = [line for line in done.errors.splitlines() if line.startswith(_OWN)]
         long = "what is in them takes too long to look at"
-        said = process.last_line(done.errors, otherwise=long)
+        said = process.last_line(done.errors, otherwise=long if not done.status else "it failed")
         why = own[0][len(_OWN) :] if own else said
         what = f"the overlays cannot be opened: {why}"
         raise OverlayError(
@@ -110,7 +110,6 @@ def look(words: Sequence[str], places: Sequence[str], environ: Mapping[str, str]
             hint="see why: mount-overlay -o OVERLAY:ro",
         )
     found: dict[str, dict[str, str]] = {"program": {}, "kernel": {}}
-    parts = done.output.split("\0")
     for kind, path, text in zip(parts[::3], parts[1::3], parts[2::3]):
         # The first of two programs with one name is the one that PATH finds.
         if kind in found:
