@@ -99,10 +99,10 @@ def look(words: Sequence[str], places: Sequence[str], environ: Mapping[str, str]
     done = process.run([*words, "/bin/sh", "-c", script, "sh", *places], environ)
     parts = done.output.split("\0")
     if done.status or "end" not in parts[::3]:
-        own = [line for line in done.errors.splitlines() if line.startswith(_OWN)]
-        long = "what is in them takes too long to look at"
-        said = process.last_line(done.errors, otherwise=long if not done.status else "it failed")
-        why = own[0][len(_OWN) :] if own else said
+        own = [line[len(_OWN) :] for line in done.errors.splitlines() if line.startswith(_OWN)]
+        why = [*own, process.last_line(done.errors, done.output)][0]
+        if not done.status:
+            why = "what is in them takes too long to look at"
         what = f"the overlays cannot be opened: {why}"
         raise OverlayError(
             "no session can be started" if engines.is_inside(environ) else what,
