@@ -120,6 +120,34 @@ def test_resize(ok, scratch, rich, options, size, least):
     ok("run-overlay", "-o", "a.ext3", "--fakeroot", "--", "sh", "-c", line)
 
 
+@pytest.fixture
+def unreserved(ok, rich):
+    """Take from an overlay what it has reserved for its growth, as images of other makers are."""
+    for words in (["tune2fs", "-O", "^resize_inode"], ["e2fsck", "-fy"]):
+        assert tool(*words, rich).returncode in (0, 1)
+    return rich
+
+
+def test_nothing_reserved(ok, scratch, unreserved):
+    """What has no reserve grows in its place as far as nothing moves, else on a copy."""
+    before, inode = content(ok), os.stat(unreserved).st_ino
+    for size, is_same in ((200, True), (17000, False)):
+        if not is_same:  # all its blocks are its own else
+            assert tool("fallocate", "--dig-holes", unreserved).returncode == 0
+        ok("resize-overlay", "a.ext3", "-s", size)
+        assert (os.stat(unreserved).st_ino == inode) == is_same
+        assert state(unreserved) == CLEAN
+        assert content(ok) == before
+
+
+def test_no_room_for_a_copy(run, unreserved):
+    """Where something has to move, and there is no room for a copy, it stays as it is."""
+    before = unreserved.read_bytes()
+    result = run("resize-overlay", "a.ext3", "-s", "4000G")
+    assert (result.status, "there is no room" in result.stderr) == (73, True), result
+    assert unreserved.read_bytes() == before
+
+
 def test_sparse(ok, scratch, make):  # noqa: F811
     """A sparse one stays sparse, and grows to 20 GB in a moment."""
     path = make("a.ext3", 1000, 20)

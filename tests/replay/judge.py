@@ -4,7 +4,6 @@ import mmap
 import os
 import shutil
 import struct
-import subprocess
 
 from overlay.change import resize
 from overlay.change.repair import Repair
@@ -12,7 +11,7 @@ from overlay.errors import DAMAGED, OverlayError
 from overlay.image import ext3
 from overlay.image import image as images
 from overlay.image.ext3_read import Inode, Reader
-from overlay.safety import guard, repair
+from overlay.safety import e2fsck, guard, repair
 from support import execute
 
 IMAGE = "a.ext3"
@@ -137,10 +136,11 @@ class Settled:
 
 def unsound(path):
     """Return what e2fsck -fn says of an image that is not sound, else nothing."""
-    done = subprocess.run(
-        ["/sbin/e2fsck", "-fn", path], capture_output=True, text=True, check=False
-    )
-    return done.stdout if done.returncode else ""
+    with open(path, "rb") as file:
+        done = e2fsck.run("/sbin/e2fsck", "-fn", file.fileno(), {})
+    if done.status == e2fsck.ENDLESS:
+        return "it does not come to an end"
+    return (done.output or "it fails") if done.status else ""
 
 
 def tree(path):

@@ -110,12 +110,14 @@ class Growth:
 
     def _note(self) -> None:
         whole = self._whole
-        self._noted = undo.note(self._back, whole.descriptor, whole.superblock, self._wanted)
+        try:
+            undo.note(self._back, whole.descriptor, whole.superblock, self._wanted)
+        except ext3.FormatError as error:  # a repair just before has made it another one
+            raise self._failed(str(error)) from None
 
     def _resize(self) -> None:
         """Let resize2fs make the image as large as its file."""
-        back = None if self._noted else self._back
-        result = _resize(self._resize2fs, self._whole.descriptor, back, self._environ)
+        result = process.run([self._resize2fs, "-f", self._whole.descriptor], self._environ)
         if result.status:
             raise self._failed(process.last_line(result.errors, otherwise="resize2fs fails"))
 
@@ -143,22 +145,6 @@ class Growth:
             # Never shorter than what the file system says that it spans.
             os.truncate(descriptor, max(length, ext3.read_superblock(descriptor).size))
         repair.make_sound(path, descriptor, environ, full=True)
-
-
-def _resize(
-    resize2fs: str, descriptor: int, back: str | None, environ: Mapping[str, str]
-) -> process.Result:
-    """Let resize2fs make an image as large as its file, and return the Result.
-
-    back  the path of the undo file that it is to write, None for none
-    """
-    if back is None:
-        return process.run([resize2fs, "-f", descriptor], environ)
-    undoing = undo.make(back, descriptor)  # by its name it would follow a link
-    try:
-        return process.run([resize2fs, "-f", "-z", undoing, descriptor], environ)
-    finally:
-        os.close(undoing)
 
 
 def _forget(path: str) -> None:

@@ -3,18 +3,20 @@
 More room is made in place, with a way back (overlay.safety.undo). Less room is made on a copy, and
 another number of files in a new image that everything is written into; either takes the
 overlay's place only when it is finished and seen to be sound. So does a larger copy where it is
-not known before what is overwritten in place: the undo file of resize2fs is not synced before
-that, and a node that fails in its midst could leave what nothing puts together again.
+not known before what is overwritten in place, because something has to move.
 """
 
 from __future__ import annotations
 
+from overlay.change import steps
 from overlay.change.grow import Growth
 from overlay.change.rebuild import Rebuilding
 from overlay.change.shrink import Shrinking
+from overlay.errors import CANNOT_CREATE, OverlayError, quote
 from overlay.host.room import free_bytes
 from overlay.image import ext3
 from overlay.image.ext3_read import Reader
+from overlay.size import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,8 +58,10 @@ def resizing(
     size_now, files_now = now(whole)
     if files != files_now:
         return Rebuilding(whole, wanted, files, config, notice, progress)
-    if wanted > size_now and (_is_known(whole, wanted) or not _has_room(whole, wanted - size_now)):
-        return Growth(whole, wanted, config.environ, notice)
+    if wanted > size_now:
+        if _is_known(whole, wanted):
+            return Growth(whole, wanted, config.environ, notice)
+        _check_room(whole, wanted - size_now if steps.is_reserved(whole.status) else 0)
     if wanted != size_now:
         return Shrinking(whole, wanted, config, notice)
     return None
@@ -71,7 +75,14 @@ def _is_known(whole: Ext3Image, wanted: int) -> bool:
         return False
 
 
-def _has_room(whole: Ext3Image, more: int) -> bool:
-    """Return whether there is room for a copy of an image and for some bytes more."""
+def _check_room(whole: Ext3Image, more: int) -> None:
+    """Raise OverlayError (CANNOT_CREATE) without room for a copy of an image, some bytes larger."""
     needed = min(whole.status.st_blocks * 512, whole.superblock.size) + more
-    return free_bytes(whole.descriptor) > needed
+    free = free_bytes(whole.descriptor)
+    if needed > free:
+        raise OverlayError(
+            f"there is no room to make {quote(whole.path)} larger: that is done on a copy of it,"
+            f" which takes {format_size(needed)}, and {format_size(free)} are free",
+            status=CANNOT_CREATE,
+            hint="make room there, or move the overlay to where there is",
+        )

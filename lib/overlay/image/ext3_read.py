@@ -198,22 +198,19 @@ class Reader:
         """Yield (first block, how many) of what resize2fs(8) overwrites when an image grows.
 
         size  bytes that it is to have
-        That is known where descriptors are reserved for so many groups, so that nothing has
-        to move: the superblock and the descriptors with their copies, the bitmaps, and the
-        inode and the block that hold the list of what is reserved (resize_inode in ext4(5)).
-        Raises FormatError where it is not known.
+        That is known where there are blocks for the descriptors of so many groups, so that
+        nothing has to move: the superblock and the descriptors with their copies, the bitmaps,
+        and, where such blocks are reserved, the inode and the block that hold the list of them
+        (resize_inode in ext4(5)). Raises FormatError where it is not known.
         """
         superblock = self.superblock
         per_block = superblock.block_size // 32
         used = -(-superblock.groups_count // per_block)
-        reserved = superblock.reserved_descriptor_blocks
+        has_list = superblock.compatible & ext3.RESIZE_INODE
+        reserved = superblock.reserved_descriptor_blocks if has_list else 0
         blocks = size // superblock.block_size - superblock.first_data_block
         groups = -(-blocks // superblock.blocks_per_group)
-        if (
-            not superblock.compatible & ext3.RESIZE_INODE
-            or superblock.incompatible & ext3.META_BG
-            or -(-groups // per_block) > used + reserved
-        ):
+        if superblock.incompatible & ext3.META_BG or -(-groups // per_block) > used + reserved:
             raise ext3.FormatError("there are no descriptors reserved for such a growth")
         for group, (blocks_used, inodes_used, *_rest) in enumerate(self._groups()):
             if superblock.has_copy(group):
@@ -221,6 +218,8 @@ class Reader:
                 yield first, 1 + used + reserved
             yield blocks_used, 1
             yield inodes_used, 1
+        if not has_list:
+            return
         inodes_per_block = superblock.block_size // superblock.inode_size
         yield self._group(0)[2] + (_RESIZE_INODE_NUMBER - 1) // inodes_per_block, 1
         yield self.inode(_RESIZE_INODE_NUMBER).blocks[13], 1

@@ -4,9 +4,9 @@ What resize2fs(8) is going to overwrite is noted in an undo file beside the imag
 image is marked as not clean from before its start until that file is gone. So whoever finds
 an image that is not clean, and such a file that fits it, puts back what is in it first.
 
-We write that file ourselves where it is known which blocks these are: a few. Elsewhere
-resize2fs does (-z), and e2undo(8) plays it back; it notes the tables of the new part as
-well, all zeros, and makes blocks of their holes.
+It is known which blocks these are, where nothing has to move: a few. Earlier versions let
+resize2fs write that file elsewhere (-z); what such a one has left is played back by e2undo(8).
+resize2fs does not sync it before what it is for: a node that fails could leave neither.
 """
 
 from __future__ import annotations
@@ -67,19 +67,16 @@ def make(back: str, image: int) -> int:
     return descriptor
 
 
-def note(back: str, descriptor: int, superblock: Superblock, size: int) -> bool:
-    """Write the undo file for the growth of an image; return whether that could be done.
+def note(back: str, descriptor: int, superblock: Superblock, size: int) -> None:
+    """Write the undo file for the growth of an image.
 
     back        its path, see name()
     descriptor  the open image, sound and locked whole
     size        bytes that it is to have
-    Raises OSError; there is no file then.
+    Raises OSError, and ext3.FormatError where it is not known what such a growth overwrites;
+    there is no file then.
     """
-    reader = Reader(descriptor, superblock)
-    try:
-        places = list(reader.changed_by_growth(size))
-    except ext3.FormatError:
-        return False
+    places = list(Reader(descriptor, superblock).changed_by_growth(size))
     block = superblock.block_size
     try:
         with open(make(back, descriptor), "wb") as file:
@@ -96,7 +93,6 @@ def note(back: str, descriptor: int, superblock: Superblock, size: int) -> bool:
         if os.path.exists(back):
             os.unlink(back)
         raise
-    return True
 
 
 def _sync_directory(path: str) -> None:

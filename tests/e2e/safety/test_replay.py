@@ -8,19 +8,19 @@ import pytest
 from replay import scenes, story
 from replay.perform import memory, perform  # noqa: F401
 
-# Some seconds each; tests/soak plays all of them for long.
+# Crashes of each kind, some seconds a scene; tests/soak plays all of them for long.
 STATES = {
-    scenes.session: 30,
+    scenes.session: 60,
     scenes.end: 10,
-    scenes.pip: 10,
-    scenes.wal: 12,
-    scenes.persist: 12,
-    scenes.repairs: 10,
-    scenes.growth: 12,
-    scenes.foreign_growth: 10,
-    scenes.shrinking: 10,
-    scenes.update: 10,
-    scenes.pack: 10,
+    scenes.pip: 30,
+    scenes.wal: 25,
+    scenes.persist: 25,
+    scenes.repairs: 20,
+    scenes.growth: 30,
+    scenes.foreign_growth: 25,
+    scenes.shrinking: 20,
+    scenes.update: 20,
+    scenes.pack: 20,
 }
 
 
