@@ -68,6 +68,29 @@ def test_hard_limit_on_files(limited, overlay, blocks):
     )
 
 
+def test_hard_limit_on_a_repair(limited, overlay):
+    """A repair, whose note lies behind the end of an overlay, says which limit is in its way."""
+    path = overlay()
+    debugfs(path, "ssv state 0", "ssv free_blocks_count 5")
+    blocks = path.stat().st_size // 1024
+    result = limited(f"ulimit -f {blocks}", "check-overlay a.ext3")
+    assert result.status == 73 and " could not be repaired: files may have " in result.stderr, (
+        result
+    )
+    assert "hint: in a shell without that limit: the same command\n" in result.stderr
+    assert limited("true", "check-overlay a.ext3").stdout == "a.ext3: repaired\n"
+
+
+def test_hard_limit_on_a_growth(limited, overlay):
+    """One that may not become larger is as it was, and clean."""
+    path = overlay()
+    before, blocks = path.read_bytes(), path.stat().st_size // 1024
+    result = limited(f"ulimit -f {blocks}", "resize-overlay -q a.ext3 -s +10")
+    assert result.status == 73 and ": files may have " in result.stderr, result
+    assert is_clean(path) and path.stat().st_size == 1024 * blocks
+    assert path.read_bytes()[4096:] == before[4096:]  # all but the times in the superblock
+
+
 def test_hard_limit_on_time(limited, overlay):
     """A hard limit on processor time, as on login nodes, is warned of."""
     overlay()

@@ -144,7 +144,10 @@ class Growth:
         if not undo.take_back(path, descriptor, environ):
             # Never shorter than what the file system says that it spans.
             os.truncate(descriptor, max(length, ext3.read_superblock(descriptor).size))
-        repair.make_sound(path, descriptor, environ, full=True)
+        if repair.is_sound(self._e2fsck, descriptor, environ):
+            ext3_write.write_state(descriptor, ext3.STATE_CLEAN)  # a repair needs room for its note
+        else:
+            repair.make_sound(path, descriptor, environ, full=True)
 
 
 def _forget(path: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from overlay import size
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
-from overlay.host import process
+from overlay.host import limits, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3
 from overlay.plan import Step
@@ -72,7 +73,10 @@ def check_room(path: str, needed: int) -> None:
 
 def failed(path: str, why: OSError | str) -> OverlayError:
     """Return what to say of a resize that failed and changed nothing."""
-    words = why if isinstance(why, str) else reason(why)
+    words, hint = why if isinstance(why, str) else reason(why), None
+    limit = limits.of_files() if isinstance(why, OSError) and why.errno == errno.EFBIG else None
+    if limit is not None:
+        words, hint = limit, limits.HINT
     return OverlayError(
-        f"cannot resize {quote(path)}: {words}; it is as it was", status=CANNOT_CREATE
+        f"cannot resize {quote(path)}: {words}; it is as it was", status=CANNOT_CREATE, hint=hint
     )

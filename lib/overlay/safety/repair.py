@@ -13,6 +13,7 @@ or copied, every node finds it, and it needs no right to write in the directory.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -208,6 +209,10 @@ def _needs_decision(path: str) -> OverlayError:
 
 
 def _cannot_write(path: str, error: OSError) -> OverlayError:
+    limit = limits.of_files() if error.errno == errno.EFBIG else None
+    if limit is not None:
+        what = f"{quote(path)} could not be repaired: {limit}"
+        return OverlayError(what, status=CANNOT_CREATE, hint=limits.HINT)
     return OverlayError(
         f"{quote(path)} could not be repaired: {reason(error)}",
         status=CANNOT_CREATE,
