@@ -148,6 +148,30 @@ def test_no_room_for_a_copy(run, unreserved):
     assert unreserved.read_bytes() == before
 
 
+def test_what_was_saved(ok, make):  # noqa: F811
+    """What repairs have put into lost+found, directories too, is in the new image of -n as well."""
+    path = make()
+    line = "mkdir -p /data/d/e; echo one >/data/d/one; chmod 640 /data/d/one; seq 99999 >/data/two"
+    ok("run-overlay", "-o", "a.ext3", "--", "sh", "-c", line)
+    debugfs(path, "unlink /upper/data/d", "unlink /upper/data/two", "ssv state 0")
+    ok("check-overlay", "--repair", "a.ext3")
+
+    def saved():
+        lines = tool("debugfs", "-R", "ls -p /lost+found", path).stdout.splitlines()
+        rows = [line.split("/") for line in lines if "/#" in line]
+        places = sorted(row[5] + ("/one" if row[2].startswith("04") else "") for row in rows)
+        return {
+            place: tool("debugfs", "-R", f"cat /lost+found/{place}", path).stdout
+            for place in places
+        }
+
+    before = saved()
+    assert len(before) == 2 and "one\n" in before.values()
+    ok("resize-overlay", "a.ext3", "-n", "+1K")
+    assert saved() == before
+    assert state(path) == CLEAN
+
+
 def test_sparse(ok, scratch, make):  # noqa: F811
     """A sparse one stays sparse, and grows to 20 GB in a moment."""
     path = make("a.ext3", 1000, 20)

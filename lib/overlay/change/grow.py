@@ -72,7 +72,10 @@ class Growth:
 
     def _first(self) -> list[Step]:
         """Return the Steps before anything is begun."""
-        return [steps.checking(self._whole, self._environ), steps.tidying(self._path, None)]
+        return [
+            steps.checking(self._whole, self._environ, self._notice),
+            steps.tidying(self._path, None),
+        ]
 
     def _growing(self) -> list[Step]:
         """Return the Steps that _go_back() takes back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from overlay import size
@@ -16,7 +17,7 @@ from overlay.host.scratch import scratch_directory
 from overlay.image import ext3, ext3_size, ext3_write
 from overlay.image.ext3_read import Reader
 from overlay.plan import Plan, Step
-from overlay.safety import replace
+from overlay.safety import replace, salvage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from overlay.image.ext3_image import Ext3Image
     from overlay.settings.config import Config
+
+
+_SAVED = "lost+found"
 
 
 class Rebuilding:
@@ -60,7 +64,7 @@ class Rebuilding:
     def plan(self) -> Plan:
         """Return all that do() does."""
         creation, facts = self._request()
-        checking = steps.checking(self._whole, self._config.environ)
+        checking = steps.checking(self._whole, self._config.environ, self._notice)
         before = [checking, *self._places()]
         made = make.plan(creation, self._config, facts, before=before)
         return Plan(made.final, before=made.before, after=[*made.after, self._removing()])
@@ -70,7 +74,7 @@ class Rebuilding:
 
         Raises OverlayError: USAGE when it would be too small, CANNOT_CREATE, DAMAGED.
         """
-        steps.checking(self._whole, self._config.environ).do()
+        steps.checking(self._whole, self._config.environ, self._notice).do()
         creation, facts = self._request()
         amount = creation.content.amount if creation.content else Amount()
         self._notice(f"writing {size.format_files(amount.files)}, {size.format_size(amount.bytes)}")
@@ -91,6 +95,7 @@ class Rebuilding:
         steps.check_room(path, min(self._wanted, data + (64 << 20)))
         content = Content(
             Amount(held, data),
+            binds=self._saved(),
             images=[(whole.descriptor, self._mounted, self._workplace.upper)],
             in_namespace=True,
             owners=lambda descriptor, superblock: take_over(whole, descriptor, superblock),
@@ -107,6 +112,13 @@ class Rebuilding:
         )
         return creation, facts
 
+    def _saved(self) -> list[tuple[str, str]]:
+        """Return what is bound where, for what repairs have saved in lost+found, if anything."""
+        if not salvage.lost_and_found(self._whole.descriptor):
+            return []
+        place = os.path.join(self._workplace.path, _SAVED)
+        return [(os.path.join(self._mounted, _SAVED), place)]
+
     def _places(self) -> list[Step]:
         """Return the Steps that make where it is put together, and where the old one is read."""
 
@@ -114,7 +126,10 @@ class Rebuilding:
             private.remove(self._mounted)  # of a killed process of our number
             os.mkdir(self._mounted)
 
-        return [self._workplace.making(), Step(["mkdir", self._mounted], action=make_mounted)]
+        made = [self._workplace.making(), Step(["mkdir", self._mounted], action=make_mounted)]
+        for _tree, place in self._saved():
+            made.append(Step(["mkdir", place], action=functools.partial(os.mkdir, place)))
+        return made
 
     def _removing(self) -> Step:
         def remove() -> None:
@@ -167,6 +182,9 @@ def take_over(whole: Ext3Image, descriptor: int, superblock: ext3.Superblock) ->
     owners: dict[int, tuple[int, int]] = {}
     times: dict[int, tuple[int, int]] = {}
     pending = [(old.upper(), new.upper())]
+    saved = [one.lookup(_SAVED.encode()) for one in (old, new)]
+    if saved[0] and saved[1] and saved[0][1].is_directory:
+        pending.append((saved[0], saved[1]))
     while pending:
         (_number, before), (number, after) = pending.pop()
         owners[number] = (before.owner, before.group)

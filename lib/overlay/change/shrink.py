@@ -52,7 +52,7 @@ class Shrinking:
         path, wanted, environ = self._path, self._wanted, self._environ
         partial = partial_name(path, os.uname().nodename, os.getpid())
         before = [
-            steps.checking(self._whole, environ),
+            steps.checking(self._whole, environ, self._notice),
             steps.tidying(path, self._scratch),
             Step(
                 [process.need("e2image", environ), "-ra", path, partial],

@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 SMALLER = "choose a smaller size, or make room"
 
 
-def checking(whole: Ext3Image, environ: Mapping[str, str]) -> Step:
-    """Return the Step that looks at an image, and repairs what a session would."""
+def checking(whole: Ext3Image, environ: Mapping[str, str], notice: Callable[[str], object]) -> Step:
+    """Return the Step that looks at an image, and repairs what a session would.
+
+    notice  called with lines for the user that say what was repaired
+    """
     path = os.path.realpath(whole.path)
 
     def check() -> None:
-        repair.make_sound(path, whole.descriptor, environ, full=True)
+        repair.tell(
+            whole.path, repair.make_sound(path, whole.descriptor, environ, full=True), notice
+        )
         whole.superblock = ext3.read_superblock(whole.descriptor)
         whole.status = os.fstat(whole.descriptor)
 

@@ -120,7 +120,7 @@ def _plan(found: Image, options: Namespace, config: Config, output: Output) -> P
     before = []
     if options.own:
         before = [
-            steps.checking(whole, environ),
+            steps.checking(whole, environ, output.notice),
             Step(action=lambda: own(whole, output.notice), why="all inside becomes yours"),
         ]
     if options.repair:

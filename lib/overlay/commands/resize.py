@@ -72,7 +72,7 @@ def main(options: Namespace, environ: Mapping[str, str], root: str, output: Outp
         if not options.dry_run:
             guard.read_ahead(whole, output.notice, tables=True)
             # One that was cut short is undone before anything is reckoned from it.
-            _repair(whole, config)
+            _repair(whole, config, output)
         elif not whole.superblock.is_clean:
             output.notice(guard.repaired_first(options.overlay), "warning")
         now, files_now = resize.now(whole)
@@ -113,11 +113,12 @@ def _note(options: Namespace, config: Config, output: Output) -> None:
         output.notice(f"its history says nothing of this: {why}")
 
 
-def _repair(whole: Ext3Image, config: Config) -> None:
+def _repair(whole: Ext3Image, config: Config, output: Output) -> None:
     """Do what a session would do first with an image that is not clean."""
     if not whole.superblock.is_clean:
         guard.check_may_repair(whole, config)
-    repair.make_sound(whole.path, whole.descriptor, config.environ)
+    said = repair.make_sound(whole.path, whole.descriptor, config.environ)
+    repair.tell(whole.path, said, output.notice)
     whole.superblock = ext3.read_superblock(whole.descriptor)
     whole.status = os.fstat(whole.descriptor)
 

@@ -103,7 +103,7 @@ class Content:
     """What a new overlay is filled with, beside what lies in the Workplace.
 
     amount  the Amount of all of it
-    binds   (directory, place below upper/): trees that are read where they are
+    binds   (directory, place below upper/, or a whole path): trees that are read where they are
     images  (descriptor, directory, place): open ext3 images, where they are mounted, and where
             their upper/ is shown
     in_namespace  whether mke2fs runs in a namespace, where it reads all that is the user's

@@ -68,6 +68,17 @@ def make_sound(
         return _repair(program, path, descriptor, environ)
 
 
+def tell(path: str, said: str, notice: Callable[[str], object]) -> None:
+    """Tell the user what make_sound() says that it has done, if anything.
+
+    path    of the image
+    notice  called with each line
+    """
+    if said != NOTHING:
+        for line in said.split("\n"):
+            notice(f"{quote(path)}: {line.strip()}")
+
+
 def finish_interrupted(path: str, descriptor: int, environ: Mapping[str, str]) -> bool:
     """Complete or undo what an interrupted change of an image left; return whether there was any.
 

@@ -499,6 +499,32 @@ def test_half_an_unlink(run, make):
     assert tool("debugfs", "-R", f"cat <{number}>", path).stdout == "one\n"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["resize-overlay", "a.ext3", "-s", "+8"],
+        ["resize-overlay", "a.ext3", "-s", "30"],
+        ["resize-overlay", "a.ext3", "-n", "+1K"],
+        ["pack-overlay", "a.ext3"],
+        ["update-overlay", "a.ext3", "--", "true"],
+        ["check-overlay", "--own", "a.ext3"],
+    ],
+    ids=" ".join,
+)
+def test_every_repair_tells(run, make, line):
+    """What is repaired on the way to something else is told as well, and what is saved stays."""
+    path = make()
+    session = "mkdir /data; echo one >/data/one"
+    assert run("run-overlay", "-o", "a.ext3", "--", "sh", "-c", session).status == 0
+    debugfs(path, "unlink /upper/data/one", "ssv state 0")
+    result = run(*line)
+    assert result.status == 0, result
+    assert "a.ext3: repaired (1 file without a name now in lost+found)\n" in result.stderr, result
+    name = re.search(r" lost\+found/'(#\d+)': 4 bytes, begins with one\n", result.stderr)[1]
+    assert tool("debugfs", "-R", f"cat /lost+found/{name}", path).stdout == "one\n"
+    assert state(path) == CLEAN
+
+
 def overwritten(path, name, text, *lines):
     """Let the pointers of a file's first indirect block be text, as a kill can leave them."""
     size = ext3.BLOCK_SIZE
