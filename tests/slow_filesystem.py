@@ -91,15 +91,17 @@ class Server:
 
     directory  what it shows
     delay      seconds that each operation takes
+    crowded    seconds that a read takes which comes while another operation is under way
     direct     whether the kernel keeps nothing of files
     cached     whether it keeps what is written for a while, as NFS and Lustre do
     log        a descriptor of a file that gets a line for each operation on files: its name,
                offset, size, how many others were under way when it came, and the program that asked
     """
 
-    def __init__(self, directory, where, *, delay, direct, cached, log):
+    def __init__(self, directory, where, *, delay, crowded, direct, cached, log):
         self.top = os.path.realpath(directory)
-        self.delay, self.direct, self.cached = delay, direct, cached
+        self.delay, self.crowded = delay, crowded
+        self.direct, self.cached = direct, cached
         self.log = log
         self.names = {}  # by number
         self.numbers = {}  # by name
@@ -156,7 +158,7 @@ class Server:
             elif name in ("fsync", "open", "setattr"):
                 self._note(name, 0, 0, others, pid)
             if name != "init":
-                time.sleep(self.delay)
+                time.sleep(self.crowded if others and name == "read" else self.delay)
             return getattr(self, name)(node, data)
         finally:
             with self.lock:
@@ -360,6 +362,7 @@ def main():
     parser.add_argument("directory")
     parser.add_argument("mount")
     parser.add_argument("--delay", type=float, default=5, help="milliseconds of each operation")
+    parser.add_argument("--crowded", type=float, help="milliseconds of a read beside others")
     parser.add_argument("--direct", action="store_true", help="the kernel keeps nothing of files")
     parser.add_argument("--cached", action="store_true", help="what is written is kept for a while")
     parser.add_argument("--log", help="a file that gets a line for each operation")
@@ -371,6 +374,7 @@ def main():
         given.directory,
         given.mount,
         delay=given.delay / 1000,
+        crowded=(given.delay if given.crowded is None else given.crowded) / 1000,
         direct=given.direct,
         cached=given.cached,
         log=log,

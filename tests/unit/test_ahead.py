@@ -92,6 +92,7 @@ def test_a_superblock_that_lies(make_image, limit):
             extents = reader.bitmaps(most, tables=tables)
             assert 0 < sum(length for _offset, length in extents) <= most
             assert all(offset + length <= superblock.size for offset, length in extents)
+    assert len(reader.bitmaps(1 << 40, tables=True)) <= 3 << 17  # and so is the memory for the list
     os.close(descriptor)
 
 
@@ -154,7 +155,7 @@ def test_all_is_read(read, large):
     extents = Reader(large.descriptor, large.superblock).bitmaps(MOST, tables=False)
     assert sorted(far.ahead) == [offset for offset, _length in extents]
     assert re.fullmatch(
-        rf"{large.path}, 32 MiB: its bitmaps were read ahead in \d\.\d s; one after the other"
+        rf"{large.path}, 32 MiB: its bitmaps were read ahead in \d+\.\d s; one after the other"
         r" that takes some \d+\.\d s",
         text,
     )
@@ -212,7 +213,7 @@ def test_time_is_bounded(read, monkeypatch):
     go.set()
     assert first[0].startswith("reading the bitmaps of ")
     assert len(first) == 1  # said without -v
-    assert ": 0% of its bitmaps were read ahead in 0." in second[0]
+    assert ": 0% of its bitmaps were read ahead in " in second[0]
     wait_until(lambda: threading.active_count() == 1)
     assert len(far.ahead) < 64  # no thread has gone on
 

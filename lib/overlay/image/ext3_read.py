@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RESIZE_INODE_NUMBER = 7
 
+_MOST_GROUPS = 1 << 17  # whose bitmaps are asked for: of 16 TiB, the largest image of ours
 _LONGEST_EXTENT = 1 << 17  # bytes that are best read at once
 
 # Flags of inodes whose content is not found as ext3 has it; e2fsprogs heeds them whatever the
@@ -158,7 +159,7 @@ class Reader:
         superblock = self.superblock
         size, last = superblock.block_size, superblock.blocks_count
         count = -(-superblock.inodes_per_group * superblock.inode_size // size) if tables else 0
-        groups = min(superblock.groups_count, most // (2 * size))
+        groups = min(superblock.groups_count, most // (2 * size), _MOST_GROUPS)
         if groups * (2 + count) * size > most:
             count = 0
         places: set[tuple[int, int]] = set()

@@ -33,6 +33,7 @@ _MOST = 1 << 30  # bytes: the bitmaps of 16 TiB, the largest image of ours
 _PATIENCE = 10  # seconds that an engine gives the server of an image
 _TOLD_AFTER = 2  # seconds after which a line says what takes so long
 _SAMPLES = 16  # extents that are read to see how long one takes
+_IN_MEMORY = 0.001  # seconds in which one is read that is in memory, with much to spare
 _WORTH = 0.25  # seconds that all of them would take, below which they are left to the server
 
 
@@ -57,7 +58,7 @@ def read_ahead(
     except (FormatError, OSError):
         return
     told = _Told(image, each * len(extents), notice)
-    if again > each / 2:
+    if again > _IN_MEMORY:
         told.in_vain()
         return
     start = time.monotonic()

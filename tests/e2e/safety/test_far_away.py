@@ -64,10 +64,10 @@ def test_sessions_that_only_read(large, run):
 
 def test_nothing_is_kept(large, run):
     """Where the kernel keeps nothing of a file, it is not read in vain, and -v says so."""
-    there = large("--direct")
+    there = large("--direct", size="8G")
     done = run("run-overlay", "-v", "-o", there.path / "a.ext3", "--", "true")
     assert done.status == 0, done
-    assert "a.ext3, 16 GiB: its bitmaps cannot be read ahead, because" in done.stderr
+    assert "a.ext3, 8 GiB: its bitmaps cannot be read ahead, because" in done.stderr
     # Two looks at some of them; and the look after the session reads no group by itself.
     assert len(there.operations("read")) - len(reads(there, *ENGINE)) < GROUPS
 
@@ -89,9 +89,9 @@ def test_tools_find_them_in_memory(large, run):
 
 def test_ctrl_c(slow, ok, start, run):
     """Who does not want to wait gets the shell back, and the next session the overlay."""
-    there = slow("--delay", "100")
+    there = slow("--delay", "5", "--crowded", "1000")  # so that it takes a minute
     path = there.path / "a.ext3"
-    ok("create-overlay", "-q", "--sparse", "-s", "64G", "-n", "4", "-o", there.behind / "a.ext3")
+    ok("create-overlay", "-q", "--sparse", "-s", "256G", "-n", "4", "-o", there.behind / "a.ext3")
     session = start("run-overlay", "-o", path, "--", "true")
     wait_until(lambda: any(one.others for one in there.operations("read")))
     session.send_signal(signal.SIGINT)
