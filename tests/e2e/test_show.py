@@ -157,11 +157,18 @@ def test_files(ok, overlay):
         return sorted(re.sub(r"( d\S+) \d+ \d+", r"\1", line) for line in lines)
 
     assert plain(found) == plain(inside.splitlines())
-    # A directory made in a session has two markers, which mean the same.
-    text = ok("show-overlay", "a.ext3", "--files")
-    assert text.count(" /data/ (what lower layers have in it is hidden)\n") == 1
     text = ok("show-overlay", "b.ext3", "--files")
     assert "/data/big (deleted)\n" in text and "/data/deep/7 (deleted)\n" in text
+
+
+def test_marked_twice(ok, scratch):
+    """A directory that is marked by two files, which mean the same, is told of once."""
+    (scratch / "d" / "upper" / "data").mkdir(parents=True)
+    (scratch / "d" / "work").mkdir()
+    for name in (".wh..opq", ".wh..wh..opq"):
+        (scratch / "d" / "upper" / "data" / name).touch()
+    text = ok("show-overlay", "d", "--files")
+    assert text.count(" /data/ (what lower layers have in it is hidden)\n") == 1
 
 
 def test_in_use(run, ok, overlay, words, environ, scratch):
