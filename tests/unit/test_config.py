@@ -1,6 +1,7 @@
 """The settings: layers, locks, types, and what is said of a wrong file."""
 
 import os
+from pathlib import Path
 
 import pytest
 from overlay.errors import CONFIGURATION, MISSING, NOT_ALLOWED, OverlayError
@@ -549,6 +550,7 @@ def test_empty_environment(environ, site):
 
 def test_unknown_variables(run, environ, scratch):
     """A variable that looks like a setting and is none is warned of; other ones are not."""
+    known = [f"OVERLAY_SITE_{one.key.upper()}" for one in table.SETTINGS if one.section == "site"]
     variables = {
         "OVERLAY_CREATE_SISE": "5",
         "OVERLAY_SITE_XYZZY": "5",
@@ -559,7 +561,7 @@ def test_unknown_variables(run, environ, scratch):
     }
     assert configuration.warnings(variables) == [
         "OVERLAY_CREATE_SISE is not a setting; did you mean OVERLAY_CREATE_SIZE?",
-        "OVERLAY_SITE_XYZZY is not a setting; known: OVERLAY_SITE_LOCK, OVERLAY_SITE_MESSAGE",
+        f"OVERLAY_SITE_XYZZY is not a setting; known: {', '.join(known)}",
     ]
     result = run("list-overlays", "-q", scratch, variables={"OVERLAY_CREATE_SISE": "5"})
     assert result.stderr == (
@@ -671,6 +673,13 @@ def test_examples_load(environ, site):
         lines[place : place + 2] = [line[2:]]
     site.write_text("\n".join(lines))
     configuration.load(environ, "/nowhere")
+
+
+@pytest.mark.parametrize("name", [one.name for one in table.SETTINGS if not one.is_chosen])
+def test_read(name):
+    """Every setting is read somewhere: a key that nothing obeys would be a promise."""
+    package = Path(configuration.__file__).parent.parent
+    assert any(f'"{name}"' in path.read_text() for path in package.rglob("*.py"))
 
 
 def test_site_file(tmp_path):
