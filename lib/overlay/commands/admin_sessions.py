@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "Show your shared sessions on this node, or end them."
 
-_END = 5  # seconds for the end of sessions that nobody is in
+_END = 30  # seconds for the end of sessions that nobody is in
+_STOPPED = 2  # the same when something of one is stopped
 
 
 def main(options: Namespace, environ: Mapping[str, str], root: str, output: Output) -> int:
@@ -63,10 +64,14 @@ def _wait(found: list[Shared]) -> list[Shared]:
     """Wait until sessions have ended, but not for ever; return those that have not."""
     from overlay.host import holders
 
-    deadline = time.monotonic() + _END
-    while found and time.monotonic() < deadline:
-        found = [one for one in found if holders.alive(one.keeper)]
+    begun = time.monotonic()
+    while found:
+        waited = time.monotonic() - begun
+        stopped = waited >= _STOPPED and any(holders.is_stopped(one.keeper.pid) for one in found)
+        if waited >= _END or stopped:
+            break
         time.sleep(0.02)
+        found = [one for one in found if holders.alive(one.keeper)]
     return found
 
 

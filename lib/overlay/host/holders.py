@@ -125,6 +125,17 @@ def below(pid: int) -> list[Process]:
     return found + [one for process in found for one in below(process.pid)]
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a process, or one below it, is stopped, as by Ctrl-Z: it does nothing more."""
+    for one in (pid, *(process.pid for process in below(pid))):
+        try:
+            if _stat(one)[1][0] in b"Tt":
+                return True
+        except OSError:
+            pass  # it has just ended
+    return False
+
+
 def commands_of(engine: int) -> list[Process]:
     """Return the Processes that run inside the session of an engine, given its number.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 END_WAIT = 30  # seconds for a server that writes out what it still holds
 
-_LET_GO_WAIT = 4.0  # seconds for a shared session to end that only reads, and nobody is in
+_STOPPED_WAIT = 2.0  # seconds for a shared session of which something is stopped
 _ELSEWHERE_WAIT = 3.0  # seconds for a shared session of another host or user to let go
 _LOOKS = 6  # at who is in a shared session, before it is taken to be in use
 _PAUSE = 0.05  # seconds between two of them
@@ -140,15 +140,17 @@ def ask_to_let_go(image: Image) -> bool:
                 os.kill(one.pid, number)
             except OSError:
                 pass  # it has just ended
-    writes = lock.holder(image.descriptor, write=False) == "writer"
-    deadline, looks = time.monotonic() + (END_WAIT if writes else _LET_GO_WAIT), 0
+    begun, looks = time.monotonic(), 0
     while any(map(holders.alive, keepers)):
         # A shell of theirs that is just ending has no command line any more, by which it is known.
         found, _left_behind = holders.users(image.identity)
         # What they have started looks at an overlay that was written.
         own = {one.pid for keeper in keepers for one in holders.below(keeper.pid)}
         looks += not all(one.is_server or one.is_shared or one.pid in own for one in found)
-        if looks >= _LOOKS or time.monotonic() >= deadline:
+        waited = time.monotonic() - begun
+        if looks >= _LOOKS or waited >= END_WAIT:
+            return False
+        if waited >= _STOPPED_WAIT and any(holders.is_stopped(one.pid) for one in keepers):
             return False
         time.sleep(_PAUSE)
     return bool(keepers)
