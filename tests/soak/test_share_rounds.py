@@ -1,3 +1,8 @@
 """Shared sessions of which something is killed, many times over."""
 
-from e2e.safety.test_share_killed import data, local, test_killed  # noqa: F401
+from e2e.safety.test_share_killed import (  # noqa: F401
+    data,
+    local,
+    test_killed,
+    test_killed_while_it_starts,
+)

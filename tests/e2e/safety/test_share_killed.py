@@ -8,7 +8,7 @@ import time
 import pytest
 from e2e.safety.trees import descendants, holders, kill, program
 from e2e.test_share import end_sessions, files, keepers, local  # noqa: F401
-from support import wait_until
+from support import execute, wait_until
 
 SEED = 17
 LINE = """
@@ -78,6 +78,28 @@ def test_killed(ok, start, data, local, rounds, count):  # noqa: F811
         f"shared sessions: {number} rounds of {tasks_of_a_round}, {failed} commands failed,"
         f" the last ended {longest:.1f} s after a KILL"
     )
+
+
+CALLS = "clone close fcntl flock ftruncate openat pidfd_open pipe2 poll pwrite64 read setsid write"
+
+
+def test_killed_while_it_starts(ok, words, environ, scratch, data, local, rounds, count):  # noqa: F811
+    """KILL for whichever process of a start comes to some system call first: the next command works."""
+    moments = random.Random(SEED)
+    environ["OVERLAY_LAUNCH_LINGER"] = "1"
+    number, killed = rounds(3, 40), 0
+    line = ["--share", "-o", "env.ext3:ro", "--", "bash", "-c", LINE]
+    for _turn in range(number):
+        call, when = moments.choice(CALLS.split()), moments.randint(1, 9)
+        inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"]
+        trace = ["strace", "-f", "-qq", "-o", "/dev/null", *inject]
+        result = execute([*trace, *words("run-overlay"), *line], environ=environ, cwd=scratch)
+        killed += result.status != 0
+        assert ok("run-overlay", *line) == WHOLE
+    end_sessions(local)
+    wait_until(lambda: not holders(data))
+    assert os.listdir(local) in ([], [f"overlay-{os.getuid()}"])
+    count(f"shared sessions: {number} starts of which a process was killed, {killed} failed")
 
 
 @pytest.mark.parametrize("kind", ["keeper", "fuse2fs", "squashfuse_ll", "shell", "engine"])
