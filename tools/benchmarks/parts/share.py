@@ -62,11 +62,12 @@ def _memory(ground, plain, shared):
 
 def _writers(ground):
     """Tasks that write into one overlay at the same time, each 5 MB and many small files."""
-    ground.run("create-overlay", "-q", "--sparse", "-s", "1G", "-n", "20", "-o", "results.ext3")
+    path = ground.path("results.ext3")
+    ground.run("create-overlay", "-q", "--sparse", "-s", "1G", "-n", "20", "-o", path)
     files, line = ground.count(200, 4), "d=$(mktemp -d /XXXXXX); head -c 5000000 /dev/zero >$d/all"
     line += f"; for n in $(seq {files}); do echo $n >$d/$n; done"
-    own = ground.session("results.ext3")
-    layers = ground.session("results.ext3", "--per-task", "-s", "64", "-n", "2")
+    own = ground.session(path)
+    layers = ground.session(path, "--per-task", "-s", "64", "-n", "2")
     for number in (1, 2, 4, 8):
         started = " ".join([f"({line}) &"] * number)
         one = ground.command(*own, "sh", "-c", f"{started} wait")
@@ -74,7 +75,7 @@ def _writers(ground):
             "one session, in the background of its shell": ground.seconds(one),
             "`--per-task`": ground.seconds(ground.at_once(number, [*layers, "sh", "-c", line])),
         }
-        shared = [*ground.session("results.ext3", "--share"), "sh", "-c", line]
+        shared = [*ground.session(path, "--share"), "sh", "-c", line]
         ours = ground.seconds(ground.at_once(number, shared))
         what = f"{number} writer{'s' if number > 1 else ''} of {files} files"
         ground.row("share", what, ours, others, way=SHARED)
