@@ -77,11 +77,15 @@ class Ground:
             "engine": self.text("apptainer", "--version").replace(" version", ""),
             "e2fsprogs": e2fsprogs.split()[1],
             "commands": self.text("create-overlay", "--version").split()[-1],
-            "local disk": self.text("stat", "-f", "-c", "%T", self.place),
+            "local disk": self._filesystem(self.place),
         }
         if self.slow:
-            machine["slow file system"] = self.text("stat", "-f", "-c", "%T", self.slow)
+            machine["slow file system"] = self._filesystem(self.slow)
         return machine
+
+    def _filesystem(self, path: str) -> str:
+        """Return of which type the file system is that a path lies on, as mount(8) has it."""
+        return self.text("findmnt", "-n", "-o", "FSTYPE", "-T", path)
 
     # ----------------------------------------------------------------- sizes --
 
