@@ -291,6 +291,26 @@ def test_completion(installed, user, scratch):
     shell.close(force=True)
 
 
+def test_doctor(kind, installed):
+    """The doctor knows of each what it must not ask for."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from types import SimpleNamespace as Node; from overlay.doctor import installation\n"
+        "for check in installation.modulefile(Node(environ={}, root=sys.argv[2])):"
+        " print(check.state, check.found)"
+    )
+    [package] = {path.parent.parent for path in installed.tree.rglob("overlay/api.py")}
+    root = os.path.dirname(os.path.dirname(os.path.realpath(installed.bin / "run-overlay")))
+    assert (
+        run(sys.executable, "-c", script, package, root)
+        == {
+            "rpm": f"ok module use {installed.modules}; no module system to try it in\n",
+            "wheel": "ok none; pip has installed this, and makes none\n",
+            "easybuild": "ok the one that EasyBuild has written\n",
+        }[kind]
+    )
+
+
 @pytest.mark.parametrize("system", ["lmod", "modules"])
 @pytest.mark.parametrize("kind", ["rpm"])
 def test_modulefiles(installed, system, home):

@@ -132,15 +132,19 @@ def modulefile(node: Node) -> Iterator[Check]:
     """
     environ, root = node.environ, node.root
     why = "module load overlay puts the commands on PATH"
+    top = os.path.dirname(root)
+    # A package of the distribution has its tree in lib/overlay, and the modulefile in share.
+    share = os.path.join(os.path.dirname(os.path.dirname(top)), "share")
+    packaged = [(share, __version__)] if top.endswith("/lib/overlay") else []
     # An installation's modulefile has the name of the version.
-    known = [(os.path.dirname(root), __version__), (root, "clone")]
+    known = [(top, __version__), (root, "clone"), *packaged]
     found = [(place, name) for place, name in known if _has_modulefile(place, name)]
     if not found:
-        yield Check("modulefile", WARNING, "there is none for this tree", why, "make install")
+        yield _without_modulefile(root, why)
         return
     place, name = found[0]
     directory = os.path.join(place, "modulefiles")
-    below = os.path.join(place, name)
+    below = os.path.join(top if place == share else place, name)
     tree = below if os.path.isdir(os.path.join(below, "bin")) else place
     if not os.path.exists(tree) or not os.path.samefile(tree, root):
         yield Check("modulefile", PROBLEM, f"it leads to {quote(tree)}", why, "make install again")
@@ -165,6 +169,15 @@ def modulefile(node: Node) -> Iterator[Check]:
     yield Check(
         "modulefile", PROBLEM, said, why, "see [engine] module, and what the module system says"
     )
+
+
+def _without_modulefile(root: str, why: str) -> Check:
+    """Return the Check of a tree without a modulefile of ours, as some tools leave it."""
+    if os.path.isdir(os.path.join(root, "easybuild")):
+        return Check("modulefile", OK, "the one that EasyBuild has written", why)
+    if not os.path.isdir(os.path.join(root, "lib", "overlay")):
+        return Check("modulefile", OK, "none; pip has installed this, and makes none", why)
+    return Check("modulefile", WARNING, "there is none for this tree", why, "make install")
 
 
 def _has_modulefile(place: str, name: str) -> bool:
