@@ -77,7 +77,7 @@ def test_model(run, words, environ, scratch, make, local, full):  # noqa: F811
     path = make("a.ext3", *((512, 64) if full else (64, 16)))
     (scratch / "writer.py").write_text(WRITER)
     expected = {}
-    for turn, number in enumerate([8, 32] * (4 if full else 1)):
+    for turn, number in enumerate([8, 32] * (2 if full else 1)):
         line = [
             *words("run-overlay"),
             "-v",
@@ -90,7 +90,7 @@ def test_model(run, words, environ, scratch, make, local, full):  # noqa: F811
         ]
         started = [
             subprocess.Popen(
-                [*line, f"w{turn}-{task}", str(300 if full else 24)],
+                [*line, f"w{turn}-{task}", str(200 if full else 24)],
                 env=environ,
                 cwd=scratch,
                 stdout=subprocess.PIPE,
@@ -100,7 +100,7 @@ def test_model(run, words, environ, scratch, make, local, full):  # noqa: F811
             for task in range(number)
         ]
         for task, one in enumerate(started):
-            output, errors = one.communicate(timeout=300)
+            output, errors = one.communicate(timeout=600)
             assert one.returncode == 0, errors
             assert LEASE.search(errors), errors
             model, rows = json.loads(output)
