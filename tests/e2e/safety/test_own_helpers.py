@@ -206,3 +206,20 @@ def test_shared(run, words, make, environ, scratch, tmp_path, marked):
     sessions = re.findall(r"joins a session \(process (\d+)\)", result.stderr)
     assert len(sessions) == 3 and len(set(sessions)) == 1, result.stderr
     assert "overlay-admin: ended: 1\n" in result.stderr
+
+
+def test_written_together(run, words, make, environ, scratch, tmp_path):
+    """A session that writes is shared there as well: all that several write is there."""
+    path = make("a.ext3", 16, 3)
+    environ["OVERLAY_SCRATCH_LOCAL"] = str(tmp_path)
+    *machine, program = words("run-overlay")
+    script = 'for n in 1 2 3; do "$@" "echo $n >/$n; exit $n" & done; wait -n; echo $?; wait'
+    typed = ["-v", "--share", "-o", "a.ext3", "--", "sh", "-c"]
+    line = [*machine, "bash", "-c", script, "bash", program, *typed]
+    result = execute(line, environ=environ, cwd=scratch)
+    assert result.stdout in ("1\n", "2\n", "3\n"), result
+    assert "may be lost" not in result.stderr
+    sessions = re.findall(r"joins a session \(process (\d+)\)", result.stderr)
+    assert len(sessions) == 3, result.stderr
+    assert state(path) == CLEAN
+    assert run("run-overlay", "-o", "a.ext3:ro", "--", "sh", "-c", "cat /?").stdout == "1\n2\n3\n"
