@@ -271,7 +271,7 @@ def test_completion(installed, user, scratch):
         env={**user, "TERM": "dumb", "PS1": "ready> "},
         cwd=str(scratch),
         encoding="utf-8",
-        timeout=60,
+        timeout=120,
         dimensions=(50, 200),
     )
     shell.delaybeforesend = None
@@ -419,14 +419,14 @@ def test_rpm_upgrade_in_use(made, following, tmp_path, home):
             text=True,
         )
     for name, session in sessions.items():
-        wait_until((work / f"{name}.ready").exists)
-        wait_until(lambda session=session: waits(session))
+        wait_until((work / f"{name}.ready").exists, 300)
+        wait_until(lambda session=session: waits(session), 300)
     rpm(root, "-U", following / f"overlay-{NEXT}-1.noarch.rpm")
     assert not (root / "usr/lib/overlay" / VERSION).exists()
     said = {}
     for name, session in sessions.items():
         (work / f"{name}.gate").write_text("")
-        said[name] = session.communicate(timeout=120)[0]
+        said[name] = session.communicate(timeout=300)[0]
     assert {name: session.returncode for name, session in sessions.items()} == {
         "one": 127,
         "two": 0,
