@@ -41,6 +41,7 @@ def end_sessions(path):
     for pid in keepers(path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGRTMIN + 9)
+            os.kill(pid, signal.SIGCONT)  # a test may have stopped it
     wait_until(lambda: not files(path))
 
 
