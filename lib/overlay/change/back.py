@@ -34,21 +34,22 @@ def undo(path: str, output: Output) -> str:
     try:
         image = images.look(path, write=True)
         try:
-            _put_back(image, version, whole)
+            kept = _put_back(image, version, whole)
         finally:
             image.close()
     finally:
         version.close()
-    output.notice(f"what it was until now is {quote(found[-1])}")
-    return found[-1]
+    output.notice(f"what it was until now is {quote(kept)}")
+    return kept
 
 
-def _put_back(image: Image, version: Image, whole: str) -> None:
-    """Put a version in the place of an overlay. Raises OverlayError.
+def _put_back(image: Image, version: Image, whole: str) -> str:
+    """Put a version in the place of an overlay; return the name that this has now.
 
     image    the overlay
     version  what takes its place; nobody gets to read it by that who could not before
     whole    the path of the overlay, absolute, without links
+    Raises OverlayError.
     """
     check_own(image)
     try:
@@ -61,7 +62,7 @@ def _put_back(image: Image, version: Image, whole: str) -> None:
         access = permissions.Access(version.descriptor)
         os.fchmod(version.descriptor, version.status.st_mode & 0o700)
         replace.keep_attributes(image.descriptor, version.descriptor, made_of=[access])
-        replace.exchange_known(whole, image.descriptor, version.path, version.descriptor)
+        kept = _exchange(image, version, whole)
     except (ImportError, AttributeError, OSError) as error:
         why = reason(error) if isinstance(error, OSError) else "this system cannot do it"
         raise OverlayError(
@@ -69,8 +70,33 @@ def _put_back(image: Image, version: Image, whole: str) -> None:
             status=CANNOT_CREATE,
             hint=f"mv {quote(whole)} NAME; mv {quote(version.path)} {quote(whole)}",
         ) from None
-    versions_of.mark(image.descriptor, True)
-    versions_of.mark(version.descriptor, False)
+    versions_of.unmark(version.path, version.descriptor)
+    versions_of.mark(kept, image.descriptor)
+    return kept
+
+
+def _exchange(image: Image, version: Image, whole: str) -> str:
+    """Exchange the names of both, and return that of what was the overlay.
+
+    Where that cannot be done in one step, as on NFS and Lustre, the overlay gets another name
+    first: so its own leads to one of the two at every moment.
+    Raises as replace.exchange_known() does.
+    """
+    try:
+        replace.exchange_known(whole, image.descriptor, version.path, version.descriptor)
+        return version.path
+    except OSError as error:
+        if error.errno not in replace.NO_EXCHANGE:
+            raise
+        kept = versions_of.keep(whole, image.descriptor)
+        if kept is None:
+            raise
+    try:
+        replace.rename_known(version.path, version.descriptor, whole)
+    except BaseException:
+        versions_of.let_go(kept, image.descriptor)
+        raise
+    return kept
 
 
 def forget(path: str) -> list[str]:

@@ -274,8 +274,10 @@ class Updating:
             hint = log and build.see(log)
             raise self._failed(f"the commands ended with {ended}", hint)
 
-    def _end(self, held: int, copy: str, scratch: str, entry: dict[str, Any], versions: int) -> str:
-        """Let the copy take the place of the overlay; return the old one's name now.
+    def _end(
+        self, held: int, copy: str, scratch: str, entry: dict[str, Any], versions: int
+    ) -> str | None:
+        """Let the copy take the place of the overlay; return the old one's name now, or None.
 
         held  the open file that it is
         What the commands have made is not thrown away when that cannot be done: see _keep().
@@ -338,8 +340,8 @@ class Updating:
 
     # -------------------------------------------------------------- into its place --
 
-    def _into_place(self, finished: str, versions: int) -> str:
-        """Let what was made take the place of the overlay; return the old one's name now."""
+    def _into_place(self, finished: str, versions: int) -> str | None:
+        """Let what was made take the place of the overlay; return the old one's name now, or None."""
         with self._beside(finished) as new:
             why = self._changed()
             if why is None:
@@ -396,8 +398,14 @@ class Updating:
                     raise self._failed("what was written back is not what was read")
             yield new
 
-    def _exchange(self, new: Unfinished) -> str:
+    def _exchange(self, new: Unfinished) -> str | None:
+        """Put the new one in the place of the old one; return the name that this has now, or None."""
         kept = versions_of.keep(self._path, self._old.descriptor)
+        if kept is None:  # there are no hard links
+            kept = new.over(self._old.descriptor, kept=versions_of.new_names(self._path))
+            if kept is not None:
+                versions_of.mark(kept, self._old.descriptor)
+            return kept
         try:
             new.over(self._old.descriptor)
         except BaseException:

@@ -100,7 +100,7 @@ def _said(overlay: str, outcome: update.Outcome) -> str:
     if not outcome.changed:
         return f"nothing was changed in {path}: it stays as it is"
     if outcome.before is None:
-        return f"updated {path}"
+        return f"updated {path}\n  before  not kept: this file system cannot give it another name"
     before = outcome.before if os.path.isabs(overlay) else os.path.relpath(outcome.before)
     return (
         f"updated {path}\n  before  {quote(before)}\nnext: to go back: update-overlay --undo {path}"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from overlay.host.permissions import Access
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
-_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _RENAME_EXCHANGE = 2  # of renameat2(2)
 OTHER_NAME = "choose another name with -o"
 
@@ -157,12 +157,21 @@ class Unfinished:
             )
         self._rename()
 
-    def over(self, old: int, *, mode: int | None = None, made_of: Iterable[Access] = ()) -> None:
+    def over(
+        self,
+        old: int,
+        *,
+        mode: int | None = None,
+        made_of: Iterable[Access] = (),
+        kept: Iterable[str] = (),
+    ) -> str | None:
         """Sync the finished file and put it in the place of another, with its attributes.
 
         old      an open descriptor of that
         mode     another mode than the old file's
         made_of  permissions.Access of other files that it was made of
+        kept     paths beside it, one of which the old file gets where names can be exchanged
+        Return which one; None: the old file has no name any more.
         Raises OverlayError (CANNOT_CREATE) when another file is there, or the new one is not
         what we wrote; and OSError.
         """
@@ -174,19 +183,26 @@ class Unfinished:
             self._exchange()
         except (ImportError, AttributeError):  # no ctypes, or an old libc
             self._rename()
-            return
+            return None
         except OSError as error:
             if error.errno == errno.ENOENT:
                 raise self._exchanged() from None
-            if error.errno not in _NO_EXCHANGE:
+            if error.errno not in NO_EXCHANGE:
                 raise
             self._rename()
-            return
+            return None
         if not (self._is_at(self._base) and self._is_at(self._name, old)):
             with contextlib.suppress(FileNotFoundError):  # one of them is gone
                 self._exchange()
             raise self._exchanged()
+        for name in kept:
+            directory = self._directory
+            os.rename(
+                self._name, os.path.basename(name), src_dir_fd=directory, dst_dir_fd=directory
+            )
+            return name
         os.unlink(self._name, dir_fd=self._directory)
+        return None
 
     def _is_at(self, name: str, descriptor: int | None = None) -> bool:
         """Return whether a name beside it is its own, or that of another open file."""
@@ -248,6 +264,25 @@ def exchange_known(path: str, file: int, other: str, other_file: int) -> None:
             with contextlib.suppress(FileNotFoundError):  # one of them is gone
                 exchange(one, two, directory)
             raise names_changed(path)
+    finally:
+        os.close(directory)
+
+
+def rename_known(path: str, file: int, new: str) -> None:
+    """Give an open file another name in its directory, whatever had that.
+
+    path, new  absolute, the links of the directory followed
+    Raises OverlayError (CANNOT_CREATE) when others have changed the names, and OSError.
+    """
+    parent, one = os.path.split(path)
+    other = os.path.basename(new)
+    directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not leads_to(one, directory, file):
+            raise names_changed(new)
+        os.rename(one, other, src_dir_fd=directory, dst_dir_fd=directory)
+        if not leads_to(other, directory, file):
+            raise names_changed(new)
     finally:
         os.close(directory)
 
