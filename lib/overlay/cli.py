@@ -65,6 +65,7 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
     gc.disable()
     output = Output(program)
     environ = trusted(environ)
+    shown = False
     try:
         if program == "run-overlay" and _may_share(arguments, environ):
             from overlay.shared import short
@@ -88,6 +89,9 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
         _check_directory()
         for words in configuration.warnings(environ):
             output.notice(words, "warning")
+        shown = getattr(chosen, "dry_run", False)
+        if shown:
+            _only_show(True)
         gc.freeze()
         gc.enable()
         status: int = load(program)[0].main(chosen, environ, root, output)
@@ -106,6 +110,15 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
         return _bug(output, error)
     finally:
         gc.enable()
+        if shown:
+            _only_show(False)
+
+
+def _only_show(shown: bool) -> None:
+    """Say whether what is done by a Plan is only shown."""
+    from overlay.host import private
+
+    private.only_show(shown)
 
 
 def _may_share(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:

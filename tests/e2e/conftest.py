@@ -97,19 +97,6 @@ def small():
 
 
 @pytest.fixture
-def own_scratch(environ, tmp_path):
-    """Let a test have a directory for temporary files of its own, and return that.
-
-    For a plan that is pasted: what it makes there belongs to a process that has ended, so other
-    commands of the same user remove it.
-    """
-    place = tmp_path / "node"
-    place.mkdir(mode=0o700)
-    environ["OVERLAY_SCRATCH_LOCAL"] = f"'{place}'"
-    return place
-
-
-@pytest.fixture
 def bashrc():
     """Return a function that sets the user's ~/.bashrc until the end of the test."""
     path = Path("~/.bashrc").expanduser()

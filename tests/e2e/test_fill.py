@@ -643,7 +643,6 @@ def test_dry_run_of_a_build(ok, scratch):
     assert " -b /var/tmp:/x -f commands" in ok("create-overlay", "--dry-run", *words)
 
 
-@pytest.mark.usefixtures("own_scratch")
 def test_dry_run(ok, run, environ, scratch, planted):
     """--dry-run does nothing; its lines, pasted, make the same overlay."""
     tree, expected = planted

@@ -117,7 +117,7 @@ class Packing:
         self._options = [option for option in wanted if option in known]
         # Without those options only a comparison tells whether content was mixed up.
         self._compared = verify or not known.issuperset(apart)
-        host, pid = os.uname().nodename, os.getpid()
+        host, pid = os.uname().nodename, private.worker()
         self._partial = partial_name(self._path, host, pid)
         self._staging = private.work_name(scratch, host, pid)
         self._mounts, self._tree, self._places = _mounts(found, self._staging)
@@ -184,7 +184,7 @@ class Packing:
 
     def _begin(self) -> None:
         """Make where it is put together, and the file, for nobody else."""
-        private.make_work(self._scratch, os.uname().nodename, os.getpid())
+        private.make_work(self._scratch, os.uname().nodename, private.worker())
         for place in self._places:
             os.mkdir(place)
         self._new = self._files.enter_context(replace.unfinished(self._path))

@@ -34,7 +34,7 @@ def checking(found: Image, scratch: str, environ: Mapping[str, str], *, deep: bo
         return Plan(lists)
     namespace.need(environ)
     squashfuse = process.which("squashfuse_ll", environ) or process.need("squashfuse", environ)
-    host, pid = os.uname().nodename, os.getpid()
+    host, pid = os.uname().nodename, private.worker()
     staging = private.work_name(scratch, host, pid)
     words = namespace.wrap(
         ["/bin/sh", "-c", _READ, "sh", squashfuse, found.descriptor, staging], environ

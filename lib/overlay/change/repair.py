@@ -10,7 +10,7 @@ import os
 
 from overlay.change import steps
 from overlay.errors import CANNOT_CREATE, DAMAGED, OverlayError, quote, reason
-from overlay.host import process
+from overlay.host import private, process
 from overlay.image import ext3, ext3_write
 from overlay.image.ext3_read import Reader
 from overlay.image.partial import partial_name
@@ -55,7 +55,7 @@ class Repair:
         Doing it raises OverlayError (DAMAGED, CANNOT_CREATE).
         """
         path, program = self._path, self._program
-        partial = partial_name(path, os.uname().nodename, os.getpid())
+        partial = partial_name(path, os.uname().nodename, private.worker())
         parts = [
             *before,
             Step(action=self._finish, why="a change that was interrupted is finished, or undone"),

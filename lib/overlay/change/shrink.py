@@ -8,7 +8,7 @@ import os
 from overlay import size
 from overlay.change import steps
 from overlay.errors import USAGE, OverlayError, quote
-from overlay.host import ending, process
+from overlay.host import ending, private, process
 from overlay.host.scratch import scratch_directory
 from overlay.image import ext3
 from overlay.image.partial import partial_name
@@ -50,7 +50,7 @@ class Shrinking:
     def plan(self) -> Plan:
         """Return all that do() does."""
         path, wanted, environ = self._path, self._wanted, self._environ
-        partial = partial_name(path, os.uname().nodename, os.getpid())
+        partial = partial_name(path, os.uname().nodename, private.worker())
         before = [
             steps.checking(self._whole, environ, self._notice),
             steps.tidying(path, self._scratch),

@@ -27,7 +27,7 @@ class Workplace:
 
     scratch  a directory on a disk of this node
     host     its name
-    pid      the number of this process
+    pid      the number of this process, as private.worker() gives it
     """
 
     __slots__ = ("host", "pid", "scratch")
@@ -35,7 +35,7 @@ class Workplace:
     def __init__(self, scratch: str) -> None:
         self.scratch = scratch
         self.host = os.uname().nodename
-        self.pid = os.getpid()
+        self.pid = private.worker()
 
     @property
     def path(self) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import stat
+import time
 
 from overlay.errors import CANNOT_CREATE, OverlayError, quote, reason
 
@@ -26,6 +27,8 @@ HINT = "set OVERLAY_SCRATCH_LOCAL to a directory of yours with room"
 
 _instead: dict[str, str] = {}  # scratch -> name of the directory where the usual one is another's
 LOCK = ".lock"
+_DAY = 86400  # seconds
+_shown = ""  # what stands in names in the place of our number, where nothing is done
 
 
 def name(scratch: str) -> str:
@@ -164,8 +167,23 @@ def make(scratch: str) -> str:
     return path
 
 
-def work_name(scratch: str, host: str, pid: int) -> str:
-    """Return the name of the directory for the work of one process."""
+def only_show(shown: bool) -> None:
+    """Let what is named from now on be for somebody who reads a plan, or not any more."""
+    global _shown
+    _shown = f"plan-{os.urandom(4).hex()}" if shown else ""
+
+
+def worker() -> str:
+    """Return what stands in the names of what this process makes: its number.
+
+    In a plan that is only shown it is no number: who pastes the lines has not this process any more,
+    and what killed ones have left is removed by the next.
+    """
+    return _shown or str(os.getpid())
+
+
+def work_name(scratch: str, host: str, pid: int | str) -> str:
+    """Return the name of the directory for the work of one process, or worker()."""
     return os.path.join(name(scratch), f"{_prefix(host)}{pid}")
 
 
@@ -173,7 +191,7 @@ def _prefix(host: str) -> str:
     return f"work.{host}."
 
 
-def make_work(scratch: str, host: str, pid: int, part: str = "") -> str:
+def make_work(scratch: str, host: str, pid: int | str, part: str = "") -> str:
     """Make the directory for the work of one process, empty; return its name.
 
     part  the end of its name, such as ".copy", of one beside that which has none
@@ -251,7 +269,7 @@ def keep(scratch: str, path: str) -> str:
 
 
 def remove_stale(scratch: str, host: str) -> None:
-    """Remove what killed processes of this host have left of their work."""
+    """Remove what killed processes of this host, and pasted plans, have left of their work."""
     directory, prefix = name(scratch), _prefix(host)
     try:
         names = os.listdir(directory)
@@ -260,9 +278,19 @@ def remove_stale(scratch: str, host: str) -> None:
     except OSError:
         return
     for entry in names:
-        pid = entry[len(prefix) :].partition(".")[0]
-        if entry.startswith(prefix) and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
-            leave(scratch, os.path.join(directory, entry))
+        pid, path = entry[len(prefix) :].partition(".")[0], os.path.join(directory, entry)
+        if entry.startswith(prefix) and not _may_be_at_work(pid, path):
+            leave(scratch, path)
+
+
+def _may_be_at_work(pid: str, path: str) -> bool:
+    """Return whether what has made something may still need it; pid as worker() gives it."""
+    if pid.isdecimal():
+        return os.path.exists(f"/proc/{pid}")
+    try:
+        return time.time() - os.lstat(path).st_mtime < _DAY
+    except OSError:
+        return True  # it has just been removed
 
 
 def remove(tree: str) -> None:

@@ -117,7 +117,6 @@ def started(text):
     ]
 
 
-@pytest.mark.usefixtures("own_scratch")
 def test_dry_run_of_a_repair(run, ok, environ, scratch, damaged):
     """--dry-run changes nothing; the lines are those that --repair does, and repair when pasted."""
     path = damaged()
@@ -152,7 +151,6 @@ def test_dry_run(ok, make, options, said):
     assert "b.ext3" in ok("check-overlay", "--repair", "--dry-run", "a.ext3", str(make("b.ext3")))
 
 
-@pytest.mark.usefixtures("own_scratch")
 def test_dry_run_of_a_packed_one(ok, make, scratch, environ):
     """The lines for a packed overlay, pasted, read it."""
     make()
