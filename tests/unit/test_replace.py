@@ -5,8 +5,8 @@ import os
 
 import pytest
 from overlay.errors import CANNOT_CREATE, OverlayError
-from overlay.host import permissions
-from overlay.safety import replace
+from overlay.host import mounts, permissions
+from overlay.safety import replace, stripes
 
 
 def refuse(number):
@@ -134,3 +134,56 @@ def test_most_of_another_group(path, tmp_path, mode, expected):
     access.named["group", 54321] = access.named.pop(("group", os.stat(path).st_gid))
     with open(tmp_path / "b", "wb") as new:
         assert permissions.most([access], new.fileno()) == expected
+
+
+@pytest.fixture
+def lustre(tmp_path, monkeypatch):
+    """Let all be on Lustre, with an lfs that does what its text says; return a function to set that.
+
+    No Lustre can be had here: what is seen is what lfs is told, and what is done with its file.
+    """
+    program = tmp_path / "bin" / "lfs"
+    program.parent.mkdir()
+    monkeypatch.setattr(mounts, "find", lambda _descriptor: mounts.Mount("lustre", "/", "x"))
+
+    def lustre(text):
+        program.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/told\nfor file; do :; done\n{text}\n')
+        program.chmod(0o755)
+        return {"PATH": f"{program.parent}:/usr/bin:/bin"}
+
+    return lustre
+
+
+def test_stripes(lustre, path, tmp_path):
+    """lfs is told to make the new file with the layout of the old one; that file is taken."""
+    write(path, "old")
+    environ = lustre('umask; umask >"$file.mask"; : >"$file"')
+    with open(path, "rb") as old, replace.unfinished(path, 5, stripes.like(path, environ)) as new:
+        told = (tmp_path / "told").read_text().split(" ", 2)
+        assert told == ["setstripe", f"--copy={path}", f"{new.name}\n"]
+        assert os.stat(new.name).st_ino == os.fstat(new.descriptor).st_ino
+        assert os.fstat(new.descriptor).st_mode & 0o777 == 0o600
+        assert os.stat(new.name).st_size == 5
+        with open(f"{new.name}.mask") as mask:
+            assert mask.read() == "0177\n"
+        new.over(old.fileno())
+    assert read(path) == "\0" * 5
+
+
+@pytest.mark.parametrize("text", ["exit 1", ': >"$file"; exit 1'])
+def test_stripes_not_to_be_had(lustre, path, text):
+    """Where lfs cannot, the file gets the layout of its directory."""
+    write(path, "old")
+    with replace.unfinished(path, 0, stripes.like(path, lustre(text))) as new:
+        assert os.fstat(new.descriptor).st_mode & 0o777 == 0o600
+
+
+def test_stripes_planted(lustre, path, tmp_path):
+    """What is not a new file of ours under that name is not written."""
+    write(path, "old")
+    write(tmp_path / "other", "of somebody")
+    environ = lustre(f'ln {tmp_path}/other "$file"')
+    with pytest.raises(OverlayError, match="somebody has changed names"):
+        with replace.unfinished(path, 5, stripes.like(path, environ)):
+            pass
+    assert read(tmp_path / "other") == "of somebody"

@@ -15,7 +15,7 @@ from overlay.image import ext3, ext3_write
 from overlay.image.ext3_read import Reader
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step, ToldPlan
-from overlay.safety import blocks, e2fsck, repair, replace, salvage
+from overlay.safety import blocks, e2fsck, repair, replace, salvage, stripes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ class Repair:
         original = self._whole.descriptor
         self._before = salvage.lost_and_found(original)
         self._names = salvage.names(original)
-        self._new = self._files.enter_context(replace.unfinished(self._path))
+        self._new = self._files.enter_context(
+            replace.unfinished(self._path, make=stripes.like(self._path, self._environ))
+        )
         blocks.copy(self._path, original, self._new.descriptor, self._environ)
 
     def _reserve(self) -> None:

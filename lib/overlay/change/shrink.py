@@ -13,7 +13,7 @@ from overlay.host.scratch import scratch_directory
 from overlay.image import ext3
 from overlay.image.partial import partial_name
 from overlay.plan import Plan, Step
-from overlay.safety import blocks, repair, replace
+from overlay.safety import blocks, repair, replace, stripes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ class Shrinking:
     def _copy(self) -> None:
         path, descriptor = self._path, self._whole.descriptor
         self._notice(f"copying {quote(path)}")
-        self._new = self._files.enter_context(replace.unfinished(path))
+        self._new = self._files.enter_context(
+            replace.unfinished(path, make=stripes.like(path, self._environ))
+        )
         blocks.copy(path, descriptor, self._new.descriptor, self._environ, sound=True)
 
     def _resize(self) -> None:

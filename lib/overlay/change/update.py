@@ -32,7 +32,7 @@ from overlay.image.magic import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from overlay.launch.facts import check_memory, gather
 from overlay.launch.request import Overlay, Session
 from overlay.launch.run import run
-from overlay.safety import blocks, guard, repair, replace, stale
+from overlay.safety import blocks, guard, repair, replace, stale, stripes
 from overlay.safety import versions as versions_of
 from overlay.safety.use import in_use
 
@@ -392,7 +392,11 @@ class Updating:
                 new = None
             if new is None:
                 self._output.notice(f"writing {quote(self._old.path)}")
-                new = stack.enter_context(replace.unfinished(self._path))
+                new = stack.enter_context(
+                    replace.unfinished(
+                        self._path, make=stripes.like(self._path, self._config.environ)
+                    )
+                )
                 blocks.copy_data(source, new.descriptor)
                 if not _same(source, new.descriptor):
                     raise self._failed("what was written back is not what was read")

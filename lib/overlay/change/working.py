@@ -14,7 +14,7 @@ from overlay.host import private, process
 from overlay.host.room import free_bytes
 from overlay.image import ext3, record
 from overlay.plan import Plan
-from overlay.safety import blocks, e2fsck, guard, repair, replace
+from overlay.safety import blocks, e2fsck, guard, repair, replace, stripes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Ext3Working(Working):
         self.taken = length if steps.is_reserved(old.status) else used
 
     def make(self, copy: str, scratch: str) -> None:
-        descriptor = replace.new_file(copy)
+        descriptor = stripes.like(self._old.path, self._config.environ)(copy, None)
         try:
             self._copy(descriptor)
         finally:

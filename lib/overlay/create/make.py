@@ -319,7 +319,12 @@ class _Making:
 
     def _begin(self) -> None:
         """Make the file, for nobody else and locked; it is removed unless it gets its name."""
-        new = replace.unfinished(self._facts.path, self._creation.size)
+        make = None
+        if self._facts.existing is not None:
+            from overlay.safety import stripes  # of what takes the place of another
+
+            make = stripes.like(self._facts.path, self._config.environ)
+        new = replace.unfinished(self._facts.path, self._creation.size, make)
         self._new = self._files.enter_context(new)
 
     def _make_filesystem(self, words: list[str | int], variables: dict[str, str]) -> None:

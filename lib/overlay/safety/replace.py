@@ -24,7 +24,7 @@ from overlay.image.partial import partial_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from overlay.host.permissions import Access
 
@@ -71,11 +71,17 @@ class Unfinished:
     descriptor  open for reading and writing, with our lock on it
     """
 
-    def __init__(self, path: str, made: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        made: str | None = None,
+        make: Callable[[str, int], int] | None = None,
+    ) -> None:
         """Begin it.
 
         made  the path of a file of ours that it is to be, where nobody else may change names;
               None: it is empty
+        make  what makes it then: see stripes.like(); None: new_file()
         Raises OSError: EXDEV for one on another file system.
         """
         parent, self._base = os.path.split(path)
@@ -86,7 +92,7 @@ class Unfinished:
         self._directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if made is None:
-                self.descriptor = new_file(self._name, self._directory)
+                self.descriptor = (make or new_file)(self._name, self._directory)
             else:
                 self.descriptor = self._adopt(made)
         except BaseException:
@@ -369,13 +375,16 @@ def adopted(path: str, made: str) -> Iterator[Unfinished]:
 
 
 @contextlib.contextmanager
-def unfinished(path: str, bytes_: int = 0) -> Iterator[Unfinished]:
+def unfinished(
+    path: str, bytes_: int = 0, make: Callable[[str, int], int] | None = None
+) -> Iterator[Unfinished]:
     """Give an Unfinished file of a size that is going to be path.
 
+    make  as an Unfinished takes it
     At the end of the context it is closed, and removed unless it has got its name. Raises
     OverlayError (CANNOT_CREATE) for a size that the file system does not take, and OSError.
     """
-    new = Unfinished(path)
+    new = Unfinished(path, make=make)
     try:
         lock.take(new.descriptor, write=True)
         try:
