@@ -197,7 +197,22 @@ class Packing:
         words += ["-force-uid", str(os.getuid()), "-force-gid", str(os.getgid())]
         words += _OPEN if self._everybody else ()
         words += [*self._options, *_LEFT_OUT]
+        if self._compared:
+            # What is to be in it is listed meanwhile: what one of the two has read, the kernel has
+            # in memory for the other, and fuse2fs is asked once.
+            script = (
+                f'{self._list()} list "$1" >"$2.listed" && mv "$2.listed" "$2.before" &'
+                ' shift 2; "$@"; status=$?; [ $status != 0 ] || wait; exit $status'
+            )
+            words = ["/bin/sh", "-c", script, "sh", self._tree, self._packed, *words]
         return namespace.wrap(words, self._environ, **self._mounts)
+
+    def _list(self) -> str:
+        """Return the definition of a function of shell that lists a tree: see _LIST."""
+        making = _LIST.format(
+            mode="" if self._everybody else "%m", links="%n" if len(self._found) == 1 else ""
+        )
+        return f'list() {{ cd "$1" || exit 125; {making}; }};'
 
     def _opened(self, words: Sequence[str | int]) -> list[str | int]:
         """Return words with the file itself in the place of its name."""
@@ -217,18 +232,13 @@ class Packing:
         # The second asks for every file by its whole path, and takes twice as long.
         squashfuse = process.which("squashfuse_ll", environ)
         squashfuse = squashfuse or process.need("squashfuse", environ)
-        making = _LIST.format(
-            mode="" if self._everybody else "%m", links="%n" if len(self._found) == 1 else ""
-        )
-        # Both at the same time, each by a server of its own; what is in one of them only is told.
+        # What is in one of the two lists only is told.
         script = (
-            f'list() {{ cd "$1" || exit 125; {making}; }}; "$1" -o ro "$2" "$3" || exit 125;'
-            ' list "$4" >"$3.before" & list "$3" >"$3.after"; wait $! &&'
+            f'{self._list()} "$1" -o ro "$2" "$3" || exit 125; list "$3" >"$3.after";'
             ' comm -z -3 "$3.before" "$3.after"'
         )
-        shell = ["/bin/sh", "-c", script, "sh", squashfuse]
-        words = [*shell, self._partial, self._packed, self._tree]
-        return namespace.wrap(words, environ, **self._mounts)
+        words: list[str | int] = ["/bin/sh", "-c", script, "sh", squashfuse]
+        return namespace.wrap([*words, self._partial, self._packed], environ)
 
     def _compare(self, words: Sequence[str | int]) -> None:
         """Compare it with the original. Raises OverlayError (DATA_LOST) when they differ."""

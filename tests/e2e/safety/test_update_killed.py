@@ -66,7 +66,7 @@ def calls_of(scratch):
 
 def wait_for_stop(session, log):
     """Wait until a traced process has been stopped, or has come to its end without."""
-    wait_until(lambda: STOPPED in log.read_text() or session.poll() is not None)
+    wait_until(lambda: (log.exists() and STOPPED in log.read_text()) or session.poll() is not None)
 
 
 def test_killed(ok, update, make, scratch, rounds, count):
