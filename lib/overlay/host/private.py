@@ -176,7 +176,7 @@ def only_show(shown: bool) -> None:
 def worker() -> str:
     """Return what stands in the names of what this process makes: its number.
 
-    In a plan that is only shown it is no number: who pastes the lines has not this process any more,
+    In a plan that is only shown it is not a number: who pastes the lines has not this process any more,
     and what killed ones have left is removed by the next.
     """
     return _shown or str(os.getpid())
