@@ -115,10 +115,10 @@ def main(program: str, arguments: Sequence[str], environ: Mapping[str, str], roo
 
 
 def _only_show(shown: bool) -> None:
-    """Say whether what is done by a Plan is only shown."""
-    from overlay.host import private
+    """Say whether what a Plan would do is only shown."""
+    from overlay import plan
 
-    private.only_show(shown)
+    plan.only_show(shown)
 
 
 def _may_share(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:

@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     Part = Union["Step", "Plan"]
 
 
+_only_shown = False
+
+
+def only_show(shown: bool) -> None:
+    """Say whether Plans that are made from now on are only shown."""
+    global _only_shown
+    _only_shown = shown
+
+
+def is_only_shown() -> bool:
+    """Return whether Plans that are made are only shown: who does their lines is not this process."""
+    return _only_shown
+
+
 def named(words: Iterable[str | int]) -> list[str]:
     """Return words as they are shown: a number, which is an open file, by that file's path."""
     return [

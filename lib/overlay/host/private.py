@@ -28,7 +28,7 @@ HINT = "set OVERLAY_SCRATCH_LOCAL to a directory of yours with room"
 _instead: dict[str, str] = {}  # scratch -> name of the directory where the usual one is another's
 LOCK = ".lock"
 _DAY = 86400  # seconds
-_shown = ""  # what stands in names in the place of our number, where nothing is done
+_shown = ""  # what stands in names in the place of our number, where a plan is only shown
 
 
 def name(scratch: str) -> str:
@@ -167,19 +167,19 @@ def make(scratch: str) -> str:
     return path
 
 
-def only_show(shown: bool) -> None:
-    """Let what is named from now on be for somebody who reads a plan, or not any more."""
-    global _shown
-    _shown = f"plan-{os.urandom(4).hex()}" if shown else ""
-
-
 def worker() -> str:
     """Return what stands in the names of what this process makes: its number.
 
     In a plan that is only shown it is not a number: who pastes the lines has not this process any more,
     and what killed ones have left is removed by the next.
     """
-    return _shown or str(os.getpid())
+    from overlay import plan  # where names for work are made, only
+
+    global _shown
+    if not plan.is_only_shown():
+        return str(os.getpid())
+    _shown = _shown or f"plan-{os.urandom(4).hex()}"
+    return _shown
 
 
 def work_name(scratch: str, host: str, pid: int | str) -> str:
