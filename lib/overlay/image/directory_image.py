@@ -70,7 +70,24 @@ class DirectoryImage(Image):
         if not self.is_plain_directory:
             return False
         with os.scandir(self.descriptor) as entries:
-            return any(entry.name != "lost+found" for entry in entries)
+            names = {entry.name for entry in entries} - {"lost+found"}
+        # Another command may be making an overlay of it: work/ comes first, then upper/.
+        if "upper" in names or not names:
+            return False
+        return names != {"work"} or not self._work_is_empty()
+
+    def _work_is_empty(self) -> bool:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            work = os.open("work", flags, dir_fd=self.descriptor)
+        except OSError:
+            return False
+        try:
+            return not os.listdir(work)
+        except OSError:
+            return False
+        finally:
+            os.close(work)
 
     def overlays_in_it(self) -> list[str]:
         return sorted(name for name in os.listdir(self.descriptor) if name.endswith(_NAMES))

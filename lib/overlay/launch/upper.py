@@ -23,10 +23,11 @@ def make_upper(image: Image, group: int) -> Step:
     def make() -> None:
         try:
             for name in map(os.path.basename, names):
-                os.mkdir(name, 0o755, dir_fd=image.descriptor)
-                _open_to_all(name, image.descriptor, group)
-        except FileExistsError:
-            pass  # another session was first
+                try:
+                    os.mkdir(name, 0o755, dir_fd=image.descriptor)
+                    _open_to_all(name, image.descriptor, group)
+                except FileExistsError:
+                    pass  # another session was first
         except OSError as error:
             raise OverlayError(
                 f"cannot make {quote(names[-1])}: {reason(error)}", status=CANNOT_CREATE

@@ -168,6 +168,27 @@ def test_disk_is_full(run, start, small, local):  # noqa: F811
     assert re.search(r"a\.ext3'? was not closed properly", errors), errors
 
 
+def test_directory(words, run, environ, scratch, local):  # noqa: F811
+    """An empty directory becomes an overlay for all who want it at once."""
+    for turn in range(3):
+        (scratch / f"d{turn}").mkdir()
+        line = [*words("run-overlay"), "--share", "-q", "-o", f"d{turn}", "--", "sh", "-c"]
+        started = [
+            subprocess.Popen(
+                [*line, f"echo {task} >/{task}; exit {task}"],
+                env=environ,
+                cwd=scratch,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for task in range(6)
+        ]
+        errors = [one.communicate(timeout=120)[1] for one in started]
+        assert [one.returncode for one in started] == list(range(6)), errors
+        result = run("run-overlay", "-q", "-o", f"d{turn}:ro", "--", "sh", "-c", "cat /[0-5]")
+        assert result.stdout.split() == list("012345")
+
+
 def test_who_else(run, make, inside, local):  # noqa: F811
     """Who wants it for another session is told that it is in use; so is who only reads it."""
     make()
