@@ -1,10 +1,11 @@
 """Tasks of a real Slurm that write into one overlay with --share: as safely as one alone."""
 
 import re
+import subprocess
 
 import pytest
-from slurm import is_sound, state_of
-from support import ROOT, wait_until
+from slurm import Slurm, environment, is_sound, state_of
+from support import BASE, ROOT, wait_until
 from test_slurm import WRITER, prepared, slurm, written  # noqa: F401
 from test_slurm_share import ends, keepers, local, node, sessions, statuses  # noqa: F401
 
@@ -50,6 +51,35 @@ def test_array(slurm, local, node):  # noqa: F811
     clean(slurm)
 
 
+def nothing_is_lost(slurm, job, local, tasks):  # noqa: F811
+    """See that all which some tasks said to have synced is there, once nothing of the job is left."""
+    wait_until(lambda: not keepers(local))
+    done = slurm.run(ROOT / "bin" / "check-overlay", "--recover", "overlay1.ext3")
+    assert done.returncode == 0, done
+    check = 'for n in $(seq "$2"); do [ "$(cat /data/$1/f$n)" = $n ] || echo lost $1 $n; done'
+    for task in tasks:
+        last = max(map(int, re.findall(rf"task {task} written (\d+)\n", job.output())))
+        words = ["-o", "overlay1.ext3:ro", "--", "sh", "-c", check, "sh", task, last]
+        assert slurm.ours("run-overlay", *words) == ""
+    clean(slurm)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(prepared, tmp_path_factory):  # noqa: F811
+    """Submit at the start what a time limit ends: Slurm looks at those every half minute."""
+    place = tmp_path_factory.mktemp("limited")
+    for name in ("overlay1.ext3", "overlay2.ext3"):
+        subprocess.run(["cp", "--sparse=always", prepared / name, place], check=True)
+    local = place / "local"  # noqa: F811
+    local.mkdir()
+    slurm = Slurm(environment(place / "site", BASE), place)  # noqa: F811
+    slurm.environ.update(OVERLAY_SCRATCH_LOCAL=str(local))
+    (place / "write.sh").write_text(WRITERS)
+    line = f"srun -N1 -n2 {RUN[: -len('--')]} -f write.sh"
+    yield slurm.script(line, "-w", "node1", "-n2", "-t1"), local
+    slurm.cancel()
+
+
 @pytest.mark.parametrize("signal", ["TERM", "KILL"])
 def test_scancel(slurm, local, node, signal):  # noqa: F811
     """scancel in the midst of writing: all that was synced is there, nothing stays."""
@@ -60,15 +90,7 @@ def test_scancel(slurm, local, node, signal):  # noqa: F811
     words = ["-s", "KILL"] if signal == "KILL" else []
     slurm.run("scancel", *words, job.number)
     assert job.end()[0] in ("CANCELLED", "FAILED")
-    wait_until(lambda: not keepers(local))
-    done = slurm.run(ROOT / "bin" / "check-overlay", "--recover", "overlay1.ext3")
-    assert done.returncode == 0, done
-    check = 'for n in $(seq "$2"); do [ "$(cat /data/$1/f$n)" = $n ] || echo lost $1 $n; done'
-    for task in "0123":
-        last = max(map(int, re.findall(rf"task {task} written (\d+)\n", job.output())))
-        words = ["-o", "overlay1.ext3:ro", "--", "sh", "-c", check, "sh", task, last]
-        assert slurm.ours("run-overlay", *words) == ""
-    clean(slurm)
+    nothing_is_lost(slurm, job, local, "0123")
 
 
 def test_requeue(slurm, local, node):  # noqa: F811
@@ -95,3 +117,10 @@ def test_left_in_the_background(slurm, local, node):  # noqa: F811
     ends(job, local)
     assert job.output().count("still running when the commands ended: ") == 2
     clean(slurm)
+
+
+def test_time_limit(limited):
+    """The time limit: state and code are as alone, and all that was synced is there."""
+    job, place = limited
+    assert job.end(200)[0] == "TIMEOUT"
+    nothing_is_lost(job.slurm, job, place, "01")
