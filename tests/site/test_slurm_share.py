@@ -91,7 +91,7 @@ def test_guide_together(slurm, local):  # noqa: F811
 def test_step(slurm, local, node):  # noqa: F811
     """Eight tasks of a step on a node are in one session, which ends with the step."""
     line = f"srun -N1 -n8 {RUN} sh -c 'echo task $SLURM_PROCID'"
-    job = slurm.script(line, "-w", node, "-n8")
+    job = slurm.script(line, "-N1", "-w", node, "-n8")
     ends(job, local)
     assert sorted(re.findall(r"task (\d)", job.output())) == list("01234567")
     assert len(sessions(job)) == 8
@@ -101,7 +101,7 @@ def test_step(slurm, local, node):  # noqa: F811
 def test_control_group(slurm, local, node):  # noqa: F811
     """Keeper and servers are in the control groups of the step that has started them."""
     os.mkfifo(slurm.directory / "go")
-    job = slurm.script(f"srun -n1 {RUN} sh -c 'cat /proc/self/cgroup; read x <go'", "-w", node)
+    job = slurm.script(f"srun -n1 {RUN} sh -c 'cat /proc/self/cgroup; read x <go'", "-N1", "-w", node)
     wait_until(lambda: "0::/" in job.output())
     own = re.findall(r"^\d+:.*\n", job.output(), re.M)
     [keeper] = keepers(local)
@@ -116,7 +116,7 @@ def test_statuses(slurm, local, node):  # noqa: F811
     """A task that fails is the step's status, and the job's, as without --share."""
     for line in (RUN, ALONE):
         line = f"srun -N1 -n4 {line} sh -c 'exit $((SLURM_PROCID == 2 ? 9 : 0))'"
-        ends(slurm.script(line, "-w", node, "-n4"), local, ("FAILED", 9, 0))
+        ends(slurm.script(line, "-N1", "-w", node, "-n4"), local, ("FAILED", 9, 0))
 
 
 FARM = """
@@ -134,7 +134,7 @@ def test_farm(slurm, local, node, before):  # noqa: F811
     """Steps in the background of a batch script: results, statuses, and the job's, as alone."""
     found = []
     for run in (RUN, ALONE):
-        job = slurm.script(before + FARM.replace("RUN", run), "-w", node, "-n6")
+        job = slurm.script(before + FARM.replace("RUN", run), "-N1", "-w", node, "-n6")
         ends(job, local, ("FAILED", 4, 0))
         found.append(statuses(job))
         if run == RUN:
@@ -149,7 +149,7 @@ def test_requeue(slurm, local, node):  # noqa: F811
     line = "echo run ${SLURM_RESTART_COUNT:-0}; [ $SLURM_RESTART_COUNT ] || sleep 100"
     for run in (RUN, ALONE):
         script = f"srun -n1 {run} sh -c '{line}'"
-        job = slurm.script(script, "-w", node, "--requeue", "--open-mode=append").says("run 0")
+        job = slurm.script(script, "-N1", "-w", node, "--requeue", "--open-mode=append").says("run 0")
         held = keepers(local)
         assert len(held) == (run == RUN)
         assert slurm.run("scontrol", "requeue", job.number).returncode == 0
@@ -179,7 +179,7 @@ def limited(prepared, tmp_path_factory):  # noqa: F811
         for run in (RUN, ALONE):
             line = run[: -len("--")] + "-f wait.sh"
             for step in ("", "srun -n2 "):
-                jobs[node, run, step] = slurm.script(step + line, "-w", node, "-n2", "-t1")
+                jobs[node, run, step] = slurm.script(step + line, "-N1", "-w", node, "-n2", "-t1")
     yield jobs, local
     slurm.cancel()
 

@@ -30,7 +30,7 @@ def clean(slurm):  # noqa: F811
 def test_step(slurm, local, node):  # noqa: F811
     """Eight tasks of a step write into one overlay; one that fails is the status of the step."""
     line = "mkdir -p /r; echo $SLURM_PROCID >/r/$SLURM_PROCID; exit $((SLURM_PROCID == 2 ? 9 : 0))"
-    job = slurm.script(f"srun -N1 -n8 {RUN} sh -c '{line}'", "-w", node, "-n8")
+    job = slurm.script(f"srun -N1 -n8 {RUN} sh -c '{line}'", "-N1", "-w", node, "-n8")
     ends(job, local, ("FAILED", 9, 0))
     assert len(sessions(job)) == 8
     clean(slurm)
@@ -44,7 +44,7 @@ def test_array(slurm, local, node):  # noqa: F811
     ended.mkdir()
     work = f"until [ $(ls {ended} | wc -l) = 2 ]; do sleep 0.1; done"
     line = f"{RUN} sh -c '{work}'; echo status $?; mktemp -q -p {ended}"
-    job = slurm.script(line, "-w", node, "--array=0-2")
+    job = slurm.script(line, "-N1", "-w", node, "--array=0-2")
     ends(job, local)
     assert statuses(job) == ["status 0", "status 75", "status 75"], job.output()
     assert "or let each write into a layer of its own over it: --per-task" in job.output()
@@ -76,7 +76,7 @@ def limited(prepared, tmp_path_factory):  # noqa: F811
     slurm.environ.update(OVERLAY_SCRATCH_LOCAL=str(local))
     (place / "write.sh").write_text(WRITERS)
     line = f"srun -N1 -n2 {RUN[: -len('--')]} -f write.sh"
-    yield slurm.script(line, "-w", "node1", "-n2", "-t1"), local
+    yield slurm.script(line, "-N1", "-w", "node1", "-n2", "-t1"), local
     slurm.cancel()
 
 
@@ -85,7 +85,7 @@ def test_scancel(slurm, local, node, signal):  # noqa: F811
     """scancel in the midst of writing: all that was synced is there, nothing stays."""
     (slurm.directory / "write.sh").write_text(WRITERS)
     line = f"srun -N1 -n4 {RUN[: -len('--')]} -f write.sh"
-    job = slurm.script(line, "-w", node, "-n4")
+    job = slurm.script(line, "-N1", "-w", node, "-n4")
     wait_until(lambda: len(set(re.findall(r"task (\d) written 5\n", job.output()))) == 4)
     words = ["-s", "KILL"] if signal == "KILL" else []
     slurm.run("scancel", *words, job.number)
@@ -100,7 +100,7 @@ def test_requeue(slurm, local, node):  # noqa: F811
         " [ $SLURM_RESTART_COUNT ] || sleep 100"
     )
     script = f"srun -n1 {RUN} sh -c '{line}'"
-    job = slurm.script(script, "-w", node, "--requeue", "--open-mode=append").says("run 0")
+    job = slurm.script(script, "-N1", "-w", node, "--requeue", "--open-mode=append").says("run 0")
     assert slurm.run("scontrol", "requeue", job.number).returncode == 0
     wait_until(lambda: job.state() == "PENDING", 30)
     wait_until(lambda: not keepers(local))
@@ -113,7 +113,7 @@ def test_requeue(slurm, local, node):  # noqa: F811
 def test_left_in_the_background(slurm, local, node):  # noqa: F811
     """What a task leaves behind is named, and does not keep the step."""
     line = "mkdir -p /r; echo $SLURM_PROCID >/r/$SLURM_PROCID; (sleep 300) >/dev/null 2>&1 &"
-    job = slurm.script(f"srun -N1 -n2 {RUN} sh -c '{line}'", "-w", node, "-n2")
+    job = slurm.script(f"srun -N1 -n2 {RUN} sh -c '{line}'", "-N1", "-w", node, "-n2")
     ends(job, local)
     assert job.output().count("still running when the commands ended: ") == 2
     clean(slurm)
