@@ -78,6 +78,7 @@ def test_used_at_once(run, start, make, how, typed):
     session = start("run-overlay", "-o", "a.ext3", "--", "bash", "-c", f"{SYNCED}; {LINES[how]}")
     session.says("inside")
     session.kill()
+    session.wait()  # until then it is still in use
     result = run(*typed)
     assert result.status == 0, result
     assert not holders(path)
@@ -152,8 +153,8 @@ def test_readers(run, start, make):
     pids = left | below(session) | holders(path)
     assert named(pids, KEEPER) and named(pids, "fuse2fs") and named(pids, "squashfuse_ll")
     session.kill()
+    session.wait()  # until then it is still in use
     assert run("run-overlay", "-o", "a.ext3", "--", "true") == (0, "", "")
-    session.wait()
     all_gone(pids)
 
 

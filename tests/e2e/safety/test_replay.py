@@ -10,17 +10,17 @@ from replay.perform import memory, perform  # noqa: F401
 
 # Crashes of each kind, some seconds a scene; tests/soak plays all of them for long.
 STATES = {
-    scenes.session: 60,
+    scenes.session: 40,
     scenes.end: 10,
-    scenes.pip: 30,
-    scenes.wal: 25,
-    scenes.persist: 25,
-    scenes.repairs: 20,
-    scenes.growth: 30,
-    scenes.foreign_growth: 25,
-    scenes.shrinking: 20,
-    scenes.update: 20,
-    scenes.pack: 20,
+    scenes.pip: 20,
+    scenes.wal: 15,
+    scenes.persist: 15,
+    scenes.repairs: 15,
+    scenes.growth: 20,
+    scenes.foreign_growth: 15,
+    scenes.shrinking: 12,
+    scenes.update: 12,
+    scenes.pack: 12,
 }
 
 
