@@ -16,6 +16,9 @@ TOGETHER = True
 
 GUIDE = (ROOT / "docs" / "jobs.md").read_text()
 JOBS, FILES = scripts(GUIDE)
+# The other node's Slurm KILLs all of a job at the end of its script: see tests/slurm-up.
+BY_PARENTS = ("-x", "node4")
+
 COMPUTE = "#!/bin/sh\necho result of ${SLURM_ARRAY_TASK_ID:-$SLURM_PROCID}\n"
 
 
@@ -65,7 +68,9 @@ def limited(prepared, tmp_path_factory):
     for name in ("limit", "usr1"):
         shutil.copy(place / "overlay1.ext3", place / f"{name}.ext3")
     jobs = {
-        "limit": slurm.script(f"run-overlay -o limit.ext3 -f - <<'END'\n{WRITER}\nEND", "-t", "1"),
+        "limit": slurm.script(
+            f"run-overlay -o limit.ext3 -f - <<'END'\n{WRITER}\nEND", "-t", "1", *BY_PARENTS
+        ),
         "signal": slurm.submit(JOBS["signal"]),
         "usr1": slurm.script(
             "srun run-overlay -o usr1.ext3 -- bash -c '"
@@ -275,7 +280,7 @@ def test_scancel(slurm):
     Whether the commands live to say that they were told is chance here: this Slurm finds its
     processes by their parents, and sends TERM to the engine's servers at the same time.
     """
-    job = slurm.script(f"run-overlay -o overlay1.ext3 -f - <<'END'\n{WRITER}\nEND")
+    job = slurm.script(f"run-overlay -o overlay1.ext3 -f - <<'END'\n{WRITER}\nEND", *BY_PARENTS)
     job.says("written 20")
     slurm.run("scancel", job.number)
     assert job.end()[0] == "CANCELLED"

@@ -64,7 +64,7 @@ def statuses(job):
 
 def ends(job, place, state=("COMPLETED", 0, 0)):
     """See that a job ends in some way, and that all of its sessions end with it."""
-    assert job.end() == state, job.output()
+    assert job.end(240) == state, job.output()  # others may be on the node
     wait_until(lambda: not keepers(place))
 
 
@@ -101,7 +101,9 @@ def test_step(slurm, local, node):  # noqa: F811
 def test_control_group(slurm, local, node):  # noqa: F811
     """Keeper and servers are in the control groups of the step that has started them."""
     os.mkfifo(slurm.directory / "go")
-    job = slurm.script(f"srun -n1 {RUN} sh -c 'cat /proc/self/cgroup; read x <go'", "-N1", "-w", node)
+    job = slurm.script(
+        f"srun -n1 {RUN} sh -c 'cat /proc/self/cgroup; read x <go'", "-N1", "-w", node
+    )
     wait_until(lambda: "0::/" in job.output())
     own = re.findall(r"^\d+:.*\n", job.output(), re.M)
     [keeper] = keepers(local)
@@ -149,7 +151,9 @@ def test_requeue(slurm, local, node):  # noqa: F811
     line = "echo run ${SLURM_RESTART_COUNT:-0}; [ $SLURM_RESTART_COUNT ] || sleep 100"
     for run in (RUN, ALONE):
         script = f"srun -n1 {run} sh -c '{line}'"
-        job = slurm.script(script, "-N1", "-w", node, "--requeue", "--open-mode=append").says("run 0")
+        job = slurm.script(script, "-N1", "-w", node, "--requeue", "--open-mode=append").says(
+            "run 0"
+        )
         held = keepers(local)
         assert len(held) == (run == RUN)
         assert slurm.run("scontrol", "requeue", job.number).returncode == 0
